@@ -1,0 +1,18 @@
+"""miniLLM: train a small Spanish language model from scratch, with numbers that can be believed."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minillm.language_model import LanguageModel, load
+
+__all__ = ["LanguageModel", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import: only whoever loads a model waits for it.
+    if name in __all__:
+        from minillm import language_model
+
+        return getattr(language_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

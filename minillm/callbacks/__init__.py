@@ -1,0 +1,25 @@
+"""Lightning callbacks, one a file: what is done beside the training step."""
+
+from minillm.callbacks.bias_evaluation import BiasEvaluation
+from minillm.callbacks.bleu_evaluation import BleuEvaluation
+from minillm.callbacks.checkpointing import Checkpointing
+from minillm.callbacks.elapsed_time import ElapsedTime
+from minillm.callbacks.gradient_clipping import GradientClipping
+from minillm.callbacks.memory import Memory
+from minillm.callbacks.progress_bar import ProgressBar
+from minillm.callbacks.random_state import RandomState
+from minillm.callbacks.text_samples import TextSamples
+from minillm.callbacks.throughput import Throughput
+
+__all__ = [
+    "BiasEvaluation",
+    "BleuEvaluation",
+    "Checkpointing",
+    "ElapsedTime",
+    "GradientClipping",
+    "Memory",
+    "ProgressBar",
+    "RandomState",
+    "TextSamples",
+    "Throughput",
+]

@@ -1,0 +1,28 @@
+"""Gradient clipping that shows its work."""
+
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+from minillm.errors import SettingError
+
+
+class GradientClipping(L.Callback):
+    """Scales the gradient down to a norm (Pascanu et al. 2013); logs ``train/grad_norm``, what it was before.
+
+    Args:
+        max_norm: longest gradient, in the L2 norm over all parameters; infinity only logs.
+
+    Raises:
+        SettingError: max_norm is not over 0.
+    """
+
+    def __init__(self, max_norm: float = 1.0) -> None:
+        if not max_norm > 0:
+            raise SettingError("max_norm", max_norm, "must be over 0, such as 1.0")
+        self.max_norm = max_norm
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Clip all gradients together."""
+        norm = torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.max_norm)
+        pl_module.log("train/grad_norm", norm)

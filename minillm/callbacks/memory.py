@@ -1,0 +1,23 @@
+"""How much memory training takes."""
+
+from typing import Any
+
+import lightning as L
+import psutil
+import torch
+
+MIB = 2**20
+
+
+class Memory(L.Callback):
+    """Logs ``memory/rss_mib``, the process's resident memory, and on a GPU ``memory/gpu_peak_mib``, its peak."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log at the steps that are logged."""
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        pl_module.log("memory/rss_mib", psutil.Process().memory_info().rss / MIB)
+        if pl_module.device.type == "cuda":
+            pl_module.log("memory/gpu_peak_mib", torch.cuda.max_memory_allocated(pl_module.device) / MIB)

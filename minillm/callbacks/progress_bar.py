@@ -1,0 +1,38 @@
+"""The progress bar on a terminal, and a line an epoch in the log."""
+
+import logging
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+
+log = logging.getLogger(__name__)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's rich progress bar with loss and tokens/s; logs the validation figures of each epoch in one line."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Return what stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the figures."""
+        super().on_validation_end(trainer, pl_module)
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        figures = ", ".join(
+            f"{name} {float(metrics[name]):{form}}"
+            for name, form in (
+                ("train/loss", ".3f"),
+                ("val/loss", ".3f"),
+                ("val/perplexity", ".1f"),
+                ("val/bits_per_byte", ".3f"),
+                ("train/tokens_per_second", ".0f"),
+            )
+            if name in metrics
+        )
+        log.info("epoch %d, step %d: %s", trainer.current_epoch + 1, trainer.global_step, figures)

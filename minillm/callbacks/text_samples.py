@@ -1,0 +1,49 @@
+"""Samples of what the model writes, each epoch."""
+
+from collections.abc import Sequence
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from minillm.generation import Sampling
+from minillm.language_model import LanguageModel
+from minillm.training import TrainingModule
+
+
+class TextSamples(L.Callback):
+    """Writes continued prompts to TensorBoard's text tab at each validation.
+
+    Args:
+        prompts: how the texts begin.
+        max_new_tokens: tokens of each continuation at most.
+        temperature: see `minillm.generation.Sampling`; also for the next.
+        top_p: see there.
+        seed: the same each time, so that samples differ by what the model learned.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 60,
+        temperature: float = 0.8,
+        top_p: float | None = 0.9,
+        seed: int = 0,
+    ) -> None:
+        self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
+        self.sampling = Sampling(temperature=temperature, top_p=top_p)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Generate and write."""
+        if not trainer.is_global_zero or not self.prompts:
+            return
+        assert isinstance(pl_module, TrainingModule)
+        samples = self.sample(LanguageModel(pl_module.network, pl_module.tokenizer))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for prompt, text in samples.items():
+                    logger.experiment.add_text(f"samples/{prompt}", text, trainer.global_step)
+
+    def sample(self, model: LanguageModel) -> dict[str, str]:
+        """Return each prompt's text, the prompt included."""
+        continuations = model.continue_batch(self.prompts, self.max_new_tokens, self.sampling, self.seed)
+        return {prompt: prompt + continuation for prompt, continuation in zip(self.prompts, continuations, strict=True)}

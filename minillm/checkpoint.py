@@ -1,0 +1,100 @@
+"""Checkpoints as files: finding, reading, checking them, and building the network that they describe."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from torch import nn
+
+from minillm.errors import OutsideError, SettingError
+
+
+def build_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
+    """Return the network that a config's ``model`` node describes, with fresh weights.
+
+    Raises:
+        SettingError: a size that cannot be built, or a ``_target_`` that is no network: nothing else is ever called.
+    """
+    target = model.get("_target_", "")
+    try:
+        network = hydra.utils.get_class(target)
+    except (ImportError, ValueError) as error:
+        raise SettingError("model._target_", target, f"cannot be imported: {error}") from error
+    if not issubclass(network, nn.Module):
+        raise SettingError("model._target_", target, "is no network: not a torch.nn.Module")
+    arguments = {name: value for name, value in model.items() if not name.startswith("_")}
+    try:
+        return network(vocab_size=vocab_size, **arguments)
+    except SettingError as error:
+        raise error.within("model") from error
+
+
+def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint holds; nothing in it is run.
+
+    Raises:
+        SettingError: no such file, or not a whole checkpoint of miniLLM.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise SettingError("ckpt", checkpoint, f"{what}; give a path such as outputs/train/.../checkpoints/best.ckpt")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise SettingError("ckpt", checkpoint, "is damaged, cut short, or no checkpoint at all; use another") from error
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be read: {error.strerror}") from error
+    expected = {"state_dict", "config", "tokenizer", "metrics"}
+    if not isinstance(saved, dict) or not expected <= saved.keys():
+        raise SettingError("ckpt", checkpoint, "was not written by miniLLM; use a checkpoint of scripts/train.py")
+    return saved
+
+
+def find_checkpoint(ckpt: str, outputs: str | Path = "outputs") -> Path:
+    """Return the checkpoint that a setting means: a path, or ``latest``: the newest run's best one.
+
+    Args:
+        ckpt: the setting.
+        outputs: where the runs are.
+
+    Raises:
+        SettingError: ``latest``, but no run has a checkpoint.
+    """
+    if ckpt != "latest":
+        return Path(ckpt)
+    found = [
+        *Path(outputs).glob("train/*/checkpoints/best.ckpt"),
+        *Path(outputs).glob("multirun/*/*/checkpoints/best.ckpt"),
+    ]
+    if not found:
+        raise SettingError("ckpt", ckpt, f"no run under {outputs} has a checkpoint; train one with scripts/train.py")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def check_resumable(ckpt_path: str | Path, config: dict[str, Any], tokenizer_json: str) -> None:
+    """Check that training can go on from a checkpoint, before anything is loaded from it.
+
+    Args:
+        ckpt_path: the setting.
+        config: the new run's configuration, as plain values.
+        tokenizer_json: the new run's tokenizer.
+
+    Raises:
+        SettingError: the file is no whole checkpoint, or of another network or vocabulary.
+    """
+    try:
+        saved = read_checkpoint(ckpt_path)
+    except SettingError as error:
+        raise SettingError("ckpt_path", error.value, error.advice) from error
+    model, trained = config["model"], saved["config"]["model"]
+    different = sorted(key for key in model.keys() | trained.keys() if model.get(key) != trained.get(key))
+    if different:
+        was = " ".join(f"model.{key}={trained.get(key)}" for key in different)
+        raise SettingError("ckpt_path", ckpt_path, f"is of another network; resume it with {was}")
+    if tokenizer_json != saved["tokenizer"]:
+        raise SettingError(
+            "ckpt_path", ckpt_path, "has another vocabulary; resume it with the data and tokenizer settings it had"
+        )

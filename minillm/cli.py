@@ -1,0 +1,90 @@
+"""What the scripts share: Hydra's entry point, with errors in one line."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from minillm.configuration import check_types
+from minillm.errors import MiniLLMError
+
+CONF = Path(__file__).parent.parent / "conf"
+
+FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
+
+
+def script(
+    config_name: str, settings: Mapping[str, Any], texts: tuple[str, ...] = ()
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Turn a function of the composed config into a command.
+
+    An error that is the user's to mend is one line on the terminal and exit status 2, a fault outside one line and
+    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback.
+
+    Args:
+        config_name: the root config in conf/.
+        settings: the types of the settings that stand in the root config itself.
+        texts: settings that take any text, such as a prompt: on the command line they need no quotes of Hydra's.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        def checked(config: DictConfig) -> Any:
+            try:
+                check_types(config, settings)
+                return task(config)
+            except Exception as error:
+                # Here and not outside: on its way through Hydra an error would get a line more.
+                _report(error)
+                raise
+
+        def command() -> Any:
+            sys.argv[1:] = [_quoted(argument, texts) for argument in sys.argv[1:]]
+            # Hydra prints errors its own way unless it is told to hand them on; what the user wants is kept.
+            os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
+            os.environ[FULL_ERROR] = "1"
+            try:
+                return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+            except Exception as error:
+                _report(error)
+                raise
+
+        return command
+
+    return decorate
+
+
+def _report(error: Exception) -> None:
+    """End the program with one line, where the error's message is all that a user needs."""
+    if os.environ[TRACEBACKS] != "0":
+        return
+    if isinstance(error, MiniLLMError):
+        status, text = error.exit_status, str(error)
+    elif isinstance(error, HydraException | OmegaConfBaseException):
+        status, text = 2, str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        # Where files go is a setting; a full disk is not.
+        status = 1 if error.errno in (errno.ENOSPC, errno.EIO) else 2
+        advice = "; hydra.run.dir=... and paths.data_dir=... choose other folders" if status == 2 else ""
+        text = f"{error.filename}: {error.strerror}{advice}"
+    else:
+        return
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _quoted(argument: str, texts: tuple[str, ...]) -> str:
+    """Return an override whose text Hydra takes as it is, commas, braces, quotes and all."""
+    key, equals, value = argument.partition("=")
+    if not equals or key not in texts or re.fullmatch(r"""(?s)(['"]).*\1""", value):
+        return argument
+    # A backslash says something to Hydra only before a quote, and ${ to OmegaConf unless a backslash stands before it.
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", value).replace("${", "\\${")
+    return f"{key}='{escaped}'"

@@ -1,0 +1,131 @@
+"""From a composed config to objects: types are checked, and errors name the key."""
+
+import contextlib
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra
+import typeguard
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from minillm.errors import SettingError
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a config as plain dicts, lists and scalars, with all interpolations resolved."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
+    """Build the object that ``config[name]`` describes by its ``_target_``.
+
+    Args:
+        config: the composed config.
+        name: the group's name.
+        arguments: further arguments, which the config does not hold.
+
+    Raises:
+        SettingError: an argument that the class refuses, under its full name.
+    """
+    try:
+        if not arguments:
+            return hydra.utils.instantiate(config[name], _convert_="all")
+        # Hydra would take the arguments for a part of the config, and build what looks like a node in them.
+        return hydra.utils.instantiate(config[name], _convert_="all", _partial_=True)(**arguments)
+    except SettingError as error:
+        raise error.within(name) from error
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, SettingError):
+            # Hydra names the node that failed in the last line of its message.
+            node = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else name
+            raise cause.within("" if "." in cause.setting else node) from cause
+        if cause is not None:
+            raise SettingError(name, config[name].get("_target_"), " ".join(str(cause).split())) from cause
+        raise
+
+
+def check_types(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    """Check every value of a composed config against the type that its class declares.
+
+    Types are declared once, on the classes that the ``_target_`` keys name; only a script's own settings have no class.
+
+    Args:
+        config: the composed config.
+        settings: the types of the script's own settings.
+
+    Raises:
+        SettingError: a value of another type, or an argument that the class does not have.
+    """
+    root = plain(config)
+    for setting, expected in settings.items():
+        _check_value(setting, root[setting], expected)
+    _check_node(root, "")
+
+
+def _check_node(node: Any, name: str) -> None:
+    if isinstance(node, list):
+        for number, child in enumerate(node):
+            _check_node(child, f"{name}.{number}")
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        _check_arguments(_resolve(node["_target_"], name), node, name)
+    for key, child in node.items():
+        _check_node(child, f"{name}.{key}" if name else str(key))
+
+
+def _resolve(target: str, name: str) -> Callable[..., Any]:
+    try:
+        return typing.cast(Callable[..., Any], hydra.utils.get_object(target))
+    except Exception as error:
+        raise SettingError(f"{name}._target_", target, f"cannot be imported: {error}") from error
+
+
+def _check_arguments(target: Callable[..., Any], node: dict[str, Any], name: str) -> None:
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # written in C, without a signature
+        return
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        types = typing.get_type_hints(function)
+    except NameError:  # a type that the library imports for type checkers alone
+        types = {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in node.items():
+        if key.startswith("_") and key.endswith("_"):
+            continue
+        setting = f"{name}.{key}"
+        if key not in parameters:
+            if not takes_any:
+                close = difflib.get_close_matches(key, parameters, n=1)
+                hint = f"; did you mean {name}.{close[0]}?" if close else ""
+                raise SettingError(setting, value, f"{target.__name__} has no such setting{hint}")
+            continue
+        if isinstance(value, dict) and "_target_" in value:
+            continue  # the object it describes is checked as a node of its own
+        expected = types.get(key, Any)
+        # An object in a list, such as a callback, is checked as a node of its own too.
+        if isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
+            continue
+        _check_value(setting, value, expected)
+
+
+def _check_value(setting: str, value: Any, expected: Any) -> None:
+    if not _fits(value, expected):
+        shown = expected.__name__ if inspect.isclass(expected) else str(expected).replace("typing.", "")
+        raise SettingError(setting, value, f"must be {shown}, not {type(value).__name__}")
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    # YAML has no tuples: a list stands for one.
+    for form in (value, tuple(value)) if isinstance(value, list) else (value,):
+        with contextlib.suppress(typeguard.TypeCheckError):
+            typeguard.check_type(form, expected)
+            return True
+    return False

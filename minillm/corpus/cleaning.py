@@ -1,0 +1,329 @@
+"""Cleaning: a chain of small pure functions from text to text.
+
+The canonical form that the chain leaves: paragraphs separated by one line break, words by one space; straight quotation
+marks " and ', guillemets « » kept; the hyphen - within words and ranges and as a minus, the dash — around an aside;
+no headings, sources, links or markup. Each function is cheap where it finds nothing to do.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.entities import html5
+
+import ftfy
+
+VERSION = 1  # raised when the same text would come out otherwise
+
+MOJIBAKE = re.compile("[ÂÃÄÅÎÏÐÑâðŸĂĐƒΓГРр√├┬\x80-\x9f]")  # what UTF-8 read as another encoding always shows
+ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+CONTROL = re.compile(  # line breaks of other kinds; what Unicode calls control and format characters
+    "(\r\n?|[\x0b\x0c\x85\u2028\u2029])|[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+CLOSED_REF = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
+HIDDEN_ELEMENT = re.compile(
+    r"<(ref|math|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap)\b[^<>]*>.*?</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+BREAK_TAG = re.compile(
+    r"</?(?:br|p|div|li|ul|ol|tr|h[1-6]|hr|blockquote|poem|center)\b(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>", re.I
+)
+TAG = re.compile(
+    r"</?(?:a|abbr|b|big|cite|code|dd|del|dl|dt|em|font|i|img|includeonly|ins|kbd|mark|noinclude|nowiki|onlyinclude|pre|q|ref"
+    r"|references|s|samp|small|span|strike|strong|sub|sup|td|th|tt|u|var)(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>",
+    re.IGNORECASE,
+)
+TEMPLATE = re.compile(r"\{\{(?:[^{}]++|\{[^{}]*+\})*+\}\}")
+TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!^[ \t:]*\{\|).)*?^[ \t]*\|\}", re.MULTILINE | re.DOTALL)
+WIKI_LINK = re.compile(r"\[\[([^\[\]]*+)\]\]")
+UNSEEN_LINK = re.compile(
+    r"\s*(?:(?:archivo|imagen|file|image|media|categoría|categoria|category)\s*:|(?-i:[a-z]{2,3}:\S))", re.IGNORECASE
+)
+WEB_LINK = re.compile(r"\[(?:(?:https?|ftp):)?//[^\s\[\]]+\s*([^\[\]]*)\]", re.IGNORECASE)
+EMPHASIS = re.compile(r"(?<![\d'])('{2,5})(?=[^\s'])([^\n]*?[^\s'])\1(?!')")
+BULLETS = ("*", "#", ":", ";")
+BULLET = re.compile(r"^(?:[*#:;]+[ \t]+|\*+(?=\w))", re.MULTILINE)
+SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]+(?:_[A-ZÁÉÍÓÚÑ]+)*__")
+
+HEADING = re.compile(r"^[^\S\n]*(={2,6})[^\S\n]*(\S.*?)[^\S\n]*\1[^\S\n]*(?:\n|\Z)", re.MULTILINE)
+TRAILING = re.compile(
+    r"(?:notas?|referencias?|fuentes|bibliograf[ií]a)"
+    r"(?:(?:,| y| e) (?:notas|referencias|citas|fuentes|bibliograf[ií]a))*"
+    r"|(?:notas|referencias|fuentes) (?:bibliográficas|generales|al pie)"
+    r"|bibliograf[ií]a (?:adicional|recomendada|complementaria|general|consultada|utilizada)"
+    r"|(?:v[ée]ase|ver) tambi[ée]n|enlaces? externos?|v[ií]nculos? externos?"
+    r"|lecturas? (?:adicional|recomendada|complementaria)(?:e?s)?|otras lecturas|para saber más",
+    re.IGNORECASE,
+)
+
+REFERENCE_MARK = re.compile(
+    r"(?<=[^\s\[])\[[1-9]\d{0,2}(?:\s*[,–-]\s*[1-9]\d{0,2})+\]"  # [1, 2] after a word; apart it may be an interval
+    r"|\[(?:[1-9]\d{0,2}|(?:notas?|nb|n\.?|ref\.?|nota al pie) ?\d{1,3}|editar|¿[^\[\]\n]{1,20}\?|c\. ?r\."
+    r"|actualización|investigación original|fuente poco fiable"
+    r"|(?:[^\W\d]+ ){1,3}(?:requerid[ao]s?|necesari[ao]s?|inadecuad[ao]s?|needed))\]",
+    re.IGNORECASE,
+)
+URL = re.compile(
+    r"<?(?:(?:https?|ftp)://|www\.)[^\s<>\"«»“”|\[\]{}()]*(?:\([^\s()]*\)[^\s<>\"«»“”|\[\]{}()]*)*>?", re.IGNORECASE
+)
+HOLLOW = ("()", "( ", " )", "(,", "(;", "(:", ",)", ";)", ":)", "[]", "[ ")
+EMPTY = re.compile(r"(?<!\w)(?:\([\s,;:]*\)|\[\s*\])")
+OPENING = re.compile(r"\((?:[ \t]*[,;:])+[ \t]*")
+CLOSING = re.compile(r"(?:[ \t]*[,;:])+[ \t]*\)")
+
+QUOTES = str.maketrans(dict.fromkeys("“”„‟❝❞＂", '"') | dict.fromkeys("‘’‚‛❛❜＇", "'"))
+DOUBLED = re.compile("[‘’‚‛]{2}")
+RANGE = re.compile(r"(?<=\d) ?[–‒] ?(?=\d)|(?<=\d)—(?=\d)|(?<=\w)[–‒](?=\w)|(?<![^\s(\[«\"])[–‒](?=\d)")
+TYPED_DASH = re.compile(r"(?<=[^\S\n])-{2,3}(?=[^\S\n])")
+
+LOOSE = (" ,", " ;", " .", " :", " )", " ]", " »", "( ", "[ ", "« ", "¿ ", "¡ ")
+LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
+
+
+def mojibake(text: str) -> str:
+    """Repair text that was decoded with the wrong encoding, line by line.
+
+    >>> mojibake("educaciÃ³n en EspaÃ±a")
+    'educación en España'
+    """
+    if not MOJIBAKE.search(text):
+        return text
+    return "\n".join(_repaired(line) if MOJIBAKE.search(line) else line for line in text.split("\n"))
+
+
+def _repaired(line: str) -> str:
+    return ftfy.fixes.fix_c1_controls(ftfy.fix_encoding(line))
+
+
+def html_entities(text: str) -> str:
+    """Put the characters that HTML entities stand for in their place.
+
+    >>> html_entities("Simon &amp; Schuster, 5 &lt; 6, AT&T")
+    'Simon & Schuster, 5 < 6, AT&T'
+    """
+    while "&" in text and (plain := ENTITY.sub(_entity, text)) != text:
+        text = plain
+    return text
+
+
+def _entity(match: re.Match[str]) -> str:
+    entity = match[0]
+    return html.unescape(entity) if entity[1] == "#" else html5.get(entity[1:], entity)
+
+
+def control_characters(text: str) -> str:
+    r"""Remove control and zero-width characters, soft hyphens and byte order marks; make every line break a "\n".
+
+    >>> control_characters("\ufefffoto\u00adsíntesis\u200b\r\n")
+    'fotosíntesis\n'
+    """
+    return CONTROL.sub(lambda match: "\n" if match[1] else "", text)
+
+
+def unicode_nfc(text: str) -> str:
+    r"""Write each accented letter as one character (Unicode normalization form C).
+
+    >>> unicode_nfc("canio\u0301n")
+    'canión'
+    """
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def markup(text: str) -> str:
+    """Remove what is left of wiki markup and HTML; keep the text that links and emphasis show.
+
+    >>> markup("'''Lima'''<ref>INEI</ref> es la [[Capital (política)|capital]] del [[Perú]].{{cr}}<br/>")
+    'Lima es la capital del Perú.\\n'
+    """
+    if "<" in text:
+        text = COMMENT.sub("", text)
+        text = HIDDEN_ELEMENT.sub("", CLOSED_REF.sub("", text))
+        text = TAG.sub("", BREAK_TAG.sub("\n", text))
+    if "{{" in text:
+        text = _until_stable(TEMPLATE, "", text)
+    if "{|" in text:
+        text = _until_stable(TABLE, "", text)
+    if "[[" in text:
+        text = _until_stable(WIKI_LINK, _link_text, text)
+    if "[" in text:
+        text = WEB_LINK.sub(r"\1", text)
+    if "''" in text:
+        text = _until_stable(EMPHASIS, r"\2", text)
+    if "__" in text:
+        text = SWITCH.sub("", text)
+    if text.startswith(BULLETS) or any(f"\n{bullet}" in text for bullet in BULLETS):
+        text = BULLET.sub("", text)
+    return text
+
+
+def _link_text(match: re.Match[str]) -> str:
+    link = match[1]
+    return "" if UNSEEN_LINK.match(link) else link.rpartition("|")[2].removeprefix(":")
+
+
+def _until_stable(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str) -> str:
+    """Replace nested matches, the innermost first."""
+    found = 1
+    while found:
+        text, found = pattern.subn(replacement, text)
+    return text
+
+
+def trailing_sections(text: str) -> str:
+    r"""Remove the sections that hold no prose (references, see also, external links, ...) with what is under them.
+
+    >>> trailing_sections("Texto.\n== Véase también ==\nOtro\n== Historia ==\nMás texto.\n== Referencias ==\n1. Libro")
+    'Texto.\n== Historia ==\nMás texto.\n'
+    """
+    if "==" not in text:
+        return text
+    kept, start, dropped = [], 0, 0  # dropped: level of the section that is being dropped, 0 for none
+    for heading in HEADING.finditer(text):
+        level = len(heading[1])
+        if dropped and level > dropped:
+            continue
+        if not dropped:
+            kept.append(text[start : heading.start()])
+        start = heading.start()
+        dropped = level if TRAILING.fullmatch(heading[2].strip("' :.\t")) else 0
+    return "".join(kept) + ("" if dropped else text[start:])
+
+
+def headings(text: str) -> str:
+    r"""Remove the lines that are section headings.
+
+    >>> headings("Texto.\n\n== Historia ==\n\nMás texto, 2 == 2.")
+    'Texto.\n\n\nMás texto, 2 == 2.'
+    """
+    return HEADING.sub("", text) if "==" in text else text
+
+
+def reference_marks(text: str) -> str:
+    """Remove the marks of notes and sources; keep [sic], [...] and other words in brackets.
+
+    >>> reference_marks("Murió en 1616[1][nota 2] en Madrid[cita requerida] [...].")
+    'Murió en 1616 en Madrid [...].'
+    """
+    return REFERENCE_MARK.sub("", text) if "[" in text else text
+
+
+def urls(text: str) -> str:
+    """Remove web addresses, not the punctuation after them.
+
+    >>> urls("Véase https://es.wikipedia.org/wiki/Luna_(astro).")
+    'Véase .'
+    """
+    return URL.sub(_after_url, text) if "://" in text or "www." in text else text
+
+
+def _after_url(match: re.Match[str]) -> str:
+    url = match[0].rstrip(".,;:!?…'")
+    return match[0][len(url) :]
+
+
+def empty_parentheses(text: str) -> str:
+    """Remove parentheses with nothing in them, and stray punctuation just inside others.
+
+    >>> empty_parentheses("Atenas (; 400 a. C.) y Roma ( , ) en main()")
+    'Atenas (400 a. C.) y Roma  en main()'
+    """
+    if any(sign in text for sign in HOLLOW):
+        text = CLOSING.sub(")", OPENING.sub("(", text))
+        text = EMPTY.sub("", text)
+    return text
+
+
+def quotes(text: str) -> str:
+    """Make curly and low quotation marks straight; keep « and ».
+
+    >>> quotes("“Hola”, «adiós» y ‘quizá’")
+    '"Hola", «adiós» y \\'quizá\\''
+    """
+    if not any(quote in text for quote in "“”„‟‘’‚‛❝❞❛❜＂＇"):
+        return text
+    return DOUBLED.sub('"', text).translate(QUOTES)
+
+
+def dashes(text: str) -> str:
+    """Make ranges, compounds and minus signs hyphens, and every other dash —.
+
+    >>> dashes("1939–1945, a −5 °C, el tren Madrid–Lisboa – que es lento –")
+    '1939-1945, a -5 °C, el tren Madrid-Lisboa — que es lento —'
+    """
+    if any(hyphen in text for hyphen in "‐‑−"):
+        text = text.replace("‐", "-").replace("‑", "-").replace("−", "-")
+    if any(dash in text for dash in "–‒―—"):
+        text = RANGE.sub("-", text).replace("–", "—").replace("‒", "—").replace("―", "—")
+    return TYPED_DASH.sub("—", text) if "--" in text else text
+
+
+def spaces(text: str) -> str:
+    r"""Leave one space between words, none before closing punctuation, and one line break between paragraphs.
+
+    >>> spaces("Uno\u00a0 dos , (tres ).  \n\n\n Cuatro")
+    'Uno dos, (tres).\nCuatro'
+    """
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    text = "\n".join(line for line in lines if line)
+    return LOOSE_SPACE.sub("", text) if any(pair in text for pair in LOOSE) else text
+
+
+STEPS: tuple[Callable[[str], str], ...] = (
+    mojibake,
+    html_entities,
+    control_characters,
+    unicode_nfc,
+    markup,
+    trailing_sections,
+    headings,
+    reference_marks,
+    urls,
+    empty_parentheses,
+    quotes,
+    dashes,
+    spaces,
+)
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """The chain of cleaning steps, each of which can be switched off; a field is named as its function.
+
+    The chain runs until nothing changes any more, so what one step uncovers another one still sees, and clean text
+    stays as it is.
+    """
+
+    mojibake: bool = True
+    html_entities: bool = True
+    control_characters: bool = True
+    unicode_nfc: bool = True
+    markup: bool = True
+    trailing_sections: bool = True
+    headings: bool = True
+    reference_marks: bool = True
+    urls: bool = True
+    empty_parentheses: bool = True
+    quotes: bool = True
+    dashes: bool = True
+    spaces: bool = True
+
+    def clean(self, text: str) -> tuple[str, dict[str, int]]:
+        """Return the clean text and how many characters shorter each step made it.
+
+        Args:
+            text: text as the source has it.
+        """
+        steps = [step for step in STEPS if getattr(self, step.__name__)]
+        removed = {step.__name__: 0 for step in steps}
+        before = None
+        while text != before:
+            before = text
+            for step in steps:
+                length = len(text)
+                text = step(text)
+                removed[step.__name__] += length - len(text)
+        return text, removed

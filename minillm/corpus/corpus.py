@@ -1,0 +1,274 @@
+"""The corpus: articles from a source, stored, cleaned, filtered and split, once."""
+
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import pyarrow as pa
+from datasets import Dataset
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import track
+
+from minillm.corpus import cleaning, duplicates, quality, split
+from minillm.corpus.article import Article
+from minillm.corpus.cleaning import Cleaner
+from minillm.corpus.duplicates import DuplicateFilter
+from minillm.corpus.fingerprint import fingerprint
+from minillm.corpus.quality import QualityFilter
+from minillm.corpus.sources import Source
+from minillm.corpus.split import SPLITS, check_shares, split_of
+from minillm.corpus.store import RawStore
+from minillm.errors import OutsideError, SettingError
+from minillm.files import written_whole
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # raised when the prepared folder changes its form
+BLAMED = {  # why an article is dropped, in the order of the checks: the setting behind it and what would do
+    "redirect": ("quality.redirects", "false keeps them"),
+    "disambiguation": ("quality.disambiguations", "false keeps them"),
+    "list": ("quality.lists", "false keeps them"),
+    "not Spanish": ("quality.language", "null keeps them"),
+    "too short": ("min_length", "lower it"),
+    "exact duplicate": ("duplicates.exact", "false keeps them"),
+    "near duplicate": ("duplicates.near", "false keeps them"),
+}
+SCHEMA = pa.schema(
+    [("page_id", pa.int64()), ("revision_id", pa.int64())]
+    + [(name, pa.string()) for name in ("title", "url", "timestamp", "text")]
+)
+BATCH = 256  # articles written at a time: bounds the memory
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The articles of a source, cleaned, without those not worth learning from, split into train, val and test.
+
+    The work is done once: the articles as they came are in ``data_dir/raw``, the prepared ones in
+    ``data_dir/corpus/<fingerprint>``, and whoever asks for the same corpus again finds them there. Several processes
+    may ask at the same time.
+
+    Args:
+        source: where the articles come from.
+        cleaner: the cleaning chain.
+        quality: what is not worth learning from.
+        duplicates: what counts as a duplicate.
+        min_length: articles with fewer characters after cleaning are dropped.
+        num_articles: how many articles to read, counted before any is dropped; None for all that the source has.
+        split: the parts of the articles that train, val and test get.
+        data_dir: folder for everything that is kept.
+
+    Raises:
+        SettingError: a value that cannot work; on use also settings that leave a split without articles, and a
+            data_dir that cannot be written.
+        OutsideError: on use, a fault of the source or the disk; articles read so far stay in the raw store.
+    """
+
+    source: Source
+    data_dir: str | Path
+    cleaner: Cleaner = field(default_factory=Cleaner)
+    quality: QualityFilter = field(default_factory=QualityFilter)
+    duplicates: DuplicateFilter = field(default_factory=DuplicateFilter)
+    min_length: int = 500
+    num_articles: int | None = 1000
+    split: Sequence[float] = (0.7, 0.15, 0.15)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "split", check_shares(self.split))
+        if self.min_length < 0:
+            raise SettingError("min_length", self.min_length, "must be at least 0 characters, such as 500")
+        if self.num_articles is not None and self.num_articles < 1:
+            raise SettingError("num_articles", self.num_articles, "must be at least 1, or null for all articles")
+
+    def prepare(self) -> Path:
+        """Do the work, unless it is done already, and return the folder of the prepared corpus."""
+        return self._folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that stand for the articles read and all that was done to them."""
+        return self._folder.name
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the corpus was made from and what came out: plain JSON values.
+
+        ``source``, ``settings`` and ``versions`` (of the code of the stages) decide the result. ``funnel`` counts the
+        articles read, dropped for each reason, and kept; ``cleaning`` the characters that each step removed from the
+        articles read; ``splits`` the articles, characters and UTF-8 bytes in each split.
+        """
+        return dict(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8")))
+
+    def articles(self, split: str) -> Dataset:
+        """Return the articles of a split, memory-mapped from disk, their text cleaned.
+
+        Args:
+            split: train, val or test.
+        """
+        if split not in SPLITS:
+            raise SettingError("split", split, f"must be one of {', '.join(SPLITS)}")
+        file = self._folder / f"{split}.arrow"
+        try:
+            return Dataset.from_file(str(file))
+        except (OSError, pa.ArrowException) as error:
+            raise OutsideError(f"{file}: cannot be read ({error}); remove its folder to have it made again") from error
+
+    @cached_property
+    def _folder(self) -> Path:
+        source = self.source.describe()
+        raw = Path(self.data_dir) / "raw" / f"{self.source.name}-{fingerprint(source)}.sqlite"
+        with self._lock(raw), RawStore(raw) as store:
+            self._read(store, source)
+            made_from = {
+                "source": {"name": self.source.name, **source},
+                "articles": store.digest(self.num_articles),
+                "settings": {
+                    "cleaning": asdict(self.cleaner),
+                    "quality": asdict(self.quality),
+                    "duplicates": asdict(self.duplicates),
+                    "min_length": self.min_length,
+                    "split": list(self.split),
+                },
+                "versions": {
+                    "cleaning": cleaning.VERSION,
+                    "quality": quality.VERSION,
+                    "duplicates": duplicates.VERSION,
+                    "split": split.VERSION,
+                    "corpus": VERSION,
+                },
+            }
+            folder = Path(self.data_dir) / "corpus" / fingerprint(made_from)
+            if not folder.exists():
+                try:
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    with written_whole(folder) as unfinished:
+                        unfinished.mkdir()
+                        self._write(store, unfinished, {"fingerprint": folder.name, **made_from})
+                except OSError as error:
+                    raise OutsideError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        return folder
+
+    def _read(self, store: RawStore, source: dict[str, Any]) -> None:
+        """Bring the store up to the number of articles wanted, or to all there are."""
+        held = len(store)
+        wanted = None if self.num_articles is None else self.num_articles - held
+        if store.get_meta("complete") or (wanted is not None and wanted <= 0):
+            return
+        store.set_meta("source", source)
+        for article in _progress(self.source.articles(wanted, store), "reading articles", wanted):
+            store.add(article)
+        if wanted is None or len(store) - held < wanted:
+            store.set_meta("complete", True)  # the source has no more: nobody needs to ask again
+
+    def _write(self, store: RawStore, folder: Path, made_from: dict[str, Any]) -> None:
+        """Write the three splits and the manifest."""
+        read = len(store) if self.num_articles is None else min(len(store), self.num_articles)
+        dropped: Counter[str] = Counter()
+        removed: Counter[str] = Counter()
+        longest = 0
+        seen = self.duplicates.start()
+        with contextlib.ExitStack() as files:
+            writers = {name: files.enter_context(_SplitWriter(folder / f"{name}.arrow")) for name in SPLITS}
+            for article in _progress(islice(store, read), "preparing articles", read):
+                text, shorter = self.cleaner.clean(article.text)
+                removed.update(shorter)
+                longest = max(longest, len(text))
+                reason = self.quality.reason(article.title, article.text, text)
+                reason = reason or ("too short" if len(text) < self.min_length else seen.reason(text))
+                if reason:
+                    dropped[reason] += 1
+                else:
+                    writers[split_of(article.page_id, self.split)].add(article, text)
+        splits = {name: writer.counts for name, writer in writers.items()}
+        kept = sum(counts["articles"] for counts in splits.values())
+        funnel = {"read": read, **{reason: dropped[reason] for reason in BLAMED}, "kept": kept}
+        empty = [name for name, share in zip(SPLITS, self.split, strict=True) if share and not splits[name]["articles"]]
+        if empty:
+            raise self._too_few(funnel, " and ".join(empty), longest)
+        manifest = {**made_from, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
+        (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+
+    def _too_few(self, funnel: dict[str, int], empty: str, longest: int) -> SettingError:
+        """Return the error for splits without articles; it blames the setting that did most to it."""
+        read, kept = funnel["read"], funnel["kept"]
+        if not read:
+            return SettingError("data.source", self.source.name, "has no article to read")
+        reason = max(BLAMED, key=lambda reason: funnel[reason])
+        leaves = f"leaves {f'only {kept:,}' if kept else 'no'} article of {read:,}"
+        if funnel[reason] > kept:
+            setting, remedy = BLAMED[reason]
+            cause = (
+                f"the longest has {longest:,} characters"
+                if reason == "too short"
+                else f"{funnel[reason]:,} dropped: {reason}"
+            )
+            return SettingError(f"data.{setting}", attrgetter(setting)(self), f"{leaves} ({cause}); {remedy}")
+        if self.num_articles == read:
+            return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; read more articles")
+        return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
+
+    @contextlib.contextmanager
+    def _lock(self, raw: Path) -> Iterator[None]:
+        """Let one process at a time work on a raw store and what is made from it."""
+        lock = FileLock(raw.with_suffix(".lock"))
+        try:
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("waiting for another process that prepares the same corpus")
+                lock.acquire()
+        except OSError as error:
+            raise SettingError(
+                "paths.data_dir", self.data_dir, f"cannot be written: {error.strerror or error}"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class _SplitWriter:
+    """Writes the articles of one split to an Arrow stream, some at a time, and counts them."""
+
+    def __init__(self, path: Path) -> None:
+        self.counts = {"articles": 0, "characters": 0, "bytes": 0}
+        self._file = pa.OSFile(str(path), "wb")
+        self._stream = pa.ipc.new_stream(self._file, SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._stream.close()
+        self._file.close()
+
+    def add(self, article: Article, text: str) -> None:
+        self._rows.append({**{name: getattr(article, name) for name in SCHEMA.names}, "text": text})
+        for name, amount in ("articles", 1), ("characters", len(text)), ("bytes", len(text.encode())):
+            self.counts[name] += amount
+        if len(self._rows) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+        self._rows.clear()
+
+
+def _progress(items: Iterable[Item], description: str, total: int | None) -> Iterable[Item]:
+    """Show a progress bar, where there is a terminal, until it is full."""
+    console = Console(stderr=True)
+    return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,105 @@
+"""Duplicates: texts that are the same, and texts that are nearly the same.
+
+Near-duplicates share most of their shingles (runs of words). The share is estimated by MinHash (Broder 1997, "On the
+resemblance and containment of documents"); locality-sensitive hashing finds the few earlier texts worth comparing with.
+"""
+
+import hashlib
+import re
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+
+from minillm.errors import SettingError
+
+VERSION = 1  # raised when the same texts would be judged otherwise
+REASONS = ("exact duplicate", "near duplicate")
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class DuplicateFilter:
+    """What counts as a duplicate of an earlier article; the first to come stays.
+
+    With shingles of n words, a text in which a share c of the words is changed here and there keeps about
+    s = (1 - c)^n of its shingles, and has the similarity s / (2 - s) to the original: with the defaults, up to 9 %
+    of the words changed is a near-duplicate. Unrelated Spanish texts stay under 0.1.
+
+    Args:
+        exact: drop texts whose words are the same, whatever their case, punctuation and spacing.
+        near: drop texts whose similarity to an earlier one is at least the threshold.
+        threshold: share of the shingles of two texts that both have (their Jaccard similarity), above 0, at most 1.
+        num_perm: hash functions of the estimate, whose standard error is at most 0.5 / sqrt(num_perm).
+        shingle_words: words in a shingle.
+
+    Raises:
+        SettingError: a value outside these ranges.
+    """
+
+    exact: bool = True
+    near: bool = True
+    threshold: float = 0.6
+    num_perm: int = 128
+    shingle_words: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise SettingError("threshold", self.threshold, "must be above 0 and at most 1, such as 0.6")
+        if self.num_perm < 16:
+            raise SettingError("num_perm", self.num_perm, "must be at least 16, such as 128")
+        if self.shingle_words < 1:
+            raise SettingError("shingle_words", self.shingle_words, "must be at least 1, such as 3")
+
+    def start(self) -> "SeenTexts":
+        """Return a fresh memory for one pass over a corpus."""
+        return SeenTexts(self)
+
+
+class SeenTexts:
+    """The texts kept so far in one pass, as hashes: about 8 KB a text with the defaults.
+
+    Args:
+        duplicates: what counts as a duplicate.
+    """
+
+    def __init__(self, duplicates: DuplicateFilter) -> None:
+        self.duplicates = duplicates
+        self._digests: set[bytes] = set()
+        self._signatures: list[MinHash] = []
+        self._empty = MinHash(num_perm=duplicates.num_perm, hashfunc=int)  # shingles come hashed
+        # Candidates are compared afterwards, so a miss costs more than a false alarm.
+        self._index = MinHashLSH(threshold=duplicates.threshold, num_perm=duplicates.num_perm, weights=(0.1, 0.9))
+
+    def reason(self, text: str) -> str | None:
+        """Return how a text repeats an earlier one; remember it and return None where it does not."""
+        words = WORD.findall(text.lower())
+        digest = hashlib.sha256(" ".join(words).encode()).digest()
+        if self.duplicates.exact and digest in self._digests:
+            return "exact duplicate"
+        if self.duplicates.near:
+            signature = self._empty.copy()
+            signature.update_batch(shingles(words, self.duplicates.shingle_words))
+            candidates = (self._signatures[key] for key in self._index.query(signature))
+            if any(signature.jaccard(candidate) >= self.duplicates.threshold for candidate in candidates):
+                return "near duplicate"
+            self._index.insert(len(self._signatures), signature, check_duplication=False)
+            self._signatures.append(signature)
+        self._digests.add(digest)
+        return None
+
+
+def shingles(words: list[str], length: int) -> np.ndarray:
+    """Return the distinct 32-bit hashes of all runs of words; of the whole text where it is shorter than one run.
+
+    Args:
+        words: the text's words.
+        length: words in a run.
+    """
+    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
+    length = min(length, len(words))
+    runs = np.zeros(len(words) - length + 1, dtype=np.uint64)
+    for start in range(length):  # a polynomial hash, modulo 2^64
+        runs = (runs + hashes[start : start + len(runs)]) * np.uint64(0x9E3779B97F4A7C15)
+    return np.unique(runs >> np.uint64(32))

@@ -1,0 +1,204 @@
+"""One's own text: .txt, .jsonl and .parquet files."""
+
+import contextlib
+import functools
+import glob
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow
+import pyarrow.parquet
+
+from minillm.corpus.article import Article
+from minillm.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+VERSION = 1  # raised when the same files would yield other articles
+WARNINGS = 10  # so many bad records are named; the rest is counted
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """Articles from a file, from all files under a folder, or from those that a glob names.
+
+    A .txt file is one article, titled by the file's name; a line of a .jsonl file or a row of a .parquet file is one
+    article, whose ``url``, ``timestamp`` and ``revision_id`` are read too where it has them. Text is UTF-8. Files are
+    read in the order of their names; hidden ones and other kinds are left aside.
+
+    An article's identity is its id and title together; its id and file where it has no title; its title and text where
+    it has no id; its place in the folder where it is a .txt file. So the ids of several files may overlap, and adding
+    files moves no article to another split. A record that comes twice is read twice and left to the duplicate filter.
+
+    Args:
+        path: file, folder or glob (``texts/**/*.jsonl``).
+        on_error: what becomes of a record that cannot be used (not UTF-8, not JSON, without text): "refuse" ends with
+            an error that names file and line, "skip" leaves it out with a warning.
+        text_field: field of a record that holds the text.
+        title_field: field of a record that holds the title; records may lack it.
+        id_field: field of a record that tells it from others; records may lack it.
+
+    Raises:
+        SettingError: no path or an unknown on_error; on use also a path without articles and a refused record.
+    """
+
+    path: str | None = None
+    on_error: str = "refuse"
+    text_field: str = "text"
+    title_field: str = "title"
+    id_field: str = "id"
+    name: ClassVar[str] = "files"
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise SettingError("path", self.path, f"must name a file, a folder or a glob ({', '.join(SUFFIXES)})")
+        if self.on_error not in ("refuse", "skip"):
+            raise SettingError("on_error", self.on_error, "must be refuse or skip")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings with each file's name and SHA-256; reads the files once, about a second a gigabyte."""
+        files = {}
+        for name, file in self._files().items():
+            with self._reading(file), file.open("rb") as content:
+                files[name] = hashlib.file_digest(content, "sha256").hexdigest()
+        fields = {"text": self.text_field, "title": self.title_field, "id": self.id_field}
+        return {"version": VERSION, "on_error": self.on_error, "fields": fields, "files": files}
+
+    def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
+        """Yield the articles in the files' order; see `Source.articles`."""
+        new = (article for article in self._articles() if article.page_id not in held)
+        yield from islice(new, limit)
+
+    def _articles(self) -> Iterator[Article]:
+        occurrences: Counter[int] = Counter()
+        bad = 0
+        for name, file in self._files().items():
+            for line, load in self._records(name, file):
+                try:
+                    article = self._article(name, line, load())
+                except (ValueError, RecursionError) as error:
+                    bad += 1
+                    self._leave_out(bad, file, line, error)
+                    continue
+                occurrence = occurrences[article.page_id]
+                occurrences[article.page_id] += 1
+                yield replace(article, page_id=_identity(article.page_id, occurrence)) if occurrence else article
+        if bad:
+            log.warning("%s: %d records could not be used and were left out", self.path, bad)
+
+    def _records(self, name: str, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+        """Yield the line (or row) of each record in a file and a function that loads it or raises ValueError."""
+        kind = file.suffix.lower()
+        with self._reading(file):
+            if kind == ".txt":
+                content = file.read_bytes()
+                fields = {self.title_field: file.stem, self.id_field: name}
+                yield 1, lambda: {self.text_field: content.decode("utf-8-sig"), **fields}
+            elif kind == ".jsonl":
+                with file.open("rb") as lines:
+                    for number, line in enumerate(lines, 1):
+                        if line.strip():
+                            yield number, functools.partial(_parse, line)
+            else:
+                yield from self._rows(file)
+
+    def _rows(self, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+        wanted = {self.text_field, self.title_field, self.id_field, "url", "timestamp", "revision_id"}
+        number = 0
+        try:
+            with pyarrow.parquet.ParquetFile(file) as table:
+                columns = [column for column in table.schema_arrow.names if column in wanted]
+                for batch in table.iter_batches(batch_size=256, columns=columns):
+                    for row in range(len(batch)):
+                        number += 1
+                        yield number, functools.partial(_row, batch, row)
+        except (pyarrow.ArrowException, OSError) as error:
+            yield number + 1, functools.partial(_fail, f"cannot be read as Parquet ({error})")
+
+    def _article(self, name: str, line: int, record: Any) -> Article:
+        if not isinstance(record, dict):
+            raise ValueError("is no JSON object")
+        text, title, key = (record.get(field) for field in (self.text_field, self.title_field, self.id_field))
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"has no text in its field {self.text_field!r}")
+        title = str(title or "")
+        if any("\ud800" <= char <= "\udfff" for char in set(title + text)):
+            raise ValueError("is not Unicode (half of a surrogate pair)")
+        revision_id = record.get("revision_id")
+        return Article(
+            page_id=_identity(title, text) if key is None else _identity(str(key), title or name),
+            title=title or f"{name}:{line}",
+            text=text,
+            revision_id=revision_id if isinstance(revision_id, int) else 0,
+            url=str(record.get("url") or ""),
+            timestamp=str(record.get("timestamp") or ""),
+        )
+
+    def _leave_out(self, bad: int, file: Path, line: int, error: Exception) -> None:
+        """Refuse a record that cannot be used, or warn of it."""
+        problem = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnicodeDecodeError):
+            line += error.object.count(b"\n", 0, error.start)
+            problem = f"is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+        if self.on_error == "refuse":
+            advice = "mend it, or leave such records out with data.source.on_error=skip"
+            raise self._unusable(f"{file}:{line} {problem}; {advice}") from error
+        if bad <= WARNINGS:
+            log.warning("left out: %s:%d %s", file, line, problem)
+
+    def _files(self) -> dict[str, Path]:
+        """Return the files by their names within the folder, in the order of these names."""
+        path = Path(self.path or "").expanduser()
+        if path.is_file():
+            folder, found = path.parent, iter([path])
+        elif path.is_dir():
+            folder, found = path, path.rglob("*")
+        elif glob.has_magic(str(path)):
+            folder = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+            found = folder.glob(str(path.relative_to(folder)))
+        else:
+            raise self._unusable("does not exist; name a file, a folder or a glob")
+        files = {file.relative_to(folder).as_posix(): file for file in found if file.suffix.lower() in SUFFIXES}
+        files = {name: file for name, file in files.items() if "/." not in f"/{name}" and file.is_file()}
+        if not files:
+            raise self._unusable(f"holds no article: there is no {' or '.join(SUFFIXES)} file")
+        return dict(sorted(files.items()))
+
+    @contextlib.contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._unusable(f"{file} cannot be read ({error.strerror or error})") from error
+
+    def _unusable(self, advice: str) -> SettingError:
+        return SettingError("data.source.path", self.path, advice)
+
+
+def _identity(*parts: str | int) -> int:
+    """Return 63 bits of the SHA-256 of the parts."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _parse(line: bytes) -> Any:
+    text = line.decode("utf-8-sig")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is no JSON ({error})") from error
+
+
+def _row(batch: pyarrow.RecordBatch, row: int) -> dict[str, Any]:
+    return {column: batch.column(column)[row].as_py() for column in batch.schema.names}
+
+
+def _fail(problem: str) -> None:
+    raise ValueError(problem)

@@ -1,0 +1,242 @@
+"""From documents to batches.
+
+Each document is [BOS] t1 ... tn [EOS]; every token but [BOS] is predicted exactly once, from what stands before it in
+its window. Two ways to fill a batch:
+
+- windows: a document is cut every ``max_length`` tokens; windows of similar length share a batch, padded to its
+  longest.
+- packed: documents stand end to end in rows of exactly ``max_length``; ``documents`` numbers them, for the network to
+  keep their attention apart. A document cut by the row's end goes on in the next row as if it began there.
+
+A batch is a dict: ``inputs`` and ``targets`` (B, T) int64, padded with [PAD]; ``documents`` (B, T) int64, packed only;
+``bytes`` and ``unknown_bytes``, int64 scalars: those of the documents that begin in the batch, so that sums over a
+split are exact.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from minillm.data.encoded import EncodedSplit
+from minillm.tokenization import PAD
+
+Batch = dict[str, Tensor]
+
+
+class Documents(Protocol):
+    """Encoded documents: an `EncodedSplit` on disk, or texts in memory."""
+
+    lengths: np.ndarray
+    """(N,) tokens of each, [BOS] and [EOS] among them."""
+    bytes: np.ndarray
+    """(N,) UTF-8 bytes of each."""
+    unknown_bytes: np.ndarray
+    """(N,) what the [UNK] tokens of each hide, see `minillm.tokenization.Encoded`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return the ids of one, [BOS] first and [EOS] last."""
+
+
+class Windows(Dataset[Batch]):
+    """A split's documents in windows of at most ``max_length`` tokens; asked for many at once, it returns a batch.
+
+    Args:
+        split: the encoded documents.
+        max_length: longest window, in tokens to predict.
+    """
+
+    def __init__(self, split: Documents, max_length: int) -> None:
+        self.split, self.max_length = split, max_length
+        targets = split.lengths.astype(np.int64) - 1
+        windows = -(-targets // max_length)
+        self.document = np.repeat(np.arange(len(split)), windows)
+        window = np.arange(len(self.document)) - np.repeat(np.cumsum(windows) - windows, windows)
+        self.start = window * max_length
+        self.lengths: np.ndarray = np.minimum(targets[self.document] - self.start, max_length)
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the windows as one batch, padded to the longest."""
+        longest = int(self.lengths[indices].max())
+        inputs = np.full((len(indices), longest), PAD, dtype=np.int64)
+        targets = inputs.copy()
+        for row, index in enumerate(indices):
+            start, length = self.start[index], self.lengths[index]
+            tokens = self.split[int(self.document[index])][start : start + length + 1]
+            inputs[row, :length] = tokens[:-1]
+            targets[row, :length] = tokens[1:]
+        begins = self.document[indices][self.start[indices] == 0]
+        return {
+            "inputs": torch.from_numpy(inputs),
+            "targets": torch.from_numpy(targets),
+            "bytes": torch.tensor(self.split.bytes[begins].sum()),
+            "unknown_bytes": torch.tensor(self.split.unknown_bytes[begins].sum()),
+        }
+
+
+class PackedRows(Dataset[Batch]):
+    """A split's documents end to end, in an order drawn anew each epoch, cut into rows of ``max_length``.
+
+    Args:
+        split: the encoded documents.
+        max_length: tokens a row.
+        seed: with the epoch it decides the order.
+    """
+
+    def __init__(self, split: EncodedSplit, max_length: int, seed: int) -> None:
+        self.split, self.max_length, self.seed = split, max_length, seed
+        self.lengths: np.ndarray = np.full(-(-split.num_targets // max_length), max_length)
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the epoch's order of documents."""
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
+        targets = self.split.lengths[self.order].astype(np.int64) - 1
+        self.ends = np.cumsum(targets)
+        self.begins = self.ends - targets
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the rows as one batch."""
+        inputs = np.full((len(indices), self.max_length), PAD, dtype=np.int64)
+        targets = inputs.copy()
+        documents = np.full_like(inputs, -1)
+        starting: list[int] = []
+        for row, index in enumerate(indices):
+            first, last = index * self.max_length, (index + 1) * self.max_length
+            place = int(np.searchsorted(self.ends, first, side="right"))
+            while place < len(self.order) and self.begins[place] < last:
+                tokens = self.split[int(self.order[place])]
+                begin = self.begins[place]
+                start, end = max(first - begin, 0), min(last, self.ends[place]) - begin
+                columns = slice(begin + start - first, begin + end - first)
+                inputs[row, columns] = tokens[start:end]
+                targets[row, columns] = tokens[start + 1 : end + 1]
+                documents[row, columns] = place
+                if start == 0:
+                    starting.append(int(self.order[place]))
+                place += 1
+        return {
+            "inputs": torch.from_numpy(inputs),
+            "targets": torch.from_numpy(targets),
+            "documents": torch.from_numpy(documents),
+            "bytes": torch.tensor(self.split.bytes[starting].sum()),
+            "unknown_bytes": torch.tensor(self.split.unknown_bytes[starting].sum()),
+        }
+
+
+class TrainingBatches(Sampler[list[int]]):
+    """Batches of items of similar length, in an order that depends on (seed, epoch) alone.
+
+    The shuffled items are taken ``pool`` batches at a time and sorted by length within; then the batches are shuffled.
+
+    Args:
+        lengths: (N,) length of each item.
+        batch_size: items a batch; the last one may have fewer.
+        seed: with the epoch it decides the order.
+        rank: this process's number.
+        world_size: processes that share the batches; each gets equally many, so up to ``world_size - 1`` of an epoch's
+            batches, other ones each epoch, are left out.
+        pool: batches sorted together: more means less padding and less chance.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, pool: int = 50
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.start = 0  # how many of its batches the next iteration leaves out: they were seen before a resume
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration has."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size) // self.world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        items = random.permutation(len(self.lengths))
+        size = self.batch_size * self.pool
+        pools = [items[start : start + size] for start in range(0, len(items), size)]
+        by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+        batches = [by_length[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        order = random.permutation(len(batches))[: len(self) * self.world_size]
+        mine = order[self.rank :: self.world_size][self.start :]
+        self.start = 0
+        return (batches[index].tolist() for index in mine)
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every item exactly once over all processes, the longest first.
+
+    Args:
+        lengths: (N,) length of each item.
+        batch_size: items a batch.
+        rank: this process's number.
+        world_size: processes that share the items.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.items = np.argsort(-lengths, kind="stable")[rank::world_size]
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.items), self.batch_size):
+            yield self.items[start : start + self.batch_size].tolist()
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A training loader that goes on in the middle of an epoch (Lightning saves and loads its state).
+
+    Its iterator does nothing before its first batch is asked for: Lightning makes it before it tells the epoch.
+
+    Args:
+        dataset: what the indices mean.
+        batches: the epoch's batches of indices.
+        options: further arguments of DataLoader.
+    """
+
+    def __init__(self, dataset: Windows | PackedRows, batches: TrainingBatches, **options: Any) -> None:
+        self._batches = batches
+        self._position = 0
+        super().__init__(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._position = self._batches.start
+        if isinstance(self.dataset, PackedRows):
+            self.dataset.set_epoch(self._batches.epoch)
+        for batch in super().__iter__():
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many of the epoch's batches were handed out."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration begin behind the batches that were handed out; an epoch's end is a fresh start."""
+        self._batches.start = state["position"] % len(self._batches)
+
+
+def evaluation_loader(dataset: Windows, batches: EvaluationBatches, **options: Any) -> DataLoader[Batch]:
+    """Return a loader over a split for figures: every token once, no randomness."""
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
+
+
+def _as_is(batch: Any) -> Any:  # the dataset has made the batch already
+    return batch

@@ -1,0 +1,45 @@
+"""Files and folders that are written whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write a file or a folder at; move it there once all is on disk.
+
+    When the block raises, or the process dies, nothing appears at ``path``.
+
+    Args:
+        path: where the file or folder shall be; a file there is replaced, a folder must not exist yet.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        for file in (temporary, *temporary.rglob("*")) if temporary.is_dir() else (temporary,):
+            _sync(file)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file's content, or a folder's entries, on disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no handle on a folder to sync
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,202 @@
+"""A trained model in the hand: load it, let it write, let it score."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from minillm.checkpoint import build_network, read_checkpoint
+from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
+from minillm.errors import SettingError
+from minillm.generation import CachedNetwork, Sampling, generate_tokens
+from minillm.tokenization import BOS, EOS, Tokenizer, load_tokenizer
+from minillm.training.metrics import LanguageModelling
+
+
+class LanguageModel:
+    """A network with its tokenizer.
+
+    Args:
+        network: maps ids (B, T) to logits (B, T, V); it is put in eval mode.
+        tokenizer: the fitted tokenizer of its ids.
+        config: the run's whole configuration, as plain values.
+        metrics: the figures at the time of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Tokenizer,
+        config: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.config = config or {}
+        self.metrics = metrics or {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of context."""
+        return int(self.network.max_length)  # type: ignore[arg-type]
+
+    def generate(
+        self,
+        prompt: str,
+        max_new_tokens: int = 50,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> str:
+        """Return the prompt with its continuation.
+
+        Args:
+            prompt: how the text begins; spaces at its end are left out.
+            max_new_tokens: tokens at most; fewer when the model ends the article.
+            temperature: 0 is greedy; see `minillm.generation.Sampling`, also for the next three.
+            top_k: see there.
+            top_p: see there.
+            repetition_penalty: see there.
+            seed: of the draws; None: other ones each time.
+
+        Raises:
+            SettingError: an empty prompt, one longer than the context, or a value outside its range.
+        """
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        return "".join(self.stream(prompt, max_new_tokens, sampling, seed))
+
+    def stream(
+        self, prompt: str, max_new_tokens: int = 50, sampling: Sampling | None = None, seed: int | None = None
+    ) -> Iterator[str]:
+        """Yield the prompt, then its continuation as it is generated; together they are what `generate` returns."""
+        prompt = prompt.rstrip(" ")
+        ids = self._prompt_ids(prompt, max_new_tokens)
+        if len(ids) > self.max_length:
+            shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+            advice = f"has {len(ids)} tokens with [BOS], the model's context only {self.max_length}; shorten it"
+            raise SettingError("prompt", repr(shown), advice)
+        yield prompt
+        # What comes is the difference between the decoded texts: a tokenizer may need the token before to decode one.
+        written = len(self.tokenizer.decode(ids))
+        steps = generate_tokens(
+            cast(CachedNetwork, self.network), [ids], max_new_tokens, sampling or Sampling(), seed, self.device
+        )
+        for step in steps:
+            ids += [token for token in step if token is not None]
+            text = self.tokenizer.decode(ids)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else a character is still incomplete
+                yield text[written:]
+                written = len(text)
+        yield self.tokenizer.decode(ids)[written:]
+
+    def continue_batch(
+        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, seed: int | None = None
+    ) -> list[str]:
+        """Return the continuations of several prompts, generated at once, without the prompts themselves.
+
+        Of a prompt longer than the context the end is seen.
+
+        Raises:
+            SettingError: an empty prompt.
+        """
+        ids = [self._prompt_ids(prompt, max_new_tokens) for prompt in prompts]
+        continued = [list(row) for row in ids]
+        steps = generate_tokens(
+            cast(CachedNetwork, self.network), ids, max_new_tokens, sampling or Sampling(), seed, self.device
+        )
+        for step in steps:
+            for row, token in zip(continued, step, strict=True):
+                if token is not None:
+                    row.append(token)
+        decode = self.tokenizer.decode
+        return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
+
+    def _prompt_ids(self, prompt: str, max_new_tokens: int) -> list[int]:
+        if max_new_tokens < 0:
+            raise SettingError("max_new_tokens", max_new_tokens, "must be at least 0, such as 50")
+        ids = [BOS, *self.tokenizer.encode(prompt)]
+        if len(ids) == 1:
+            raise SettingError("prompt", repr(prompt), "is empty; give at least a word, such as 'En el año 1492,'")
+        return ids
+
+    def score(self, texts: str | Sequence[str], batch_size: int = 32) -> dict[str, float]:
+        """Return how well the model predicts texts, each from [BOS] through [EOS] in windows of ``max_length``.
+
+        Args:
+            texts: one or several.
+            batch_size: windows at once.
+
+        Returns:
+            nats: total cross-entropy; tokens: how many were predicted; bytes: of the texts in UTF-8; bits_per_byte, in
+            which [UNK] tokens pay for what they hide; perplexity = exp(nats / tokens).
+
+        Raises:
+            ValueError: there is no text.
+        """
+        documents = _EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer)
+        windows = Windows(documents, self.max_length)
+        metric = LanguageModelling().to(self.device)
+        with torch.inference_mode():
+            for batch in evaluation_loader(windows, EvaluationBatches(windows.lengths, batch_size)):
+                on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
+                metric.update(self.network(on_device["inputs"]), on_device)
+        figures = {name: value.item() for name, value in metric.compute().items()}
+        return {
+            "nats": metric.nats.item(),
+            "tokens": int(metric.tokens),
+            "bytes": int(metric.bytes),
+            "bits_per_byte": figures["bits_per_byte"],
+            "perplexity": figures["perplexity"],
+        }
+
+
+class _EncodedTexts:
+    """Texts in memory, encoded, as `minillm.data.batching.Documents`."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
+        if not texts:
+            raise ValueError("there is no text to score")
+        encoded = tokenizer.encode_batch(texts)
+        self.documents = [np.array([BOS, *document.ids, EOS]) for document in encoded]
+        self.lengths = np.array([len(document) for document in self.documents])
+        self.bytes = np.array([len(text.encode("utf-8")) for text in texts])
+        self.unknown_bytes = np.array([document.unknown_bytes for document in encoded])
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.documents[index]
+
+
+def load(checkpoint: str | Path, device: str | None = None) -> LanguageModel:
+    """Return the model of a checkpoint that `scripts/train.py` wrote.
+
+    Args:
+        checkpoint: path of the file.
+        device: where to put it; None: a GPU where there is one, else the processor.
+
+    Raises:
+        SettingError: no such file, or not a whole checkpoint of miniLLM.
+    """
+    saved = read_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(saved["tokenizer"])
+    network = build_network(saved["config"]["model"], len(tokenizer))
+    prefix = "network."
+    weights = {name.removeprefix(prefix): value for name, value in saved["state_dict"].items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingError("ckpt", checkpoint, f"its weights do not fit its config: {error}") from error
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"])

@@ -1,0 +1,5 @@
+"""Networks: plain modules that map token ids to logits and know nothing of Lightning, Hydra or files."""
+
+from minillm.models.minigpt import KeyValueCache, MiniGPT
+
+__all__ = ["KeyValueCache", "MiniGPT"]

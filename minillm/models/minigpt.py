@@ -1,0 +1,231 @@
+"""MiniGPT: the small pre-LayerNorm transformer of the original work.
+
+- Embeddings are scaled by sqrt(dim) and added to fixed sinusoidal positions (Vaswani et al. 2017).
+- LayerNorm stands before each sublayer and once more before the head (Xiong et al. 2020).
+- The head has weights of its own: it is not tied to the embedding.
+- Several documents can share a row: a token attends only within its document, and positions restart there.
+- A key/value cache makes decoding one token cost one token.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minillm.errors import SettingError
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """Return the fixed position vectors of Vaswani et al. (2017), section 3.5, shape (length, dim), float32.
+
+    Even columns are sines and odd columns cosines, of wavelengths from 2 pi to 10000 * 2 pi.
+    """
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
+    angle = position * frequency
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
+
+
+def positions_within_documents(documents: Tensor) -> Tensor:
+    """Return each token's distance from the start of its document's run in the row.
+
+    Args:
+        documents: (B, T), equal numbers side by side belong to one document.
+
+    Returns:
+        (B, T) int64.
+
+    >>> positions_within_documents(torch.tensor([[7, 7, 7, 2, 2, 5]]))
+    tensor([[0, 1, 2, 0, 1, 0]])
+    """
+    index = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
+    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return index - torch.where(is_start, index, 0).cummax(dim=1).values
+
+
+def causal_mask_within_documents(documents: Tensor) -> Tensor:
+    """Return where attention may look: at tokens of the same document, not after oneself.
+
+    Args:
+        documents: (B, S), equal numbers side by side belong to one document.
+
+    Returns:
+        (B, S, S) bool, true where the row's token may look at the column's.
+    """
+    length = documents.size(1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    return (documents[:, :, None] == documents[:, None, :]) & causal
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, allocated once for a batch.
+
+    Args:
+        num_layers: attention layers of the network.
+        shape: (B, H, capacity, D) of each layer's keys and of its values.
+        device: where they live.
+        dtype: what they are stored in.
+    """
+
+    def __init__(
+        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.documents = torch.zeros(shape[0], shape[2], device=device, dtype=torch.long)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row that the cache has room for."""
+        return self.documents.size(1)
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's keys and values (B, H, T, D) of the newest tokens; return those of all tokens so far."""
+        end = self.length + key.size(2)
+        self.keys[layer][:, :, self.length : end] = key
+        self.values[layer][:, :, self.length : end] = value
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which a token sees itself and what came before (Vaswani et al. 2017)."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_dropout = dropout
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.projection = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim); ``mask`` (B, 1, T, S): true where a token may look, None: plain causal."""
+        batch, length, dim = x.shape
+        q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        x = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=self.attention_dropout if self.training else 0.0
+        )
+        return self.projection(x.transpose(1, 2).reshape(batch, length, dim))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normalized before and added to what came in."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = CausalSelfAttention(dim, num_heads, dropout)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache, layer))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+class MiniGPT(nn.Module):
+    """The original's decoder-only language model.
+
+    Args:
+        vocab_size: entries of the tokenizer's vocabulary.
+        max_length: tokens of context that it is trained on and that decoding keeps; longer inputs work too, since
+            the positions are a formula.
+        embedding_dim: width of the residual stream; even, and a multiple of ``num_heads``.
+        num_layers: blocks.
+        num_heads: attention heads a block.
+        dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
+            sublayer's output.
+
+    Raises:
+        SettingError: a size that cannot be built.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_length: int = 128,
+        embedding_dim: int = 256,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SettingError(name, size, "must be at least 1")
+        if embedding_dim % 2:
+            raise SettingError("embedding_dim", embedding_dim, f"must be even, such as {embedding_dim + 1}")
+        if embedding_dim % num_heads:
+            divisors = [n for n in range(1, min(embedding_dim, 16) + 1) if embedding_dim % n == 0]
+            raise SettingError(
+                "num_heads", num_heads, f"must divide embedding_dim={embedding_dim}; one of {divisors} would do"
+            )
+        if not 0 <= dropout < 1:
+            raise SettingError("dropout", dropout, "must be at least 0 and under 1, such as 0.1")
+        self.max_length = max_length
+        self.num_heads = num_heads
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
+        # Not in the checkpoint: it is a formula, and it grows when a longer input comes.
+        self.register_buffer("positions", sinusoidal_positions(max_length, embedding_dim), persistent=False)
+        self.positions: Tensor
+        self.apply(self._initialize)
+
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            # Times sqrt(dim) in forward this has unit variance: of the positions' own order of size.
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
+        """Return an empty cache for ``batch_size`` rows of at most ``capacity`` tokens."""
+        weight = self.head.weight
+        shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
+        return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
+
+    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Predict each next token.
+
+        Args:
+            ids: (B, T) token ids.
+            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
+                None: each row is one document.
+            cache: the tokens before these; it is extended by these.
+
+        Returns:
+            (B, T, vocab_size) logits of the token after each.
+        """
+        start = cache.length if cache is not None else 0
+        end = start + ids.size(1)
+        if cache is not None:
+            if end > cache.capacity:
+                raise ValueError(f"the cache has room for {cache.capacity} tokens, not for {end}")
+            cache.documents[:, start:end] = 0 if documents is None else documents
+            documents = cache.documents[:, :end]
+        if end > len(self.positions):
+            self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
+        if documents is None:
+            mask = None
+            positions = self.positions[:end]
+        else:
+            mask = causal_mask_within_documents(documents)[:, None, start:]
+            positions = self.positions[positions_within_documents(documents)[:, start:]]
+        x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length = end
+        return self.head(self.norm(x))

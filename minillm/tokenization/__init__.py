@@ -1,0 +1,19 @@
+"""Text to ids and back: a word and a byte-level BPE tokenizer behind one interface."""
+
+from minillm.tokenization.bpe import BPETokenizer
+from minillm.tokenization.loading import load_tokenizer
+from minillm.tokenization.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Encoded, Tokenizer
+from minillm.tokenization.word import WordTokenizer
+
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "UNK",
+    "BPETokenizer",
+    "Encoded",
+    "Tokenizer",
+    "WordTokenizer",
+    "load_tokenizer",
+]

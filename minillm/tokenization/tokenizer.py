@@ -1,0 +1,203 @@
+"""The interface that both tokenizers share, around a native `tokenizers.Tokenizer`."""
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import tokenizers
+from tokenizers import models, trainers
+
+from minillm.errors import OutsideError, SettingError
+from minillm.files import written_whole
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
+
+
+class Encoded(NamedTuple):
+    """A text as ids, and what its unknown tokens cost.
+
+    Attributes:
+        ids: one id a token, without [BOS] and [EOS].
+        unknown_bytes: sum over the [UNK] tokens of (UTF-8 bytes of the surface form + 1); at 8 bits each, what spelling
+            them out would cost, so that bits per byte stays the length of a code that can be decoded.
+    """
+
+    ids: list[int]
+    unknown_bytes: int
+
+
+class Tokenizer(ABC):
+    """Text to ids and back, with a vocabulary fitted on text.
+
+    The special tokens are plain entries of the vocabulary, at 0 to 3, and not "added tokens" of the library: those are
+    searched for in the text, so that an article which mentions "[EOS]" would end there. As entries they cannot arise
+    from text, because both kinds part brackets from letters.
+    """
+
+    kind: ClassVar[str]
+    """The name on the command line."""
+    model: ClassVar[type[models.WordLevel] | type[models.BPE]]
+    """The native model; its name in the JSON tells the kind."""
+    smallest: ClassVar[int]
+    """The least vocab_size that leaves a working tokenizer."""
+    VERSION: ClassVar[int]
+    """Raised when the same text would be fitted or encoded otherwise."""
+
+    def __init__(self) -> None:
+        _keep_forks_serial()
+        self._native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
+
+    @abstractmethod
+    def _pipeline(self, model: models.Model) -> tokenizers.Tokenizer:
+        """Put the model between its pre-tokenizer and its decoder."""
+
+    @abstractmethod
+    def _trainer(self, vocab_size: int) -> trainers.Trainer:
+        """Return what fits the model; it must break ties the same way on every run."""
+
+    def fit(self, texts: Iterable[str], vocab_size: int) -> None:
+        """Build the vocabulary; what was fitted before is forgotten.
+
+        The same texts give the same vocabulary on every run, in whatever order they come.
+
+        Args:
+            texts: the texts to learn from, read once.
+            vocab_size: entries at most, the four special tokens among them; text that supports fewer gives fewer.
+
+        Raises:
+            SettingError: vocab_size is too small.
+            OutsideError: there is no text.
+        """
+        if vocab_size < self.smallest:
+            raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
+        written = (text for text in texts if text.strip())
+        first = next(written, None)
+        if first is None:
+            raise OutsideError("no text to fit the tokenizer on: the training split has no article with text")
+        native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
+        native.train_from_iterator(chain([first], written), self._trainer(vocab_size))
+        # Training registers the special tokens as added tokens; only the model goes on, see the class docstring.
+        self._native = self._pipeline(native.model)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without [BOS] and [EOS]."""
+        return self._native.encode(text, add_special_tokens=False).ids
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode many texts at once, on all cores, and count what the unknown tokens lose."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of the ids: [PAD], [BOS] and [EOS] are left out, an unknown token shows as [UNK]."""
+        return self._native.decode([i for i in ids if i not in (PAD, BOS, EOS)])
+
+    def token(self, token_id: int) -> str:
+        """Return an entry as the vocabulary spells it.
+
+        Raises:
+            IndexError: there is no such id.
+        """
+        token = self._native.id_to_token(token_id) if token_id >= 0 else None
+        if token is None:
+            raise IndexError(f"token id {token_id} is outside a vocabulary of {len(self)}")
+        return token
+
+    def __len__(self) -> int:
+        return self._native.get_vocab_size()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides how a text is encoded, apart from the fitted vocabulary, for fingerprints."""
+        return {"kind": self.kind, "version": self.VERSION}
+
+    def to_json(self) -> str:
+        """Return the whole tokenizer in the format of the tokenizers library."""
+        return self._native.to_str()
+
+    @classmethod
+    def from_json(cls, json_text: str) -> Self:
+        """Return the tokenizer that `to_json` wrote.
+
+        Raises:
+            OutsideError: the text is damaged, or not a tokenizer of this kind.
+        """
+        native = parse(json_text)
+        if type(native.model) is not cls.model:
+            raise OutsideError(f"not a {cls.kind} tokenizer: its model is {type(native.model).__name__}")
+        if tuple(map(native.id_to_token, (PAD, UNK, BOS, EOS))) != SPECIAL_TOKENS:
+            raise OutsideError(f"not a tokenizer of miniLLM: ids 0 to 3 are not {', '.join(SPECIAL_TOKENS)}")
+        if set(native.get_vocab().values()) != set(range(native.get_vocab_size())):
+            raise OutsideError("a damaged tokenizer: its ids have gaps")
+        tokenizer = cls()
+        tokenizer._native = native
+        return tokenizer
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer to a file, whole or not at all.
+
+        Raises:
+            OutsideError: the file cannot be written.
+        """
+        try:
+            with written_whole(path) as temporary:
+                temporary.write_text(self.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise OutsideError(f"cannot write the tokenizer {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the tokenizer that `save` wrote.
+
+        Raises:
+            OutsideError: the file is missing, damaged, or not a tokenizer of this kind.
+        """
+        try:
+            json_text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise OutsideError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise OutsideError(f"cannot read the tokenizer {path}: it is not UTF-8") from error
+        return cls.from_json(json_text)
+
+
+def parse(json_text: str) -> tokenizers.Tokenizer:
+    """Return the native tokenizer that a JSON describes.
+
+    Raises:
+        OutsideError: the library cannot read it.
+    """
+    try:
+        return tokenizers.Tokenizer.from_str(json_text)
+    except Exception as error:  # the library raises nothing more precise
+        raise OutsideError(f"not a tokenizer, or a damaged one: {' '.join(str(error).split())}") from error
+
+
+@cache  # once a process
+def _keep_forks_serial() -> None:
+    """Let forked processes encode on one thread.
+
+    The library's thread pool does not survive a fork: it prints a warning in each child, or hangs where its environment
+    variable asks for threads. So the variable says no while a fork takes place; the parent keeps its own value.
+    """
+    if sys.platform == "win32":
+        return
+    name = "TOKENIZERS_PARALLELISM"
+    kept: list[str | None] = []
+
+    def before() -> None:
+        kept.append(os.environ.get(name))
+        os.environ[name] = "false"
+
+    def after() -> None:
+        value = kept.pop()
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+    os.register_at_fork(before=before, after_in_parent=after)

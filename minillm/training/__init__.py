@@ -1,0 +1,20 @@
+"""Training: the loss, the schedule, the LightningModule and the trainer."""
+
+from minillm.training.csv_logger import MetricsCSV
+from minillm.training.hyperparameters import log_hyperparameters
+from minillm.training.losses import TokenLosses, cross_entropy
+from minillm.training.metrics import LanguageModelling
+from minillm.training.module import TrainingModule
+from minillm.training.schedules import warmup_schedule
+from minillm.training.trainer import build_trainer
+
+__all__ = [
+    "LanguageModelling",
+    "MetricsCSV",
+    "TokenLosses",
+    "TrainingModule",
+    "build_trainer",
+    "cross_entropy",
+    "log_hyperparameters",
+    "warmup_schedule",
+]

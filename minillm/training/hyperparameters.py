@@ -1,0 +1,38 @@
+"""TensorBoard's HParams tab: what was set, beside what came of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+
+def log_hyperparameters(loggers: Iterable[Logger], config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Write a run's settings and final figures, once it is done.
+
+    The figures stand under ``final/``: under their own names they would add a false point to the curves.
+
+    Args:
+        loggers: those of TensorBoard among them are written to.
+        config: the run's configuration, as plain values.
+        metrics: the final figures by logged name.
+    """
+    settings = _flat({key: value for key, value in config.items() if key not in ("paths", "callbacks", "logger")})
+    final = {f"final/{name}": value for name, value in metrics.items()}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, final)
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted names.
+
+    >>> _flat({"model": {"num_layers": 2}, "seed": 0})
+    {'model.num_layers': 2, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

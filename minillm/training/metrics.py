@@ -1,0 +1,59 @@
+"""The figures of language modelling, over a whole split."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from minillm.data import Batch
+from minillm.tokenization import PAD
+
+
+class LanguageModelling(Metric):
+    """Loss, perplexity, accuracy and bits per byte, exact over any number of batches and processes.
+
+    - loss: mean cross-entropy in nats a token, without label smoothing; perplexity = exp(loss).
+    - accuracy: share of targets that the most probable token hits.
+    - bits_per_byte: (nats / ln 2 + 8 x unknown_bytes) / bytes. The second term spells out what [UNK] hides, which keeps
+      the figure the length of a code that can be decoded, and tokenizers comparable.
+    """
+
+    full_state_update = False
+    nats: Tensor
+    tokens: Tensor
+    correct: Tensor
+    bytes: Tensor
+    unknown_bytes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("tokens", "correct", "bytes", "unknown_bytes"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, batch: Batch) -> None:
+        """Add a batch.
+
+        Args:
+            logits: (B, T, V).
+            batch: with ``targets`` (B, T), ``bytes`` and ``unknown_bytes``.
+        """
+        is_target = batch["targets"] != PAD
+        logits, targets = logits[is_target].float(), batch["targets"][is_target]
+        nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        self.nats += nats.sum(dtype=torch.float64)
+        self.tokens += len(targets)
+        self.correct += (logits.argmax(dim=-1) == targets).sum()
+        self.bytes += batch["bytes"]
+        self.unknown_bytes += batch["unknown_bytes"]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the four figures as float64 scalars; loss is not a number when no token was seen."""
+        loss = self.nats / self.tokens
+        return {
+            "loss": loss,
+            "perplexity": loss.exp(),
+            "accuracy": self.correct.double() / self.tokens,
+            "bits_per_byte": (self.nats / math.log(2) + 8 * self.unknown_bytes) / self.bytes,
+        }

@@ -1,0 +1,107 @@
+"""What training does with a network, behind Lightning's interface."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from minillm.data import Batch
+from minillm.errors import SettingError
+from minillm.tokenization import Tokenizer
+from minillm.training.losses import cross_entropy
+from minillm.training.metrics import LanguageModelling
+
+
+class TrainingModule(L.LightningModule):
+    """Next-token training of a network, and its figures on validation and test.
+
+    Args:
+        network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V).
+        tokenizer: goes into the checkpoint, which is so complete in itself.
+        optimizer: makes the optimizer of the parameters.
+        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
+        label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
+        settings: the run's whole configuration, as plain values: goes into the checkpoint.
+
+    Raises:
+        SettingError: label_smoothing outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Tokenizer,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer, int | None], LRScheduler],
+        label_smoothing: float = 0.1,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise SettingError("label_smoothing", label_smoothing, "must be at least 0 and under 1, such as 0.1")
+        self.network = network
+        self.tokenizer, self.settings = tokenizer, settings or {}
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.label_smoothing = label_smoothing
+        self.val_metrics, self.test_metrics = LanguageModelling(), LanguageModelling()
+
+    def forward(self, inputs: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Return the network's logits (B, T, V)."""
+        # A network that knows nothing of documents serves as well, where each row is one.
+        return self.network(inputs) if documents is None else self.network(inputs, documents)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the smoothed loss of a batch; log it and the plain one."""
+        losses = cross_entropy(self(batch["inputs"], batch.get("documents")), batch["targets"], self.label_smoothing)
+        self.log("train/loss", losses.loss, prog_bar=True)
+        self.log("train/loss_smoothed", losses.smoothed.detach())
+        return losses.smoothed
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the most probable tokens (B, T); add the batch to the split's figures."""
+        return self._evaluation_step(self.val_metrics, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the most probable tokens (B, T); add the batch to the split's figures."""
+        return self._evaluation_step(self.test_metrics, batch)
+
+    def _evaluation_step(self, metrics: LanguageModelling, batch: Batch) -> Tensor:
+        # Figures are float32 whatever the training's precision: they equal those of the loaded checkpoint.
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self(batch["inputs"], batch.get("documents"))
+        metrics.update(logits, batch)
+        return logits.argmax(dim=-1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation split's figures."""
+        self._log_figures("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test split's figures."""
+        self._log_figures("test", self.test_metrics)
+
+    def _log_figures(self, split: str, metrics: LanguageModelling) -> None:
+        for name, value in metrics.compute().items():
+            self.log(f"{split}/{name}", value.float(), prog_bar=name == "loss")
+        metrics.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what makes a checkpoint complete in itself: configuration, tokenizer, figures; all plain values."""
+        checkpoint["config"] = self.settings
+        checkpoint["tokenizer"] = self.tokenizer.to_json()
+        checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}

@@ -1,0 +1,21 @@
+"""Let a trained model write: `python scripts/generate.py ckpt=PATH prompt="En el año 1492,"`."""
+
+from omegaconf import DictConfig
+
+from minillm.checkpoint import find_checkpoint
+from minillm.cli import script
+from minillm.configuration import instantiate
+from minillm.language_model import load
+
+
+@script("generate", {"ckpt": str, "prompt": str, "max_new_tokens": int, "seed": int | None}, texts=("prompt",))
+def generate(config: DictConfig) -> None:
+    """Write the prompt and its continuation to the terminal, token by token."""
+    model = load(find_checkpoint(config.ckpt))
+    for piece in model.stream(config.prompt, config.max_new_tokens, instantiate(config, "sampling"), config.seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    generate()

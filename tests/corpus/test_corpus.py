@@ -1,0 +1,294 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minillm.corpus import (
+    SPLITS,
+    Article,
+    Cleaner,
+    Corpus,
+    DuplicateFilter,
+    FilesSource,
+    QualityFilter,
+    RawStore,
+    SampleSource,
+    split_of,
+)
+from minillm.errors import OutsideError, SettingError
+
+MakeCorpus = Callable[..., Corpus]
+
+
+def sides(corpus: Corpus) -> dict[int, str]:
+    return {page_id: split for split in SPLITS for page_id in corpus.articles(split)["page_id"]}
+
+
+def test_the_sample_comes_out_cleaned_and_split(make_corpus: MakeCorpus, sample: list[Article]) -> None:
+    corpus = make_corpus()
+    articles = {row["page_id"]: row for split in SPLITS for row in corpus.articles(split)}
+    assert len(articles) == sum(len(corpus.articles(split)) for split in SPLITS) == 479
+    for article in sample:
+        assert articles[article.page_id]["title"] == article.title
+        assert articles[article.page_id]["text"] == Cleaner().clean(article.text)[0]
+    assert all(split_of(page_id, (0.7, 0.15, 0.15)) == side for page_id, side in sides(corpus).items())
+
+
+def test_the_manifest_tells_what_the_corpus_was_made_from(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus()
+    manifest = corpus.manifest
+    assert manifest == json.loads((corpus.prepare() / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["fingerprint"] == corpus.fingerprint == corpus.prepare().name
+    assert manifest["source"] == {"name": "sample", **SampleSource().describe()}
+    assert manifest["settings"]["min_length"] == 500
+    assert manifest["settings"]["duplicates"]["threshold"] == DuplicateFilter().threshold
+    assert manifest["cleaning"]["headings"] > 20_000
+    for split, counts in manifest["splits"].items():
+        texts = list(corpus.articles(split)["text"])
+        assert counts == {
+            "articles": len(texts),
+            "characters": sum(map(len, texts)),
+            "bytes": sum(len(text.encode()) for text in texts),
+        }
+
+
+def test_the_funnel_counts_each_article_once_in_the_order_of_the_checks(
+    make_corpus: MakeCorpus, sample: list[Article]
+) -> None:
+    texts = [article.text for article in sample[:40]]
+    texts += [
+        texts[0],
+        texts[1].replace(" de ", " por ", 3),
+        "Corto.",
+        "#REDIRECT [[Sol]]",
+        "The quick brown fox jumps. " * 40,
+    ]
+    texts += ["Mercurio puede referirse a:\n* Uno\n* Dos", "\n".join(f"* Río {n}" for n in range(99))]
+    corpus = make_corpus([{"id": n, "title": f"Título {n}", "text": text} for n, text in enumerate(texts)])
+    assert list(corpus.manifest["funnel"].items()) == [
+        ("read", 47),
+        ("redirect", 1),
+        ("disambiguation", 1),
+        ("list", 1),
+        ("not Spanish", 1),
+        ("too short", 1),
+        ("exact duplicate", 1),
+        ("near duplicate", 1),
+        ("kept", 40),
+    ]
+
+
+def test_the_same_corpus_is_made_once(make_corpus: MakeCorpus) -> None:
+    folder = make_corpus().prepare()
+    before = folder.stat().st_mtime_ns
+    assert make_corpus().prepare() == folder
+    assert folder.stat().st_mtime_ns == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_length": 2100},
+        {"split": [0.8, 0.1, 0.1]},
+        {"num_articles": 100},
+        {"cleaner": Cleaner(headings=False)},
+        {"quality": QualityFilter(lists=False)},
+        {"duplicates": DuplicateFilter(threshold=0.7)},
+    ],
+)
+def test_another_setting_makes_another_corpus(make_corpus: MakeCorpus, settings: dict[str, Any]) -> None:
+    assert make_corpus(**settings).fingerprint != make_corpus().fingerprint
+
+
+def test_the_fingerprint_is_the_same_in_another_folder_and_process(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    code = "import sys; from minillm.corpus import *; print(Corpus(SampleSource(), sys.argv[1], num_articles=60).fingerprint)"
+    command = [sys.executable, "-c", code, str(tmp_path / "other")]
+    other = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert make_corpus(num_articles=60).fingerprint == other
+
+
+def test_an_article_stays_on_its_side_as_the_corpus_grows(make_corpus: MakeCorpus) -> None:
+    before: dict[int, str] = {}
+    for num_articles in (60, 200, None):
+        corpus = make_corpus(num_articles=num_articles)
+        after = sides(corpus)
+        assert before.items() <= after.items()
+        assert len(after) == corpus.manifest["funnel"]["kept"]  # none is in two splits
+        before = after
+    assert len(before) == 479
+
+
+def test_a_corpus_that_grew_can_still_be_had_smaller(make_corpus: MakeCorpus) -> None:
+    small = make_corpus(num_articles=60).prepare()
+    make_corpus().prepare()
+    assert make_corpus(num_articles=60).prepare() == small
+
+
+def test_files_added_to_a_folder_move_no_article(tmp_path: Path, sample: list[Article]) -> None:
+    def write(name: str, articles: list[Article]) -> None:
+        records = [{"id": n, "title": article.title, "text": article.text} for n, article in enumerate(articles)]
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def corpus() -> Corpus:
+        return Corpus(FilesSource(f"{tmp_path}/*.jsonl"), tmp_path / "data", num_articles=None)
+
+    write("b.jsonl", sample[:60])
+    before = sides(corpus())
+    write("a.jsonl", sample[60:120])
+    after = sides(corpus())
+    assert before.items() < after.items()
+    assert len(after) == 120
+
+
+def test_an_edited_file_makes_another_corpus(make_corpus: MakeCorpus, sample: list[Article]) -> None:
+    records = [{"id": article.page_id, "title": article.title, "text": article.text} for article in sample[:40]]
+    before = make_corpus(records)
+    assert before.fingerprint == make_corpus(records).fingerprint
+    records[0]["text"] = sample[40].text
+    after = make_corpus(records)
+    assert before.fingerprint != after.fingerprint
+    assert sides(before) == sides(after)
+
+
+def test_reading_goes_on_where_it_was_broken_off(
+    make_corpus: MakeCorpus, sample: list[Article], tmp_path: Path
+) -> None:
+    class Breaking:
+        name = "breaking"
+        asked: list[int | None] = []  # noqa: RUF012
+        breaks = True
+
+        def describe(self) -> dict[str, Any]:
+            return {}
+
+        def articles(self, limit: int | None, held: Any) -> Any:
+            self.asked.append(limit)
+            for number, article in enumerate(SampleSource().articles(limit, held)):
+                if self.breaks and number == 25:
+                    raise OutsideError("the line is dead")
+                yield article
+
+    source = Breaking()
+    with pytest.raises(OutsideError, match="the line is dead"):
+        Corpus(source, tmp_path / "data", num_articles=60).prepare()
+    source.breaks = False
+    corpus = Corpus(source, tmp_path / "data", num_articles=60)
+    assert source.asked == [60]
+    assert corpus.manifest["funnel"]["read"] == 60
+    assert source.asked == [60, 35]
+    assert sides(corpus) == sides(make_corpus(num_articles=60))
+
+
+def test_a_source_that_gave_all_is_not_asked_again(tmp_path: Path) -> None:
+    class Counting(SampleSource):
+        asked: list[int | None] = []  # noqa: RUF012
+
+        def articles(self, limit: int | None, held: Any) -> Any:
+            self.asked.append(limit)
+            return super().articles(limit, held)
+
+    for num_articles in (1000, 1000, None, 2000, 100):
+        Corpus(Counting(), tmp_path, num_articles=num_articles).prepare()
+    assert Counting.asked == [1000]
+
+
+def test_several_processes_prepare_the_same_corpus_at_once(tmp_path: Path) -> None:
+    code = "import sys; from minillm.corpus import *; print(Corpus(SampleSource(), sys.argv[1]).fingerprint)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate() for process in processes]
+    assert len({out for out, _ in outputs}) == 1
+    assert [error for _, error in outputs] == ["", "", ""]
+    assert len(list((tmp_path / "corpus").iterdir())) == 1
+
+
+def test_a_damaged_store_is_named_and_nothing_half_written_stays(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    make_corpus(num_articles=60).prepare()
+    (file,) = (tmp_path / "data" / "raw").glob("*.sqlite")
+    with RawStore(file) as store:
+        store._connection.execute("UPDATE articles SET text = 'otro' WHERE page_id = 7")
+    with pytest.raises(OutsideError, match=r"article 7 \(.*\) is damaged"):
+        make_corpus(num_articles=60, min_length=501).prepare()
+    assert len(list((tmp_path / "data" / "corpus").iterdir())) == 1
+
+
+def test_a_damaged_split_is_named(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(num_articles=60)
+    for content in (b"", b"nada", (corpus.prepare() / "val.arrow").read_bytes()[:5000]):
+        (corpus.prepare() / "val.arrow").write_bytes(content)
+        with pytest.raises(OutsideError, match=r"val\.arrow: cannot be read .*remove its folder"):
+            corpus.articles("val")
+    with pytest.raises(SettingError, match="^split=dev: must be one of train, val, test"):
+        corpus.articles("dev")
+
+
+def test_a_split_may_be_empty_where_its_share_is_zero(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(num_articles=60, split=[0.5, 0.5, 0.0])
+    assert len(corpus.articles("test")) == 0
+    assert corpus.articles("test").column_names == corpus.articles("train").column_names
+
+
+PROSE = "La ciudad fue fundada por los españoles en el siglo XVI junto al río, y creció deprisa. "
+EMPTY: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "too short": (
+        [PROSE * (n + 1) for n in range(4)],
+        {"min_length": 100_000},
+        r"^data\.min_length=100000: leaves no article of 4 \(the longest has 351 characters\); lower it$",
+    ),
+    "not Spanish": (
+        ["The city was founded by the river. " * 30] * 3,
+        {},
+        r"^data\.quality\.language=es: leaves no article of 3",
+    ),
+    "redirects": (
+        ["#REDIRECT [[x]]"] * 3,
+        {},
+        r"^data\.quality\.redirects=True: leaves no article of 3 \(3 dropped: redirect",
+    ),
+    "duplicates": ([PROSE * 9] * 20, {}, r"^data\.duplicates\.exact=True: leaves only 1 article of 20 \(19 dropped"),
+    "few articles": (
+        [f"{PROSE * 9} {n}" for n in range(3)],
+        {"duplicates": DuplicateFilter(near=False)},
+        r"^data\.split=",
+    ),
+    "few asked for": (
+        [f"{PROSE * 9} {n}" for n in range(3)],
+        {"num_articles": 1},
+        r"^data\.num_articles=1: leaves only 1 article",
+    ),
+    "none at all": ([], {}, r"^data\.source=files: has no article to read$"),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_settings_that_leave_nothing_are_refused_by_name(make_corpus: MakeCorpus, tmp_path: Path, case: str) -> None:
+    texts, settings, message = EMPTY[case]
+    with pytest.raises(SettingError, match=message) as caught:
+        make_corpus([{"id": n, "text": text} for n, text in enumerate(texts)], **settings).prepare()
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "data" / "corpus").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("num_articles", 0), ("num_articles", -3), ("min_length", -1), ("split", [0.9, 0.2, 0.1])]
+)
+def test_settings_out_of_range_are_refused(make_corpus: MakeCorpus, setting: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=rf"^{setting}="):
+        make_corpus(**{setting: value})
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folders = [tmp_path / "file", tmp_path / "file" / "data", Path("/proc/data")]
+    if os.getuid() and os.name == "posix":
+        (tmp_path / "locked").mkdir(mode=0o500)
+        folders.append(tmp_path / "locked")
+    for folder in folders:
+        with pytest.raises(SettingError, match=rf"^paths\.data_dir={folder}: cannot be written"):
+            Corpus(SampleSource(), folder).prepare()

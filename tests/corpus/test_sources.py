@@ -1,0 +1,228 @@
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from minillm.corpus import Article, FilesSource, SampleSource, Source
+from minillm.errors import SettingError
+
+
+def write_jsonl(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+
+
+def read(path: Path | str, **settings: Any) -> list[Article]:
+    return list(FilesSource(str(path), **settings).articles(None, ()))
+
+
+def test_both_sources_offer_what_a_source_must() -> None:
+    assert isinstance(SampleSource(), Source)
+    assert isinstance(FilesSource("x"), Source)
+
+
+def test_the_sample_has_479_articles_in_a_fixed_order(sample: list[Article]) -> None:
+    assert len(sample) == 479
+    assert [article.page_id for article in sample[:3]] == [1, 2, 3]
+    assert sample[0].title == "Energía eólica"
+
+
+def test_a_source_yields_so_many_articles_that_are_not_held(sample: list[Article], tmp_path: Path) -> None:
+    held = {article.page_id for article in sample[:10]}
+    assert list(SampleSource().articles(5, held)) == sample[10:15]
+    assert list(SampleSource().articles(None, held)) == sample[10:]
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"Texto {number}."} for number in range(9)])
+    articles = read(tmp_path)
+    assert list(FilesSource(str(tmp_path)).articles(2, {articles[0].page_id})) == articles[1:3]
+
+
+def test_a_text_file_is_an_article_titled_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "luna.txt").write_bytes("\ufeffLa Luna es un satélite.\r\n".encode())
+    (article,) = read(tmp_path / "luna.txt")
+    assert (article.title, article.text) == ("luna", "La Luna es un satélite.\r\n")
+    assert read(tmp_path) == [article]
+
+
+def test_records_are_read_with_all_that_they_tell(tmp_path: Path) -> None:
+    record = {"id": "7", "title": "Luna", "text": "Satélite.", "url": "https://es.example/Luna", "revision_id": 12}
+    record |= {"timestamp": "2024-01-01T00:00:00Z", "otro": [1]}
+    write_jsonl(tmp_path / "a.jsonl", [record])
+    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "b.parquet")
+    (from_lines,), (from_rows,) = read(tmp_path / "a.jsonl"), read(tmp_path / "b.parquet")
+    assert from_lines == from_rows
+    assert (from_lines.title, from_lines.text, from_lines.revision_id) == ("Luna", "Satélite.", 12)
+    assert (from_lines.url, from_lines.timestamp) == ("https://es.example/Luna", "2024-01-01T00:00:00Z")
+
+
+def test_the_fields_may_have_other_names(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"nombre": "Luna", "cuerpo": "Satélite.", "clave": 3}])
+    fields = {"text_field": "cuerpo", "title_field": "nombre", "id_field": "clave"}
+    (article,) = read(tmp_path, **fields)
+    assert (article.title, article.text) == ("Luna", "Satélite.")
+
+
+def test_a_folder_is_read_whole_in_the_order_of_names_and_a_glob_in_part(tmp_path: Path) -> None:
+    for name in ("b/z.txt", "b/.oculto.txt", "a.txt", ".git/c.txt", "notas.md", "C.TXT"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [article.text for article in read(tmp_path)] == ["C.TXT", "a.txt", "b/z.txt"]
+    assert [article.text for article in read(f"{tmp_path}/**/*.txt")] == ["a.txt", "b/z.txt"]
+    assert [article.text for article in read(f"{tmp_path}/?.txt")] == ["a.txt"]
+    assert read(f"{tmp_path}/**/*.txt") == [article for article in read(tmp_path) if article.text != "C.TXT"]
+
+
+def test_files_whose_ids_overlap_lose_no_article(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_jsonl(
+            tmp_path / f"{name}.jsonl", [{"id": n, "title": f"{name}{n}", "text": f"{name}{n}"} for n in range(5)]
+        )
+        write_jsonl(tmp_path / f"{name}_sin.jsonl", [{"id": n, "text": f"sin {name}{n}"} for n in range(5)])
+    articles = read(tmp_path)
+    assert len({article.page_id for article in articles}) == len(articles) == 20
+    assert all(0 <= article.page_id < 2**63 for article in articles)
+
+
+def test_a_record_that_comes_twice_is_read_twice(tmp_path: Path) -> None:
+    records = [{"title": "Luna", "text": "Satélite."}] * 3 + [{"id": 1, "title": "Sol", "text": "Estrella."}] * 2
+    write_jsonl(tmp_path / "a.jsonl", records)
+    assert len({article.page_id for article in read(tmp_path)}) == 5
+
+
+@pytest.mark.parametrize("fields", [("id", "title"), ("id",), ("title",), ()])
+def test_an_article_keeps_its_identity_when_files_are_added_and_moved(tmp_path: Path, fields: tuple[str, ...]) -> None:
+    records = [{"id": n, "title": f"Título {n}", "text": f"Texto {n}"} for n in range(9)]
+    records = [{name: value for name, value in record.items() if name in (*fields, "text")} for record in records]
+    write_jsonl(tmp_path / "b.jsonl", records)
+    before = {article.text: article.page_id for article in read(tmp_path / "b.jsonl")}
+    write_jsonl(
+        tmp_path / "a.jsonl",
+        [{**record, "text": f"Otro {n}"} for n, record in enumerate(records[:3])] if not fields else [],
+    )
+    write_jsonl(tmp_path / "a0.jsonl", [{"id": 1, "title": "Nuevo", "text": "Nuevo"}, *([{"text": "Suelto"}])])
+    write_jsonl(tmp_path / "c.jsonl", [{"id": n, "text": f"Más {n}"} for n in range(9)])
+    after = {article.text: article.page_id for article in read(tmp_path)}
+    assert before.items() <= after.items()
+
+
+def test_an_article_with_an_id_keeps_its_identity_when_its_text_is_revised(tmp_path: Path) -> None:
+    ids = set()
+    for text in ("Satélite.", "Satélite de la Tierra."):
+        write_jsonl(tmp_path / "a.jsonl", [{"id": 1, "title": "Luna", "text": text}])
+        ids |= {article.page_id for article in read(tmp_path)}
+    assert len(ids) == 1
+
+
+def jsonl(line: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        file = folder / "malo.jsonl"
+        file.write_bytes(b'{"text": "Uno."}\n\n' + line + b'\n{"text": "Dos."}\n')
+        return file
+
+    return write
+
+
+def parquet(folder: Path) -> Path:
+    file = folder / "malo.parquet"
+    table = pa.table({"text": ["Uno.", "Dos.", None]})
+    pq.write_table(table, file)
+    return file
+
+
+def parquet_not_utf8(folder: Path) -> Path:
+    file = folder / "malo.parquet"
+    text = pa.array([b"Uno.", b"Dos.", b"a\xf1o"]).view(pa.string())
+    pq.write_table(pa.table({"text": text}), file)
+    return file
+
+
+BAD = {
+    "not UTF-8": (jsonl('{"text": "año"}'.encode("latin-1")), r"malo\.jsonl:3 is not UTF-8 \(byte 0xf1\)"),
+    "not JSON": (jsonl(b'{"text": "a'), r"malo\.jsonl:3 is no JSON"),
+    "too deep": (jsonl(b"[" * 100_000), r"malo\.jsonl:3 "),
+    "no object": (jsonl(b'["text"]'), r"malo\.jsonl:3 is no JSON object"),
+    "no text": (jsonl(b'{"title": "Luna"}'), r"malo\.jsonl:3 has no text in its field 'text'"),
+    "empty text": (jsonl(b'{"text": " "}'), r"malo\.jsonl:3 has no text"),
+    "number as text": (jsonl(b'{"text": 3}'), r"malo\.jsonl:3 has no text"),
+    "half a surrogate pair": (jsonl(b'{"text": "\\ud83d"}'), r"malo\.jsonl:3 is not Unicode"),
+    "no text in a row": (parquet, r"malo\.parquet:3 has no text"),
+    "a row that is not UTF-8": (parquet_not_utf8, r"malo\.parquet:3 is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_refused_by_file_and_line(tmp_path: Path, case: str) -> None:
+    write, message = BAD[case]
+    path = write(tmp_path)
+    with pytest.raises(SettingError, match=message) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"data.source.path={path}: ")
+    assert "data.source.on_error=skip" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_left_out_with_a_warning_where_asked(
+    tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, message = BAD[case]
+    with caplog.at_level(logging.WARNING):
+        articles = read(write(tmp_path), on_error="skip")
+    assert [article.text for article in articles] == ["Uno.", "Dos."]
+    assert re.search(f"left out: .*{message}", caplog.text)
+    assert "1 records could not be used" in caplog.text
+
+
+def test_a_text_file_that_is_not_utf8_is_refused_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Uno.\nEl año.\n".encode("latin-1"))
+    with pytest.raises(SettingError, match=r"a\.txt:2 is not UTF-8 \(byte 0xf1\)"):
+        read(tmp_path)
+
+
+def test_a_file_that_only_claims_to_be_parquet_is_refused_or_left_out(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["Uno." * 100] * 1000}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for content in (b"", b"nada" * 100, whole[: len(whole) // 2], whole[:-8] + b"\xff" * 4 + whole[-4:]):
+        (tmp_path / "a.parquet").write_bytes(content)
+        with pytest.raises(SettingError, match=r"a\.parquet:1 cannot be read as Parquet"):
+            read(tmp_path)
+        assert read(tmp_path, on_error="skip") == []
+
+
+def test_a_flood_of_bad_records_is_counted_not_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.jsonl").write_text("no\n" * 1000)
+    assert read(tmp_path, on_error="skip") == []
+    assert len(caplog.records) == 11
+    assert "1000 records could not be used" in caplog.text
+
+
+def test_a_path_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^path=None: must name a file, a folder or a glob"):
+        FilesSource()
+    with pytest.raises(SettingError, match=r"^data\.source\.path=.*nada: does not exist"):
+        read(tmp_path / "nada")
+    with pytest.raises(SettingError, match="holds no article"):
+        read(tmp_path)
+    with pytest.raises(SettingError, match="holds no article"):
+        read(f"{tmp_path}/*.txt")
+    (tmp_path / "a.docx").write_text("x")
+    with pytest.raises(SettingError, match="holds no article"):
+        read(tmp_path / "a.docx")
+    with pytest.raises(SettingError, match=r"^on_error=ignore: must be refuse or skip"):
+        FilesSource("x", on_error="ignore")
+
+
+def test_the_description_changes_with_the_files_and_not_with_their_place(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a" / "x.jsonl", [{"text": "Uno."}])
+    write_jsonl(tmp_path / "b" / "x.jsonl", [{"text": "Uno."}])
+    first = FilesSource(str(tmp_path / "a")).describe()
+    assert FilesSource(str(tmp_path / "b")).describe() == first
+    assert FilesSource(str(tmp_path / "b"), on_error="skip").describe() != first
+    write_jsonl(tmp_path / "b" / "x.jsonl", [{"text": "Dos."}])
+    assert FilesSource(str(tmp_path / "b")).describe() != first
