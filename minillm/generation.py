@@ -124,6 +124,8 @@ def generate_tokens(
     else:
         raise SettingError("seed", seed, "has more than 64 bits; 0 would do")
     contexts = [list(prompt) for prompt in prompts]
+    if not contexts:
+        return
     active = [True] * len(contexts)
     cache: KeyValueCache | None = None
     occurred: Tensor | None = None
