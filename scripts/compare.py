@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
     comparison.show(console)
     if settings["output_dir"] is not None:
         comparison.write(Path(settings["output_dir"]))
-        console.print(f"{settings['output_dir']}/comparison.md, .csv and .html")
+        console.print(f"{settings['output_dir']}/comparison.md, .csv and .html", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

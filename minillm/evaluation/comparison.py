@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -79,14 +81,19 @@ class Comparison:
     metrics: Sequence[str]
 
     @property
+    def parent(self) -> Path:
+        """The folder that all runs are in."""
+        return Path(os.path.commonpath([run.folder.resolve().parent for run in self.runs]))
+
+    @property
     def header(self) -> list[str]:
         """The names of the columns."""
-        return ["run", *self.settings, *self.metrics, "trustworthy"]
+        return ["run", "trustworthy", *self.settings, *self.metrics]
 
     @property
     def numbers(self) -> range:
         """Which of the columns are figures."""
-        return range(1 + len(self.settings), len(self.header) - 1)
+        return range(2 + len(self.settings), len(self.header))
 
     def rows(self, form: Callable[[float], str]) -> list[list[str]]:
         """Return the cells of each run.
@@ -96,22 +103,27 @@ class Comparison:
         """
         return [
             [
-                os.path.relpath(run.folder),
+                str(run.folder.resolve().relative_to(self.parent)),
+                run.trustworthy,
                 *map(run.setting, self.settings),
                 *(form(run.figures[name]) if name in run.figures else "" for name in self.metrics),
-                run.trustworthy,
             ]
             for run in self.runs
         ]
 
     def show(self, console: Console) -> None:
         """Show the table on a terminal."""
-        table = Table(*map(escape, self.header), title=f"Runs by {escape(self.metrics[0])}", title_justify="left")
-        table.columns[0].overflow = "fold"
-        for number in self.numbers:
-            table.columns[number].justify = "right"
+        title = escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for number, name in enumerate(self.header):
+            justify: JustifyMethod = "right" if number in self.numbers else "left"
+            table.add_column(
+                escape(re.sub(r"(?<=[/._])", "\n", name)), justify=justify, overflow="fold", vertical="bottom"
+            )
         for run, cells in zip(self.runs, self.rows(shown), strict=True):
             table.add_row(*map(escape, cells), style={"NO": "red", "yes": ""}.get(run.trustworthy, "dim"))
+        if not console.is_terminal:
+            console.width = 10_000  # a file has no right edge
         console.print(table)
 
     def markdown(self) -> str:
@@ -121,22 +133,29 @@ class Comparison:
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
     def csv(self) -> str:
-        """Return the table as CSV, every figure with all its digits."""
+        """Return the table as CSV: whole paths, and every figure with all its digits."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows(repr)])
+        rows = [[str(run.folder), *cells[1:]] for run, cells in zip(self.runs, self.rows(repr), strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([self.header, *rows])
         return text.getvalue()
 
     def html(self) -> str:
         """Return a page with the table and plots."""
+        rows = list(zip(self.runs, self.rows(shown), strict=True))
         name = self.metrics[0]
-        measured = {os.path.relpath(run.folder): run for run in self.runs if name in run.figures}
+        measured = {cells[0]: run for run, cells in rows if name in run.figures}
         plot = runs_by_figure(
             name,
             {place: run.figures[name] for place, run in measured.items()},
             bad=[place for place, run in measured.items() if run.trustworthy == "NO"],
         )
-        rows = zip(self.runs, self.rows(shown), strict=True)
-        return render("comparison.html.jinja", comparison=self, rows=rows, plot=plot if measured else None)
+        return render(
+            "comparison.html.jinja",
+            comparison=self,
+            parent=os.path.relpath(self.parent),
+            rows=rows,
+            plot=plot if measured else None,
+        )
 
     def write(self, folder: Path) -> None:
         """Write ``comparison.md``, ``.csv`` and ``.html``, each whole or not at all.

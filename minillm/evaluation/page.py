@@ -38,10 +38,10 @@ def svg(figure: Figure) -> Markup:
         figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     element = drawing.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
-    element = re.sub(
-        r"<metadata>.*?</metadata>|<g (id=\"[^\"]*\")", lambda m: "<g" if m[1] else "", element, flags=re.S
-    )
-    return Markup(re.sub(r"'[^']*Sans[^']*'(, [^;\"]*)?", "inherit", element))
+    # Names of groups would be there twice on a page of two figures.
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r'<g id="[^"]*"', "<g", element)
+    return Markup(re.sub(r"font-family: [^;\"]*", "font-family: inherit", element))
 
 
 def shown(value: float | None) -> str:
@@ -55,6 +55,6 @@ def shown(value: float | None) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     size = abs(value)
-    return (
-        f"{value:{',.1f' if size >= 1000 else '.2f' if size >= 10 else '.4f' if size >= 0.0001 or not size else '.1e'}}"
-    )
+    if 0 < size < 0.0001:
+        return f"{value:.1e}"
+    return f"{value:,.{1 if size >= 1000 else 2 if size >= 10 else 4}f}"

@@ -98,7 +98,7 @@ def accuracy_by_frequency(evaluation: Evaluation) -> Figure:
     figure, axes = _axes("rank of the target", "accuracy")
     buckets = evaluation["bias"]["accuracy_by_frequency"]
     accuracy = [bucket["accuracy"] or 0.0 for bucket in buckets]
-    bars = axes.bar([bucket["bucket"] for bucket in buckets], accuracy, color=TEST)
+    bars = axes.bar(range(len(buckets)), accuracy, tick_label=[bucket["bucket"] for bucket in buckets], color=TEST)
     axes.bar_label(bars, [_percent(bucket["accuracy"]) for bucket in buckets], fontsize=8, color=INK)
     axes.set_ylim(0, max(0.1, 1.15 * max(accuracy, default=0)))
     axes.tick_params(axis="x", labelsize=8)
@@ -138,7 +138,7 @@ def funnel(evaluation: Evaluation) -> Figure:
     figure, axes = _axes("articles", "")
     steps = evaluation["plots"]["funnel"]
     colors = [TEST if name in ("read", "kept") else BAD for name in steps]
-    bars = axes.barh(list(steps), list(steps.values()), color=colors)
+    bars = axes.barh(range(len(steps)), list(steps.values()), tick_label=list(steps), color=colors)
     axes.bar_label(bars, [f" {count:,}" for count in steps.values()], fontsize=8, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(right=1.15 * max(steps.values(), default=1))
@@ -155,7 +155,8 @@ def runs_by_figure(name: str, values: Mapping[str, float], bad: Sequence[str]) -
         bad: the runs whose figures cannot be trusted.
     """
     figure, axes = _axes(name, "", height=1 + 0.3 * len(values))
-    bars = axes.barh(list(values), list(values.values()), color=[BAD if run in bad else TEST for run in values])
+    colors = [BAD if run in bad else TEST for run in values]
+    bars = axes.barh(range(len(values)), list(values.values()), tick_label=list(values), color=colors)
     axes.bar_label(bars, [f" {value:.4g}" for value in values.values()], fontsize=8, color=INK)
     axes.invert_yaxis()
     axes.margins(x=0.15)
