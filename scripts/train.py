@@ -1,5 +1,7 @@
 """Train a model: `python scripts/train.py model=minigpt data.vocab_size=5000`; `--help` says more."""
 
+from pathlib import Path
+
 import lightning as L
 from omegaconf import DictConfig
 
@@ -7,7 +9,11 @@ from minillm import console
 from minillm.checkpoint import build_network, check_resumable
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
-from minillm.evaluation.baselines import NgramBaselines
+from minillm.evaluation.dashboards import log_evaluation, log_layout
+from minillm.evaluation.evaluation import write_evaluation
+from minillm.evaluation.plots import draw, read_curves
+from minillm.evaluation.report import write_report
+from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.language_model import load
 from minillm.training import log_hyperparameters
 
@@ -41,19 +47,33 @@ def train(config: DictConfig) -> float | None:
     callbacks = instantiate(config, "callbacks")
     loggers = list(instantiate(config, "logger").values())
     trainer = instantiate(config, "trainer", callbacks=list(callbacks.values()), logger=loggers)
+    log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
 
     best = trainer.checkpoint_callback.best_model_path
     trainer.test(module, data, ckpt_path=best, verbose=False)
-    model = load(best)
+    model = load(best, str(trainer.strategy.root_device))
     metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
     log_hyperparameters(loggers, settings, metrics)
 
-    baselines = NgramBaselines(len(tokenizer))
-    baselines.fit(document[1:-1] for document in data.splits["train"])
-    scores = {split: baselines.score(document[1:-1] for document in data.splits[split]) for split in ("val", "test")}
-    console.show_samples(callbacks["text_samples"].sample(model))
-    console.show_results(metrics, scores)
+    if not config.evaluation:
+        console.show_samples(callbacks["text_samples"].sample(model))
+        console.show_results(metrics)
+    else:
+        evaluation = instantiate(config, "evaluation")(
+            model,
+            splits_of(data),
+            best,
+            loaders=loaders_of(data),
+            reported=metrics,
+            funnel=funnel_of(data),
+        )
+        if trainer.is_global_zero:
+            write_evaluation(evaluation, config.paths.output_dir)
+            write_report(evaluation, Path(config.paths.output_dir))
+            figures = draw(evaluation, read_curves(config.paths.output_dir))
+            log_evaluation(loggers, evaluation, figures, trainer.global_step)
+        console.show_evaluation(evaluation)
     console.show_next_steps(config.paths.output_dir)
     return metrics.get(config.optimized_metric)
 
