@@ -14,6 +14,7 @@ from minillm.evaluation.dashboards import log_evaluation, log_layout
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.report import write_report
+from minillm.evaluation.results import figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.language_model import load
 from minillm.training import log_hyperparameters, seed_everything
@@ -62,7 +63,6 @@ def train(config: DictConfig) -> float | None:
     trainer.test(module, data, ckpt_path=best, verbose=False)
     model = load(best, str(trainer.strategy.root_device))
     metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
-    log_hyperparameters(loggers, settings, metrics)
 
     if config.evaluation:
         evaluator = instantiate(config, "evaluation")
@@ -75,10 +75,12 @@ def train(config: DictConfig) -> float | None:
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
         console.show_evaluation(evaluation)
+        metrics |= figures(evaluation)
     else:
         if "text_samples" in callbacks:
             console.show_samples(callbacks["text_samples"].sample(model))
         console.show_results(metrics)
+    log_hyperparameters(loggers, settings, metrics)
     console.show_next_steps(config.paths.output_dir)
     if config.optimized_metric not in metrics:
         raise SettingError("optimized_metric", config.optimized_metric, f"was not logged; {', '.join(metrics)} were")

@@ -128,7 +128,8 @@ def article_lengths(evaluation: Evaluation) -> Figure:
     lengths = evaluation["plots"]["article_lengths"]
     for split, counts in lengths["articles"].items():
         axes.stairs(np.array(counts) / max(sum(counts), 1), lengths["edges"], color=BY_SPLIT[split], label=split)
-    axes.set_xscale("log")
+    if lengths["edges"][-1] > 10 * lengths["edges"][0]:  # else a log scale would have no marks to read
+        axes.set_xscale("log")
     _legend(axes)
     return figure
 

@@ -58,11 +58,11 @@ CAPTIONS = {
 
 
 def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
-    """Write ``evaluation/report.html`` into a run's folder, whole or not at all, and return its path.
+    """Write ``evaluation/report.html`` into a folder, whole or not at all, and return its path.
 
     Args:
         evaluation: what evaluation.json holds.
-        run_dir: the run's folder; its ``metrics.csv`` and ``.hydra/`` are read, where they are.
+        run_dir: the folder of the run that evaluated, be it the training itself or not; its ``.hydra/`` is read.
 
     Raises:
         OSError: it cannot be written.
@@ -73,11 +73,11 @@ def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
         figures=figures(evaluation),
         headlines=HEADLINES,
         impossible=IMPOSSIBLE,
-        plots=draw(evaluation, read_curves(run_dir)),
+        plots=draw(evaluation, read_curves(evaluation["run"] or run_dir)),
         captions=CAPTIONS,
         config=OmegaConf.to_yaml(evaluation["config"]),
         command=_command(evaluation, run_dir),
-        run=run_dir.resolve().name,
+        run=Path(evaluation["run"] or run_dir).resolve().name,
     )
     path = run_dir / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,11 @@ def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
 
 def _command(evaluation: Evaluation, run_dir: Path) -> str:
     """Return the command that gives the same figures again."""
-    overrides = run_dir / ".hydra" / "overrides.yaml"
-    if evaluation["data"]["other_text"] is None and overrides.is_file():
-        return shlex.join(["python", "scripts/train.py", *map(str, OmegaConf.load(overrides))])
-    return shlex.join(["python", "scripts/evaluate.py", f"ckpt={evaluation['checkpoint']}"])
+    script, said = "evaluate", []
+    hydra = run_dir / ".hydra" / "hydra.yaml"
+    if hydra.is_file():
+        call = OmegaConf.load(hydra).hydra
+        script, said = call.job.name, list(call.overrides.task)
+    if script == "evaluate":  # by the next time another checkpoint may be the latest
+        said = [f"ckpt={evaluation['checkpoint']}", *(each for each in said if not each.startswith("ckpt="))]
+    return shlex.join(["python", f"scripts/{script}.py", *said])

@@ -28,9 +28,9 @@ def read_evaluation(run: Path) -> Evaluation | None:
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OutsideError(f"{path}: damaged ({error}); write it again with scripts/evaluate.py") from error
+        raise OutsideError(f"{path}: damaged ({error}); evaluate the run again") from error
     if not isinstance(evaluation, dict) or evaluation.get("schema") != SCHEMA or "splits" not in evaluation:
-        raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; write it again with scripts/evaluate.py")
+        raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; evaluate the run again")
     return cast(Evaluation, evaluation)
 
 

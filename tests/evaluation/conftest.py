@@ -24,7 +24,7 @@ METRICS = """epoch,lr,step,train/loss,val/loss
 @pytest.fixture
 def evaluation() -> Evaluation:
     example: Evaluation = json.loads(EXAMPLE.read_text(encoding="utf-8"))
-    return example
+    return {**example, "run": None}  # that run is nowhere
 
 
 @pytest.fixture
@@ -39,10 +39,16 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             group, _, setting = name.partition(".")
             if setting:
                 config[group][setting] = value
+        said = [f"{name}={value}" for name, value in named.items()]
+        hydra = {
+            "job": {"name": "train"},
+            "runtime": {"choices": {"data": "sample", **named}},
+            "overrides": {"task": said},
+        }
         files = {
-            ".hydra/overrides.yaml": yaml.dump([f"{name}={value}" for name, value in named.items()]),
+            ".hydra/overrides.yaml": yaml.dump(said),
             ".hydra/config.yaml": yaml.dump(config),
-            ".hydra/hydra.yaml": yaml.dump({"hydra": {"runtime": {"choices": {"data": "sample", **named}}}}),
+            ".hydra/hydra.yaml": yaml.dump({"hydra": hydra}),
             "metrics.csv": METRICS,
         }
         if evaluation is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import yaml
 from matplotlib.lines import Line2D
 
 from minillm.evaluation.plots import draw, read_curves
@@ -59,6 +60,19 @@ def test_the_report_shows_figures_findings_plots_samples_configuration_and_the_c
     assert "These figures can be believed" in page.text
 
 
+def test_an_evaluation_by_itself_names_its_own_command_and_shows_the_curves_of_the_training(
+    evaluation: Evaluation, make_run: MakeRun, tmp_path: Path
+) -> None:
+    evaluation["run"] = str(make_run("trained"))
+    hydra = {"job": {"name": "evaluate"}, "overrides": {"task": ["ckpt=latest", "data=files"]}}
+    (tmp_path / "evaluated" / ".hydra").mkdir(parents=True)
+    (tmp_path / "evaluated" / ".hydra" / "hydra.yaml").write_text(yaml.dump({"hydra": hydra}))
+    page = Page(write_report(evaluation, tmp_path / "evaluated"))
+    assert "Evaluation of trained" in page.text
+    assert f"python scripts/evaluate.py ckpt={evaluation['checkpoint']} data=files Configuration" in page.text
+    assert page.count("svg") == 7
+
+
 def test_an_untrustworthy_evaluation_has_a_red_head_that_names_the_failed_checks_alone(
     evaluation: Evaluation, make_run: MakeRun
 ) -> None:
@@ -106,7 +120,7 @@ def test_texts_of_any_kind_are_shown_as_they_are(evaluation: Evaluation, make_ru
 
 def test_what_the_layout_allows_to_be_missing_may_be_missing(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation["data"]["other_text"] = "my_texts/"
-    evaluation["run"] = evaluation["overfitting"] = evaluation["latency"]["token_ms"] = None
+    evaluation["overfitting"] = evaluation["latency"]["token_ms"] = None
     evaluation["splits"] = {"test": evaluation["splits"]["test"]}
     evaluation["baselines"], evaluation["plots"]["funnel"] = {}, {}
     evaluation["bias"]["accuracy_by_frequency"][3]["accuracy"] = None
