@@ -16,7 +16,7 @@ from minillm.evaluation.schema import Evaluation, Finding
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
 FORMS = {
     "loss": ".4f",
-    "perplexity": ",.1f",
+    "perplexity": ",.2f",
     "bits_per_byte": ".4f",
     "accuracy": ".1%",
     "bleu": ".4f",
@@ -138,7 +138,7 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
         console.print("\n[bold green]The audit found no fault.[/]")
     else:
         console.print("\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]")
-    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]not checked[/]"}
+    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]no verdict [/]"}
     for name, found in cast(Mapping[str, Finding], evaluation["audit"]).items():
         console.print(f"{marks[found['passed']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
 
