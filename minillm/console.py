@@ -123,7 +123,7 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
         f"variance {bias['bias_variance']:,.0f}",
         "distribution": f"KL divergence {bias['kl_divergence']:.4f}, total variation {bias['total_variation']:.4f}, "
         f"calibration error {bias['calibration_error']:.4f}",
-        "BLEU-1 to 4": " ".join(f"{text[order]:.4f}" for order in BLEU),
+        "BLEU-1 to 4": " ".join("none" if text[order] is None else f"{text[order]:.4f}" for order in BLEU),
         "variety": f"distinct-1 {text['distinct1']:.3f}, distinct-2 {text['distinct2']:.3f}, "
         f"repeated 4-grams {text['repetition4']:.1%}",
         "latency": f"{latency['forward_ms']['mean']:.2f} ms ± {latency['forward_ms']['std']:.2f}"

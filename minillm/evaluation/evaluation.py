@@ -27,6 +27,7 @@ from minillm.language_model import LanguageModel
 from minillm.tokenization import UNK
 
 LENGTH_BINS = 30
+BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Evaluator:
             splits: "test", and where the text that it learned from is at hand "train" and "val".
             checkpoint: where the model comes from.
             loaders: batches as the training saw and tested them, by split.
-            reported: figures that training logged, such as ``test/accuracy``; None: those in the checkpoint.
+            reported: figures that training logged, such as ``test/accuracy``; None: those in the checkpoint. Of other
+                text than the run's own no figures were reported.
             other_text: where the test split comes from, when it is not the run's own.
             funnel: articles read, dropped and kept.
 
@@ -95,13 +97,18 @@ class Evaluator:
             if not len(split.documents):
                 raise OutsideError(f"the {name} split has no article to evaluate on")
         checkpoint = Path(checkpoint)
+        reported = {
+            name: value
+            for name, value in (model.metrics if reported is None else reported).items()
+            if other_text is None or not name.startswith("test/")
+        }
         subject = Subject(
             model.network,
             len(model.tokenizer),
             model.max_length,
             splits,
             loaders or {},
-            model.metrics if reported is None else reported,
+            reported,
             self.batch_size,
         )
         measured = subject.measured
@@ -159,7 +166,9 @@ class Evaluator:
     def _text(self, model: LanguageModel, test: Split) -> Text:
         prompts, references = continuation_pairs(islice(test.texts, self.max_articles))
         continuations = continue_greedily(model, prompts)
-        scores: dict[str, Any] = {**bleu_scores(continuations, references), **diversity(continuations)}
+        # Without an article of 48 words there is no BLEU, which is not a BLEU of 0.
+        bleu = bleu_scores(continuations, references) if prompts else dict.fromkeys(BLEU)
+        scores: dict[str, Any] = {**bleu, **diversity(continuations)}
         scores["articles"] = len(prompts)
         scores["samples"] = sample(model, self.prompts, self.max_new_tokens, self.sampling, self.seed)
         return cast(Text, scores)

@@ -88,15 +88,15 @@ class Sample(TypedDict):
 class Text(TypedDict):
     """Generated text."""
 
-    bleu1: float
-    bleu2: float
-    bleu3: float
-    bleu4: float
+    bleu1: float | None
+    bleu2: float | None
+    bleu3: float | None
+    bleu4: float | None
     distinct1: float
     distinct2: float
     repetition4: float
     articles: int
-    """Test articles that were continued."""
+    """Test articles that were continued; of none there is no BLEU."""
     samples: list[Sample]
 
 

@@ -139,6 +139,13 @@ def test_bleu_is_what_sacrebleus_own_command_gives(
     assert bleu_scores(references, references) == pytest.approx(dict.fromkeys(("bleu1", "bleu2", "bleu3", "bleu4"), 1))
 
 
+def test_without_an_article_of_48_words_there_is_no_bleu(model: LanguageModel) -> None:
+    short = Evaluator(max_new_tokens=2, latency_runs=1)(model, {"test": split(["Una frase corta."])}, "best.ckpt")
+    assert short["text"]["articles"] == 0
+    assert short["text"]["bleu4"] is None
+    assert short["trustworthy"] is True
+
+
 def test_diversity_counts_ngrams() -> None:
     found = diversity(["uno dos tres cuatro uno dos tres cuatro", "uno cinco"])
     assert found == {"distinct1": 5 / 10, "distinct2": 5 / 8, "repetition4": 1 / 5}
