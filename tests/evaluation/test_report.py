@@ -123,11 +123,12 @@ def test_what_the_layout_allows_to_be_missing_may_be_missing(evaluation: Evaluat
     evaluation["overfitting"] = evaluation["latency"]["token_ms"] = None
     evaluation["splits"] = {"test": evaluation["splits"]["test"]}
     evaluation["baselines"], evaluation["plots"]["funnel"] = {}, {}
-    evaluation["bias"]["accuracy_by_frequency"][3]["accuracy"] = None
+    evaluation["bias"]["accuracy_by_frequency"][3]["accuracy"] = evaluation["text"]["bleu4"] = None
     page = Page(write_report(evaluation, tmp_path))
     assert page.count("svg") == 4
     assert "Other text: the test figures are on my_texts/" in page.text
     assert "loss, train– 0.0691" in page.text
+    assert "BLEU-4– 0.0026" in page.text
     assert f"python scripts/evaluate.py ckpt={evaluation['checkpoint']}" in page.text
 
 
