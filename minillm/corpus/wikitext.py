@@ -122,6 +122,7 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
         kept = [match[2] or "" for match in NOWIKI.finditer(text)]
         places = count()
         text = NOWIKI.sub(lambda match: f"\ue000{next(places)}\ue001", text)
+    text = EMPHASIS.sub("", text)
     if "<" in text:
         text = FORMULA.sub(_formula, text)
         text = HIDDEN_ALONE.sub("", HIDDEN.sub("", CLOSED_REF.sub("", text)))
@@ -133,7 +134,7 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
         text = until_stable(TABLE, "", text)
     if "[[" in text:
         text = until_stable(WIKI_LINK, lambda match: _link(match[1], dialect), text)
-    text = BULLET.sub(lambda match: "* " if {"*", "#"} & set(match[1]) else "", EMPHASIS.sub("", text))
+    text = BULLET.sub(lambda match: "* " if {"*", "#"} & set(match[1]) else "", text)
     text = STRAY.sub("", RULE.sub("", markup(html_entities(text))))
     return KEPT.sub(lambda match: kept[int(match[1])], text).strip() if kept else text.strip()
 

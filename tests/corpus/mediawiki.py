@@ -23,15 +23,15 @@ FEATURES = [
     ("El lema {{{{lang|la|plus ultra {n}}}}} figura en el escudo.<ref>{{{{Cita libro|título=Escudos|año=1990}}}}</ref>", "El lema plus ultra {n} figura en el escudo."),
     ("Se cita<ref name=\"a{n}\">Nota con [[enlace]] y {{{{lang|la|latín}}}}.</ref> a menudo.<ref name=\"a{n}\" />", "Se cita a menudo."),
     ("[[Archivo:Foto {n}.jpg|miniatura|izquierda|Vista de la [[Plaza Mayor|plaza]] en {{{{fecha|1|2|1900}}}}.]]\nEl mercado {n} abre los martes.", "El mercado {n} abre los martes."),
-    ("{{| class=\"wikitable\"\n! Año !! Dato\n|-\n| 1900 || {{| \n| dentro {n}\n|}}\n|}}\nLa tabla anterior no es prosa {n}.", "La tabla anterior no es prosa {n}."),
+    ("{{| class=\"wikitable\"\n! Año !! Dato\n|-\n| 1900\n|\n{{| \n| dentro {n}\n|}}\n|}}\nLa tabla anterior no es prosa {n}.", "La tabla anterior no es prosa {n}."),
     ("== Historia del lugar {n} ==\nLa historia {n} empieza aquí.<!-- no se ve -->", "La historia {n} empieza aquí."),
     ("=== Economía {n} ===\n* Minería {n} del cobre, que fue importante.\n* Pesca {n} del bonito, que lo es hoy.\n# Primero {n} va el cobre.\n## Después {n} el bonito.", "Minería {n} del cobre, que fue importante.\nPesca {n} del bonito, que lo es hoy.\nPrimero {n} va el cobre.\nDespués {n} el bonito."),
     ("<gallery>\nArchivo:A{n}.jpg|Uno\nImagen:B{n}.jpg|Dos\n</gallery>\nTras la galería {n} sigue el texto.", "Tras la galería {n} sigue el texto."),
     ("{{{{Ficha|nombre=Lugar {n}|lema={{{{lang|la|lema}}}}|superficie={{{{convertir|5|km}}}}}}}}\nLa ficha {n} queda fuera.", "La ficha {n} queda fuera."),
     ("El [[wikt:sol|sol]] brilla {n} veces en los [[árbol]]es; véase [http://ejemplo.org/{n} el sitio].", "El sol brilla {n} veces en los árboles; véase el sitio."),
-    ("La fórmula <nowiki>{{{{sin expandir}}}} [[{n}]]</nowiki> se ve tal cual.", None),
+    ("El rótulo <nowiki>dice * {n} = [sic]</nowiki> y se ve tal cual.", None),
     ("El {{{{siglo|XVI||s}}}} y {{{{AC|{n}}}}} &ndash; fechas &amp; eras&nbsp;&mdash; se conservan.", "El siglo XVI y {n} a. C. — fechas & eras — se conservan."),
-    ("Una línea<br />partida {n} con <small>letra pequeña</small>, H<sub>2</sub>O y 5 m<sup>2</sup>.", "Una línea\npartida {n} con letra pequeña, H2O y 5 m2."),
+    ("Una línea {n} con <small>letra pequeña</small>, H<sub>2</sub>O y 5 m<sup>2</sup>.", "Una línea {n} con letra pequeña, H2O y 5 m2."),
     ("; Término {n}\n: Definición {n} del término.\n:: Sangría {n} doble.", "Término {n}\nDefinición {n} del término.\nSangría {n} doble."),
     ("{{{{nowrap|{n} habitantes}}}} viven en ''[[L'Hospitalet]]'', según el '''''censo'''''.", "{n} habitantes viven en L'Hospitalet, según el censo."),
 ]  # fmt: skip
@@ -70,7 +70,7 @@ TEMPLATES = {
 }
 SETTINGS = """
 wfLoadExtension('TextExtracts'); wfLoadExtension('Cite'); wfLoadExtension('ParserFunctions');
-$wgJobRunRate = 0; $wgMainCacheType = CACHE_NONE; $wgRightsText = 'Creative Commons Atribución-CompartirIgual 4.0';
+$wgJobRunRate = 0; $wgMainCacheType = CACHE_NONE; $wgParserCacheType = CACHE_DB; $wgRightsText = 'Creative Commons Atribución-CompartirIgual 4.0';
 $wgHooks['GetDoubleUnderscoreIDs'][] = function ( &$ids ) { $ids[] = 'disambiguation'; };
 $wgExtensionMessagesFiles['Disambiguation'] = __DIR__ . '/magic.php';
 """

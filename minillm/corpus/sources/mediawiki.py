@@ -23,6 +23,7 @@ from minillm.errors import MiniLLMError, OutsideError, SettingError
 log = logging.getLogger(__name__)
 
 MOST_PAGES = 50  # what the API takes a request from ordinary clients: of titles, pageids and revids
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled from the first to the longest, and jitter
 MAXLAG = 5  # seconds that the wiki's database copies may be behind before we make room for others
 PASSING_CODES = ("maxlag", "ratelimited", "readonly", "internal_api_error")  # error codes (or their beginnings)
 PASSING_STATUSES = (408, 425, 429)  # and every 5xx
@@ -65,7 +66,7 @@ class MediaWiki:
             self._client.build_request("GET", api_url)
         except (httpx.InvalidURL, ValueError) as error:
             raise SettingError("data.source.api_url", api_url, f"is no web address ({error})") from error
-        self._backoff = wait_exponential_jitter(initial=1, max=60, jitter=1)
+        self._backoff = wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
 
     def __enter__(self) -> Self:
         return self
