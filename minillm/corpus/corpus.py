@@ -105,8 +105,9 @@ class Corpus:
         """What the corpus was made from and what came out: plain JSON values.
 
         ``source``, ``settings`` and ``versions`` (of the code of the stages) decide the result. ``reading`` tells what
-        the source was asked for, gave, and had to do for it; ``funnel`` counts the articles read, dropped for each reason, and kept; ``cleaning`` the characters that each step removed from the
-        articles read; ``splits`` the articles, characters and UTF-8 bytes in each split.
+        the source was asked for, gave, and had to do for it; ``funnel`` counts the articles read, dropped for each
+        reason, and kept; ``cleaning`` the characters that each step removed from the articles read; ``splits`` the
+        articles, characters and UTF-8 bytes in each split.
         """
         return dict(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8")))
 

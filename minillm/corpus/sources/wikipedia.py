@@ -175,6 +175,7 @@ class _Reading:
     def _site(self) -> dict[str, Any]:
         """Return what the wiki says about itself; it is asked once."""
         if site := self.held.get_meta("site"):
+            self.wiki.known = True
             return dict(site)
         names = ["general", "namespaces", "namespacealiases", "magicwords", "rightsinfo", "extensions"]
         answer = self.wiki.get(action="query", meta="siteinfo", siprop=names).get("query", {})
@@ -203,7 +204,7 @@ class _Reading:
         return [page_id for page_id in chosen if page_id not in self.held and page_id not in self.left_out]
 
     def _choose(self, limit: int | None) -> Iterator[list[Page]]:
-        """Choose pages a batch at a time while fewer articles than the limit came; keep each choice before it is yielded."""
+        """Choose pages, a batch at a time, until enough articles came; each batch is kept before it is yielded."""
         state = self.held.get_meta("selection", {"batches": 0, "place": self._start()})
         while state["place"] is not None and (limit is None or self.came < limit):
             size = self.source.batch if limit is None else min(self.source.batch, limit - self.came)
