@@ -1,6 +1,5 @@
 """Checkpoints as files: finding, reading, checking them, and building the network that they describe."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ def build_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
         return network(vocab_size=vocab_size, **arguments)
     except SettingError as error:
         raise error.within("model") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError("model._target_", target, " ".join(str(error).split())) from error
 
 
 def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
@@ -43,12 +44,12 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         raise SettingError("ckpt", checkpoint, f"{what}; give a path such as outputs/train/.../checkpoints/best.ckpt")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise SettingError("ckpt", checkpoint, "is damaged, cut short, or no checkpoint at all; use another") from error
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {error.strerror}") from error
-    expected = {"state_dict", "config", "tokenizer", "metrics"}
-    if not isinstance(saved, dict) or not expected <= saved.keys():
+    except Exception as error:  # bytes at random raise anything
+        raise SettingError("ckpt", checkpoint, "is damaged, cut short, or no checkpoint at all; use another") from error
+    expected = {"state_dict": dict, "config": dict, "tokenizer": str, "metrics": dict}
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in expected.items()):
         raise SettingError("ckpt", checkpoint, "was not written by miniLLM; use a checkpoint of scripts/train.py")
     return saved
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -67,13 +68,15 @@ def _report(error: Exception) -> None:
         return
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)
-    elif isinstance(error, HydraException | OmegaConfBaseException):
+    elif isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         status, text = 2, str(error)
     elif isinstance(error, OSError) and error.filename is not None:
         # Where files go is a setting; a full disk is not.
         status = 1 if error.errno in (errno.ENOSPC, errno.EIO) else 2
         advice = "; hydra.run.dir=... and paths.data_dir=... choose other folders" if status == 2 else ""
         text = f"{error.filename}: {error.strerror}{advice}"
+    elif isinstance(error, OSError) and error.errno is not None:
+        status, text = 1, str(error)
     else:
         return
     print(f"error: {' '.join(text.split())}", file=sys.stderr)

@@ -37,16 +37,17 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
         # Hydra would take the arguments for a part of the config, and build what looks like a node in them.
         return hydra.utils.instantiate(config[name], _convert_="all", _partial_=True)(**arguments)
     except SettingError as error:
-        raise error.within(name) from error
+        raise error.within("" if "." in error.setting else name) from error
     except InstantiationException as error:
         cause = error.__cause__
+        if cause is None:
+            raise
+        # Hydra names the node that failed in the last line of its message.
+        node = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else name
         if isinstance(cause, SettingError):
-            # Hydra names the node that failed in the last line of its message.
-            node = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else name
             raise cause.within("" if "." in cause.setting else node) from cause
-        if cause is not None:
-            raise SettingError(name, config[name].get("_target_"), " ".join(str(cause).split())) from cause
-        raise
+        target = OmegaConf.select(config, f"{node}._target_")
+        raise SettingError(node, target, " ".join(str(cause).split())) from cause
 
 
 def check_types(config: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -74,7 +75,7 @@ def _check_node(node: Any, name: str) -> None:
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        _check_arguments(_resolve(node["_target_"], name), node, name)
+        check_arguments(_resolve(node["_target_"], name), node, name)
     for key, child in node.items():
         _check_node(child, f"{name}.{key}" if name else str(key))
 
@@ -86,7 +87,17 @@ def _resolve(target: str, name: str) -> Callable[..., Any]:
         raise SettingError(f"{name}._target_", target, f"cannot be imported: {error}") from error
 
 
-def _check_arguments(target: Callable[..., Any], node: dict[str, Any], name: str) -> None:
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], group: str = "") -> None:
+    """Check arguments against the types that a class or function declares.
+
+    Args:
+        target: the class or function.
+        arguments: by name; those of Hydra's own, such as ``_target_``, are left out.
+        group: what stands before the names in an error.
+
+    Raises:
+        SettingError: a value of another type, or an argument that the target does not have.
+    """
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # written in C, without a signature
@@ -97,14 +108,15 @@ def _check_arguments(target: Callable[..., Any], node: dict[str, Any], name: str
     except NameError:  # a type that the library imports for type checkers alone
         types = {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for key, value in node.items():
+    for key, value in arguments.items():
         if key.startswith("_") and key.endswith("_"):
             continue
-        setting = f"{name}.{key}"
+        prefix = f"{group}." if group else ""
+        setting = f"{prefix}{key}"
         if key not in parameters:
             if not takes_any:
                 close = difflib.get_close_matches(key, parameters, n=1)
-                hint = f"; did you mean {name}.{close[0]}?" if close else ""
+                hint = f"; did you mean {prefix}{close[0]}?" if close else ""
                 raise SettingError(setting, value, f"{target.__name__} has no such setting{hint}")
             continue
         if isinstance(value, dict) and "_target_" in value:

@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         OSError: it cannot be written there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process id: in containers it comes again, and would meet what a killed run left.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         for file in (temporary, *temporary.rglob("*")) if temporary.is_dir() else (temporary,):

@@ -74,7 +74,8 @@ class Sampling:
         logits[:, NEVER_GENERATED] = float("-inf")
         if self.temperature == 0:
             return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.size(-1)).float()
-        logits = logits / self.temperature
+        # Beginning at 0 nothing grows beyond float32, however low the temperature.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None:
             weakest = logits.topk(min(self.top_k, logits.size(-1))).values[:, -1:]
             logits = logits.masked_fill(logits < weakest, float("-inf"))
@@ -111,20 +112,27 @@ def generate_tokens(
 
     Yields:
         The new token of each row, None for a row that has come to [EOS].
+
+    Raises:
+        SettingError: a seed of more than 64 bits.
     """
     generator = torch.Generator(device)
     if seed is None:
         generator.seed()
-    else:
+    elif -(2**63) <= seed < 2**64:
         generator.manual_seed(seed)
+    else:
+        raise SettingError("seed", seed, "has more than 64 bits; 0 would do")
     contexts = [list(prompt) for prompt in prompts]
+    if not contexts:
+        return
     active = [True] * len(contexts)
     cache: KeyValueCache | None = None
     occurred: Tensor | None = None
     for _ in range(max_new_tokens):
         with torch.inference_mode():
             if cache is None or cache.length == cache.capacity or max(map(len, contexts)) > network.max_length:
-                newest = network.max_length // 2
+                newest = max(1, network.max_length // 2)
                 contexts = [ids if len(ids) <= network.max_length else ids[-newest:] for ids in contexts]
                 ids, documents = _left_padded(contexts, device)
                 cache = network.new_cache(len(contexts), network.max_length)

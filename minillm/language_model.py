@@ -10,7 +10,7 @@ from torch import nn
 
 from minillm.checkpoint import build_network, read_checkpoint
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
-from minillm.errors import SettingError
+from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, Tokenizer, load_tokenizer
 from minillm.training.metrics import LanguageModelling
@@ -124,6 +124,10 @@ class LanguageModel:
     def _prompt_ids(self, prompt: str, max_new_tokens: int) -> list[int]:
         if max_new_tokens < 0:
             raise SettingError("max_new_tokens", max_new_tokens, "must be at least 0, such as 50")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise SettingError("prompt", ascii(prompt), "is not Unicode; is the terminal set to UTF-8?") from error
         ids = [BOS, *self.tokenizer.encode(prompt)]
         if len(ids) == 1:
             raise SettingError("prompt", repr(prompt), "is empty; give at least a word, such as 'En el año 1492,'")
@@ -190,13 +194,11 @@ def load(checkpoint: str | Path, device: str | None = None) -> LanguageModel:
         SettingError: no such file, or not a whole checkpoint of miniLLM.
     """
     saved = read_checkpoint(checkpoint)
-    tokenizer = load_tokenizer(saved["tokenizer"])
-    network = build_network(saved["config"]["model"], len(tokenizer))
-    prefix = "network."
-    weights = {name.removeprefix(prefix): value for name, value in saved["state_dict"].items()}
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise SettingError("ckpt", checkpoint, f"its weights do not fit its config: {error}") from error
+        tokenizer = load_tokenizer(saved["tokenizer"])
+        network = build_network(saved["config"].get("model", {}), len(tokenizer))
+        network.load_state_dict({name.removeprefix("network."): value for name, value in saved["state_dict"].items()})
+    except (MiniLLMError, AttributeError, RuntimeError, TypeError) as error:
+        raise SettingError("ckpt", checkpoint, f"does not fit together: {' '.join(str(error).split())}") from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"])

@@ -1,12 +1,15 @@
 """Checkpoints: the best one and the last one."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from minillm.errors import SettingError
+from minillm.files import written_whole
 
 
 class Checkpointing(ModelCheckpoint):
@@ -37,6 +40,22 @@ class Checkpointing(ModelCheckpoint):
         )
         self.last_every_n_train_steps = every_n_train_steps
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where a checkpoint left off; the best one so far is copied to a new folder, and stays the best."""
+        best = Path(state_dict["best_model_path"])
+        if self.dirpath is not None and state_dict["dirpath"] != self.dirpath and best.is_file():
+            copy = Path(self.dirpath) / best.name
+            _copy(best, copy)
+            state_dict = {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": str(copy),
+                "kth_best_model_path": str(copy),
+                "best_k_models": {str(copy): state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """Write ``last.ckpt`` every so many steps."""
         super().on_train_batch_end(trainer, *args, **kwargs)
@@ -52,3 +71,10 @@ class Checkpointing(ModelCheckpoint):
     def _save_last(self, trainer: L.Trainer) -> None:
         assert self.dirpath is not None
         trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+
+
+@rank_zero_only
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -15,8 +15,8 @@ class ProgressBar(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what stands behind the bar."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
+        shown = {"train/loss": "loss", "val/loss": "val", "train/tokens_per_second": "tokens/s"}
+        return {short: f"{float(metrics[name]):.4g}" for name, short in shown.items() if name in metrics}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the figures."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from minillm.errors import SettingError
 from minillm.generation import Sampling
 from minillm.language_model import LanguageModel
 from minillm.training import TrainingModule
@@ -19,6 +20,9 @@ class TextSamples(L.Callback):
         temperature: see `minillm.generation.Sampling`; also for the next.
         top_p: see there.
         seed: the same each time, so that samples differ by what the model learned.
+
+    Raises:
+        SettingError: an empty prompt, or a value outside its range.
     """
 
     def __init__(
@@ -29,6 +33,10 @@ class TextSamples(L.Callback):
         top_p: float | None = 0.9,
         seed: int = 0,
     ) -> None:
+        if not all(prompt.strip() for prompt in prompts):
+            raise SettingError("prompts", list(prompts), "must not be empty texts; [] writes no samples")
+        if max_new_tokens < 0:
+            raise SettingError("max_new_tokens", max_new_tokens, "must be at least 0, such as 60")
         self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=top_p)
 

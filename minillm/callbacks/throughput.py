@@ -15,6 +15,10 @@ class Throughput(L.Callback):
     Measured from one logged step to the next, waiting for data included, validation left out.
     """
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock: a run that is resumed within an epoch does not start that epoch."""
+        self._restart(pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._restart(pl_module)

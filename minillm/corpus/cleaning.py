@@ -121,6 +121,8 @@ def control_characters(text: str) -> str:
     >>> control_characters("\ufefffoto\u00adsíntesis\u200b\r\n")
     'fotosíntesis\n'
     """
+    if text.replace("\n", "").isprintable():
+        return text
     return CONTROL.sub(lambda match: "\n" if match[1] else "", text)
 
 

@@ -259,17 +259,15 @@ class Corpus:
         if not read:
             return SettingError("data.source", self.source.name, "has no article to read")
         reason = max(BLAMED, key=lambda reason: funnel[reason])
-        leaves = f"leaves {f'only {kept:,}' if kept else 'no'} article of {read:,}"
+        leaves = f"leaves too few articles, {kept:,} of {read:,}" if kept else f"leaves no article of {read:,}"
         if funnel[reason] > kept:
             setting, remedy = BLAMED[reason]
-            cause = (
-                f"the longest has {longest:,} characters"
-                if reason == "too short"
-                else f"{funnel[reason]:,} dropped: {reason}"
-            )
+            cause = f"{funnel[reason]:,} dropped: {reason}"
+            if reason == "too short":
+                cause = f"the longest has {longest:,} characters"
             return SettingError(f"data.{setting}", attrgetter(setting)(self), f"{leaves} ({cause}); {remedy}")
         if self.num_articles == read:
-            return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; read more articles")
+            return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; raise it")
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
 
     @contextlib.contextmanager

@@ -23,7 +23,8 @@ BULLET = re.compile(r"\s*(?:[*#•·▪]|[-–—]\s|\d{1,3}[.)]\s)")
 SENTENCE_ENDS = (".", "!", "?", "…", ":", ";", ",", '"', "»")
 SHORT = 60  # characters; a shorter line that ends no sentence is an item of a list
 SLICE = 400  # characters of each of the three slices by which a text's language is judged
-MIN_PROBABILITY = 0.1  # of Spanish; text in another language has under 0.02, short or mixed text may fall between
+TELLING = 100  # characters; the language of a shorter text cannot be told
+MIN_PROBABILITY = 0.3  # of Spanish: Spanish of 200 characters has 0.47 or more, Asturian about 0.2, Portuguese 0.00
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,16 @@ class QualityFilter:
 
 
 def is_spanish(text: str) -> bool:
-    """Tell whether a text is Spanish, judged by its beginning, middle and end; text too short to tell passes.
+    """Tell whether a text is Spanish, judged by its beginning, middle and end; one too short to tell passes.
 
     The identifier is py3langid's (Lui and Baldwin 2012, "langid.py: An Off-the-shelf Language Identification Tool"), a
     naive Bayes classifier over byte n-grams whose model comes with the package.
 
-    >>> is_spanish("La ciudad fue fundada en 1535."), is_spanish("The city was founded in 1535 by the crown.")
+    >>> is_spanish("La ciudad fue fundada en 1535. " * 4), is_spanish("The city was founded in 1535. " * 4)
     (True, False)
     """
+    if len(text) < TELLING:
+        return True
     if len(text) > 3 * SLICE:
         middle = (len(text) - SLICE) // 2
         text = f"{text[:SLICE]} {text[middle : middle + SLICE]} {text[-SLICE:]}"

@@ -42,7 +42,7 @@ def split_of(page_id: int, shares: Sequence[float]) -> str:
         shares: the parts of the articles that train, val and test get (see `check_shares`).
 
     >>> split_of(7, (0.7, 0.15, 0.15)), split_of(9, (0.7, 0.15, 0.15))
-    ('train', 'train')
+    ('train', 'val')
     """
     # The prefix keeps this hash apart from other uses; with this one the sample corpus comes out close to 70/15/15.
     digest = hashlib.sha256(f"split/{page_id}".encode()).digest()

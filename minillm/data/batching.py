@@ -156,7 +156,7 @@ class TrainingBatches(Sampler[list[int]]):
         self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.start = 0  # how many of its batches the next iteration leaves out: they were seen before a resume
+        self.start = 0  # how many of its batches an iteration leaves out: they were seen before a resume
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration has."""
@@ -174,7 +174,6 @@ class TrainingBatches(Sampler[list[int]]):
         batches = [by_length[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
         order = random.permutation(len(batches))[: len(self) * self.world_size]
         mine = order[self.rank :: self.world_size][self.start :]
-        self.start = 0
         return (batches[index].tolist() for index in mine)
 
 
@@ -201,7 +200,7 @@ class EvaluationBatches(Sampler[list[int]]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A training loader that goes on in the middle of an epoch (Lightning saves and loads its state).
+    """A training loader that goes on in the middle of an epoch (`TextDataModule` saves and loads its state).
 
     Its iterator does nothing before its first batch is asked for: Lightning makes it before it tells the epoch.
 
@@ -220,7 +219,10 @@ class ResumableLoader(DataLoader[Batch]):
         self._position = self._batches.start
         if isinstance(self.dataset, PackedRows):
             self.dataset.set_epoch(self._batches.epoch)
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        # Not in the sampler: with worker processes PyTorch asks it for an iterator twice.
+        self._batches.start = 0
+        for batch in batches:
             self._position += 1
             yield batch
 

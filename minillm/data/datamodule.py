@@ -80,8 +80,9 @@ class TextDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if vocab_size < 5:
-            raise SettingError("vocab_size", vocab_size, "leaves no room beside the 4 special tokens; 5000 would do")
+        if vocab_size < tokenizer.smallest:
+            advice = f"tokenizer={tokenizer.kind} needs at least {tokenizer.smallest}; 5000 would do"
+            raise SettingError("vocab_size", vocab_size, advice)
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
         if batch_size < 1:
@@ -100,6 +101,8 @@ class TextDataModule(L.LightningDataModule):
             split=tuple(split),
             data_dir=Path(data_dir),
         )
+        if not all(self.corpus.split):
+            raise SettingError("split", list(split), "leaves val or test without articles; [0.7,0.15,0.15] would do")
         self.unfitted_tokenizer = tokenizer
         self.vocab_size, self.max_length = vocab_size, max_length
         self.batch_size, self.num_workers = batch_size, min(num_workers, spare_cores())
@@ -107,6 +110,8 @@ class TextDataModule(L.LightningDataModule):
         self.tokenizer: Tokenizer
         self.manifest: dict[str, Any]
         self.splits: dict[str, EncodedSplit] = {}
+        self._train_loader: ResumableLoader
+        self._train_loader_state: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         """Do stages 1 to 7, unless they were done for the same settings: same fingerprint, no work.
@@ -173,7 +178,23 @@ class TextDataModule(L.LightningDataModule):
                 self.batch_size,
                 f"the {len(dataset)} training windows fill no batch for each process",
             )
-        return ResumableLoader(dataset, batches, **self._loader_options())
+        self._train_loader = ResumableLoader(dataset, batches, **self._loader_options())
+        if self._train_loader_state is not None:
+            self._train_loader.load_state_dict(self._train_loader_state)
+            self._train_loader_state = None
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the training batches stand, for the checkpoint."""
+        return {"train_loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training batches go on from where a checkpoint left them.
+
+        Lightning has a state of the loader of its own, but loads it only into one that is made afterwards, and the
+        schedule's length makes it before.
+        """
+        self._train_loader_state = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation split in windows, each token once."""

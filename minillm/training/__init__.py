@@ -6,6 +6,7 @@ from minillm.training.losses import TokenLosses, cross_entropy
 from minillm.training.metrics import LanguageModelling
 from minillm.training.module import TrainingModule
 from minillm.training.schedules import warmup_schedule
+from minillm.training.seeding import seed_everything
 from minillm.training.trainer import build_trainer
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "build_trainer",
     "cross_entropy",
     "log_hyperparameters",
+    "seed_everything",
     "warmup_schedule",
 ]

@@ -1,5 +1,6 @@
 """What training does with a network, behind Lightning's interface."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ class TrainingModule(L.LightningModule):
         settings: the run's whole configuration, as plain values: goes into the checkpoint.
 
     Raises:
-        SettingError: label_smoothing outside [0, 1).
+        SettingError: label_smoothing outside [0, 1), or a value that the optimizer refuses.
     """
 
     def __init__(
@@ -47,8 +48,21 @@ class TrainingModule(L.LightningModule):
         self.network = network
         self.tokenizer, self.settings = tokenizer, settings or {}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self._check_optimizer()
         self.label_smoothing = label_smoothing
         self.val_metrics, self.test_metrics = LanguageModelling(), LanguageModelling()
+
+    def _check_optimizer(self) -> None:
+        """Find a bad setting now, and not when the training begins."""
+        try:
+            self.make_optimizer(self.network.parameters())
+        except (TypeError, ValueError) as error:
+            settings = getattr(self.make_optimizer, "keywords", {})
+            message = " ".join(str(error).split())
+            # PyTorch says "Invalid learning rate: -1" or "Invalid weight_decay value: -1".
+            words = message.replace("learning rate", "lr").replace("beta ", "betas ").replace("epsilon", "eps")
+            culprit = next((name for name in settings if re.search(rf"\b{name}\b", words)), None)
+            raise SettingError(f"optimizer.{culprit or '_target_'}", settings.get(culprit), message) from error
 
     def forward(self, inputs: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the network's logits (B, T, V)."""

@@ -13,21 +13,21 @@ PROSE = (
     "despacio que un día suyo dura más que su año; la cara que mira al Sol pasa de los cuatrocientos grados."
 )
 OTHER_LANGUAGES = {
-    "pt": "A cidade de Lisboa é a capital de Portugal e fica na margem norte do rio Tejo. Foi fundada há mais de dois mil "
-    "anos e tornou-se o centro de um império marítimo. Em 1755 um terramoto destruiu grande parte da cidade.",
+    "pt": "A cidade de Lisboa é a capital de Portugal e fica na margem norte do rio Tejo. Foi fundada há mais de dois "
+    "mil anos e tornou-se o centro de um império marítimo. Em 1755 um terramoto destruiu grande parte da cidade.",
     "ca": "Barcelona és una ciutat i metròpoli a la costa mediterrània de la península Ibèrica. És la capital de "
     "Catalunya, així com de la comarca del Barcelonès. Amb més d'un milió i mig d'habitants, és la més poblada.",
-    "gl": "Santiago de Compostela é a capital de Galicia. A cidade, situada na provincia da Coruña, é a sede do goberno "
-    "autónomo galego e un dos máis importantes núcleos de peregrinación cristiá do mundo xunto con Xerusalén e Roma.",
-    "ast": "Uviéu ye la capital del Principáu d'Asturies y una de les ciudaes más importantes del país. Foi fundada nel "
-    "sieglu VIII polos monxos Máximu y Fromestanu, y depués foi la sede de los reis asturianos. La ciudá tien güei "
+    "gl": "Santiago de Compostela é a capital de Galicia. A cidade, situada na provincia da Coruña, é a sede do "
+    "goberno autónomo galego e un dos máis importantes núcleos de peregrinación cristiá do mundo.",
+    "ast": "Uviéu ye la capital del Principáu d'Asturies y una de les ciudaes más importantes del país. Foi fundada "
+    "nel sieglu VIII polos monxos Máximu y Fromestanu, y depués foi la sede de los reis asturianos. La ciudá tien güei "
     "más de doscientos mil habitantes.",
     "it": "Roma è la capitale d'Italia. Secondo la tradizione fu fondata nel 753 a.C. da Romolo. Nel corso della sua "
     "storia è stata la capitale dell'Impero romano ed è oggi il comune più popoloso del paese.",
-    "en": "London is the capital of England and the United Kingdom. It stands on the River Thames in south-east England "
-    "and has been a major settlement for nearly two millennia.",
-    "fr": "Paris est la capitale de la France. Située au cœur du Bassin parisien, sur une boucle de la Seine, la ville est "
-    "peuplée depuis l'Antiquité par les Parisii et compte plus de deux millions d'habitants.",
+    "en": "London is the capital of England and the United Kingdom. It stands on the River Thames in south-east "
+    "England and has been a major settlement for nearly two millennia.",
+    "fr": "Paris est la capitale de la France. Située au cœur du Bassin parisien, sur une boucle de la Seine, la ville "
+    "est peuplée depuis l'Antiquité par les Parisii et compte plus de deux millions d'habitants.",
 }
 
 
@@ -78,7 +78,7 @@ def test_a_disambiguation_is_dropped(title: str, text: str) -> None:
 )
 def test_a_list_is_dropped(title: str, text: str) -> None:
     assert reason(title, text) == "list"
-    assert reason(title, text, QualityFilter(lists=False)) is None
+    assert reason(title, text, QualityFilter(lists=False, language=None)) is None
 
 
 @pytest.mark.parametrize(

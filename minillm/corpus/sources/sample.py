@@ -5,6 +5,7 @@ import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -33,5 +34,5 @@ class SampleSource:
             yield from islice(new, limit)
 
     @staticmethod
-    def _file() -> Any:
+    def _file() -> Traversable:
         return resources.files("minillm.corpus") / "sample" / "articles.jsonl"

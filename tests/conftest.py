@@ -1,0 +1,141 @@
+import contextlib
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import minillm
+from minillm.corpus import Cleaner, DuplicateFilter, QualityFilter, SampleSource
+from minillm.data import TextDataModule
+from minillm.language_model import LanguageModel
+from minillm.tokenization import WordTokenizer
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model.embedding_dim=32",
+    "model.num_layers=1",
+    "data.num_articles=60",
+    "data.vocab_size=400",
+    "data.max_length=64",
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=5",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "callbacks.bleu_evaluation.max_articles=4",
+    "callbacks.text_samples.max_new_tokens=8",
+)
+
+
+class Ended(NamedTuple):
+    """What a script left behind."""
+
+    status: Any
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep the caches of all tests in one place, so that equal data is prepared once."""
+    folder = tmp_path_factory.mktemp("caches")
+    os.environ["MINILLM_DATA_DIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., Ended]:
+    """Run a script as its command line would, in this process and the current folder: imports are paid for once."""
+
+    def run(name: str, *arguments: str) -> Ended:
+        GlobalHydra.instance().clear()
+        environment, kept = dict(os.environ), sys.argv
+        sys.argv = [str(ROOT / "scripts" / f"{name}.py"), *arguments]
+        out, err = io.StringIO(), io.StringIO()
+        status: Any = 0
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        finally:
+            sys.argv = kept
+            os.environ.clear()
+            os.environ.update(environment)
+        return Ended(status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, run_script: Callable[..., Ended]) -> Iterator[Path]:
+    """Train two epochs with scripts/train.py; the folder in which it was called."""
+    folder = tmp_path_factory.mktemp("finished")
+    with contextlib.chdir(folder):
+        ended = run_script("train", *TINY, "trainer.max_epochs=2", "optimizer.lr=0.003")
+    assert ended.status == 0, ended.stderr
+    (folder / "stdout.txt").write_text(ended.stdout, encoding="utf-8")
+    (folder / "stderr.txt").write_text(ended.stderr, encoding="utf-8")
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(finished: Path) -> Path:
+    """What the trained run left: outputs/train/<date>_<time>."""
+    [folder] = (finished / "outputs" / "train").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(run_folder: Path) -> LanguageModel:
+    """The trained run's best checkpoint, loaded."""
+    return minillm.load(run_folder / "checkpoints" / "best.ckpt", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def make_data(data_dir: Path) -> Callable[..., TextDataModule]:
+    """Make a data module of the sample's first articles; nothing is prepared yet."""
+
+    def make(**settings: Any) -> TextDataModule:
+        chosen: dict[str, Any] = {
+            "source": SampleSource(),
+            "cleaning": Cleaner(),
+            "quality": QualityFilter(),
+            "duplicates": DuplicateFilter(),
+            "tokenizer": WordTokenizer(),
+            "vocab_size": 400,
+            "max_length": 64,
+            "batch_size": 8,
+            "num_workers": 0,
+            "num_articles": 60,
+            "data_dir": data_dir,
+            **settings,
+        }
+        return TextDataModule(**chosen)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(make_data: Callable[..., TextDataModule]) -> TextDataModule:
+    """A data module that is ready for use."""
+    module = make_data()
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+@pytest.fixture
+def random_ids() -> Callable[..., torch.Tensor]:
+    """Draw token ids from the words of a vocabulary of 50, the same ones each time."""
+
+    def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+        return torch.randint(4, 50, shape, generator=torch.Generator().manual_seed(seed))
+
+    return draw

@@ -1,0 +1,197 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minillm.corpus import SPLITS, Cleaner
+from minillm.data import TextDataModule
+from minillm.errors import OutsideError, SettingError
+from minillm.tokenization import BOS, EOS, BPETokenizer, WordTokenizer
+
+MakeData = Callable[..., TextDataModule]
+PREPARE = """
+import sys
+from minillm.corpus import Cleaner, DuplicateFilter, QualityFilter, SampleSource
+from minillm.data import TextDataModule
+from minillm.tokenization import WordTokenizer
+
+data = TextDataModule(
+    SampleSource(), Cleaner(), QualityFilter(), DuplicateFilter(), WordTokenizer(), num_articles=60, data_dir=sys.argv[1]
+)
+print("ready", flush=True)
+sys.stdin.readline()
+data.prepare_data()
+data.setup()
+print(data.folder.name, len(data.tokenizer), data.splits["train"].num_targets)
+"""
+
+
+def on_disk(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".lock"}
+
+
+def test_the_splits_are_the_corpus_encoded_by_a_tokenizer_that_saw_the_training_split_alone(
+    data: TextDataModule,
+) -> None:
+    tokenizer = WordTokenizer()
+    tokenizer.fit(data.corpus.articles("train")["text"], 400)
+    assert data.tokenizer.to_json() == tokenizer.to_json()
+    for name in SPLITS:
+        texts = list(data.corpus.articles(name)["text"])
+        assert [ids.tolist() for ids in data.splits[name]] == [[BOS, *tokenizer.encode(text), EOS] for text in texts]
+        assert data.splits[name].page_ids.tolist() == list(data.corpus.articles(name)["page_id"])
+
+
+def test_the_manifest_says_what_the_dataset_was_made_from(data: TextDataModule) -> None:
+    assert data.manifest == json.loads((data.folder / "manifest.json").read_text(encoding="utf-8"))
+    assert data.manifest["fingerprint"] == data.folder.name
+    assert data.manifest["tokenizer"] == {"kind": "word", "version": WordTokenizer.VERSION, "vocab_size": 400}
+    assert data.manifest["corpus"] == data.corpus.manifest
+    assert data.manifest["splits"] == {name: data.splits[name].describe() for name in SPLITS}
+    assert sum(split["articles"] for split in data.manifest["splits"].values()) == data.corpus.manifest["funnel"]["kept"]
+    assert WordTokenizer.load(data.folder / "tokenizer.json").to_json() == data.tokenizer.to_json()
+
+
+def test_preparing_twice_does_the_work_once(make_data: MakeData, tmp_path: Path) -> None:
+    make_data(data_dir=tmp_path).prepare_data()
+    before = on_disk(tmp_path)
+    again = make_data(data_dir=tmp_path)
+    again.prepare_data()
+    again.prepare_data()
+    again.setup()
+    assert {path for path in before if path.suffix == ".arrow"}
+    assert {path: time for path, time in on_disk(tmp_path).items() if path.is_file() and path.suffix != ".sqlite"} == {
+        path: time for path, time in before.items() if path.is_file() and path.suffix != ".sqlite"
+    }
+
+
+def test_two_processes_that_prepare_at_once_leave_one_result(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    [folder] = [path for path in (tmp_path / "encoded").iterdir() if path.is_dir()]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "test.arrow",
+        "tokenizer.json",
+        "train.arrow",
+        "val.arrow",
+    ]
+
+
+def test_the_fingerprint_changes_with_all_that_the_dataset_depends_on_and_with_nothing_else(
+    make_data: MakeData, data: TextDataModule
+) -> None:
+    def name(**settings: Any) -> str:
+        return make_data(**settings).folder.name
+
+    assert name() == data.folder.name
+    assert name(batch_size=3, num_workers=2, max_length=32, batching="packed", seed=5) == data.folder.name
+    others = [
+        {"vocab_size": 401},
+        {"tokenizer": BPETokenizer()},
+        {"cleaning": Cleaner(quotes=False)},
+        {"num_articles": 61},
+        {"min_length": 1500},
+        {"split": [0.6, 0.2, 0.2]},
+    ]
+    assert len({data.folder.name, *(name(**settings) for settings in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_evaluation_reads_the_same_tokens_whatever_the_training_does(
+    make_data: MakeData, data: TextDataModule, batch_size: int
+) -> None:
+    packed = make_data(batching="packed", batch_size=batch_size, seed=9)
+    packed.prepare_data()
+    packed.setup()
+    for loader, other in (
+        (data.val_dataloader(), packed.val_dataloader()),
+        (data.test_dataloader(), packed.test_dataloader()),
+    ):
+        windows, others = (
+            sorted(row[row != 0].tolist() for batch in batches for row in batch["targets"])
+            for batches in (loader, other)
+        )
+        assert windows == others
+        for name in "bytes", "unknown_bytes":
+            assert sum(int(batch[name]) for batch in loader) == sum(int(batch[name]) for batch in other)
+
+
+def test_padding_stands_behind_the_tokens_alone(data: TextDataModule) -> None:
+    for loader in data.train_dataloader(), data.val_dataloader(), data.test_dataloader():
+        for batch in loader:
+            lengths = (batch["targets"] != 0).sum(dim=1)
+            for name in "inputs", "targets":
+                assert torch.equal(batch[name] != 0, torch.arange(batch[name].size(1)) < lengths[:, None])
+            assert lengths.max() == batch["targets"].size(1) <= 64
+
+
+class Refusing(WordTokenizer):
+    """Learns, and then cannot write."""
+
+    def save(self, path: str | Path) -> None:
+        raise OutsideError("the disk is full")
+
+
+def test_an_interruption_leaves_nothing_and_the_next_try_succeeds(make_data: MakeData, tmp_path: Path) -> None:
+    interrupted = make_data(data_dir=tmp_path, tokenizer=Refusing())
+    with pytest.raises(OutsideError, match="the disk is full"):
+        interrupted.prepare_data()
+    assert not [path for path in (tmp_path / "encoded").iterdir() if path.suffix != ".lock"]
+    data = make_data(data_dir=tmp_path)
+    data.prepare_data()
+    data.setup()
+    assert data.folder == interrupted.folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocab_size": 4}, "vocab_size=4: tokenizer=word needs at least 5"),
+        ({"vocab_size": 259, "tokenizer": BPETokenizer()}, "vocab_size=259: tokenizer=bpe needs at least 260"),
+        ({"max_length": 1}, "max_length=1: "),
+        ({"batch_size": 0}, "batch_size=0: "),
+        ({"num_workers": -1}, "num_workers=-1: "),
+        ({"batching": "loose"}, "batching=loose: must be dynamic or packed"),
+        ({"split": (0.9, 0.2, 0.1)}, r"split=.*sum to 1"),
+        ({"split": (0.8, 0.2, 0)}, "split=.* leaves val or test without articles"),
+        ({"num_articles": 0}, "num_articles=0: "),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_before_any_work(
+    make_data: MakeData, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        make_data(data_dir=tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_processes_than_batches_name_the_setting(make_data: MakeData) -> None:
+    class Crowd:
+        global_rank, world_size = 3, 100
+
+    data = make_data()
+    data.prepare_data()
+    data.setup()
+    data.trainer = Crowd()  # type: ignore[assignment]
+    with pytest.raises(SettingError, match="data.batch_size=8: .*fill no batch"):
+        data.train_dataloader()

@@ -1,0 +1,48 @@
+"""Several processes: the same figures as one, and each file once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minillm.checkpoint import read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+# A learning rate of nothing: the weights stay what the seed made them, so that one process and two have the same network.
+COMMAND = [
+    sys.executable,
+    str(ROOT / "scripts" / "train.py"),
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_epochs=1",
+    "optimizer.lr=1e-12",
+    "data.num_articles=60",
+    "data.batch_size=8",
+    "data.vocab_size=500",
+    "data.max_length=64",
+    "model.embedding_dim=32",
+    "model.num_layers=1",
+    "callbacks.bleu_evaluation.max_articles=4",
+]
+
+
+def figures_and_files(run: Path, *overrides: str) -> tuple[dict[str, float], list[str]]:
+    command = [*COMMAND, f"hydra.run.dir={run}", f"paths.data_dir={run.parent / 'data'}", *overrides]
+    subprocess.run(command, check=True, capture_output=True, cwd=run.parent, timeout=300)
+    files = sorted(
+        "tensorboard/events" if "tfevents" in path.name else str(path.relative_to(run))
+        for path in run.rglob("*")
+        if path.is_file()
+    )
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["metrics"], files
+
+
+def test_two_processes_log_the_figures_of_one_and_write_each_file_once(tmp_path: Path) -> None:
+    one, files_of_one = figures_and_files(tmp_path / "one")
+    two, files_of_two = figures_and_files(tmp_path / "two", "trainer=ddp", "trainer.devices=2")
+    names = [name for name in one if name.startswith("val/")]
+    assert {"val/loss", "val/accuracy", "val/bits_per_byte", "val/bleu", "val/prediction_bias"} <= set(names)
+    for name in names:
+        assert two[name] == pytest.approx(one[name], rel=1e-5), name
+    assert files_of_two == files_of_one

@@ -1,0 +1,68 @@
+import math
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from minillm.errors import SettingError
+from minillm.training import warmup_schedule
+
+LR = 0.002
+
+
+def rates(steps: int, total_steps: int | None, warmup: float, after: Literal["linear", "constant", "cosine"]) -> list[float]:
+    """Return the learning rate of each optimizer step, as training sees it."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    scheduler = warmup_schedule(optimizer, total_steps, warmup, after)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_linear_is_a_triangle() -> None:
+    expected = [LR * (step + 1) / 20 if step < 20 else LR * (200 - step) / 180 for step in range(200)]
+    assert rates(200, 200, 0.1, "linear") == pytest.approx(expected)
+
+
+def test_constant_stays_at_the_top_even_without_an_end() -> None:
+    expected = [LR * min(1, (step + 1) / 30) for step in range(100)]
+    assert rates(100, 300, 0.1, "constant") == pytest.approx(expected)
+    assert rates(100, None, 30, "constant") == pytest.approx(expected)
+
+
+def test_cosine_is_half_a_wave() -> None:
+    wave = [LR * math.cos(math.pi / 2 * (step - 20) / 180) ** 2 for step in range(20, 200)]
+    assert rates(200, 200, 20, "cosine")[20:] == pytest.approx(wave)
+    assert rates(200, 200, 20, "cosine")[:20] == pytest.approx([LR * (step + 1) / 20 for step in range(20)])
+
+
+@pytest.mark.parametrize("after", ["linear", "cosine"])
+def test_the_rate_ends_at_zero_and_stays_there(after: Any) -> None:
+    seen = rates(30, 20, 0.0, after)
+    assert seen[0] == LR
+    assert 0 < seen[19] < 0.06 * LR
+    assert seen[20:] == [0] * 10
+
+
+@pytest.mark.parametrize("after", ["linear", "cosine", "constant"])
+def test_no_step_is_wasted_on_a_rate_of_zero(after: Any) -> None:
+    for total, warmup in (1, 0.1), (2, 0.5), (5, 5), (10, 0.99), (7, 100):
+        assert min(rates(total, total, warmup, after)) > 0
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "warmup", "after", "message"),
+    [
+        (100, -0.1, "linear", "scheduler.warmup=-0.1: "),
+        (None, 10, "linear", "trainer.max_epochs=-1: a schedule needs an end"),
+        (None, 10, "cosine", "trainer.max_epochs=-1: "),
+        (None, 0.1, "constant", "scheduler.warmup=100"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(total_steps: int | None, warmup: float, after: Any, message: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    with pytest.raises(SettingError, match=message):
+        warmup_schedule(optimizer, total_steps, warmup, after)
