@@ -113,7 +113,7 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
         source: the page's wikitext.
         dialect: the names that its wiki uses.
 
-    >>> plain_text("'''Lima'''<ref>INEI</ref> dista {{convertir|5|km}} del [[Pacífico|mar]].[[Archivo:a.jpg|El [[mar]]]]")
+    >>> plain_text("'''Lima'''<ref>INEI</ref> dista {{convertir|5|km}} del [[Pacífico|mar]].[[Archivo:a.jpg|El [[b]]]]")
     'Lima dista 5 km del mar.'
     """
     kept: list[str] = []

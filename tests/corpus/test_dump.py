@@ -22,8 +22,9 @@ PROSE = "El pueblo {n} fue fundado por los colonos en el valle, junto al río, y
 
 def page(number: int, text: str, space: int = 0, extra: str = "") -> str:
     return (
-        f"<page><title>Página {number}</title><ns>{space}</ns><id>{number}</id>{extra}<revision><id>{1000 + number}</id>"
-        f'<timestamp>2024-01-01T00:00:00Z</timestamp><text xml:space="preserve">{text}</text></revision></page>\n'
+        f"<page><title>Página {number}</title><ns>{space}</ns><id>{number}</id>{extra}"
+        f"<revision><id>{1000 + number}</id><timestamp>2024-01-01T00:00:00Z</timestamp>"
+        f'<text xml:space="preserve">{text}</text></revision></page>\n'
     )
 
 

@@ -52,12 +52,14 @@ class MediaWiki:
         retries: further tries of a request that met a passing fault.
 
     Attributes:
+        known: whether there is a MediaWiki API at the address: it gave an answer once.
         counts: ``requests`` made, ``bytes`` of content received and ``seconds`` spent, failed tries included.
     """
 
     def __init__(self, api_url: str, contact: str | None = None, timeout: float = 30.0, retries: int = 8) -> None:
         self.api_url, self.retries = api_url, retries
         self.counts: Counter[str] = Counter()
+        self.known = False
         if not contact:
             log.info("data.source.contact=MAIL or ADDRESS would let the wiki's operators write to you")
         agent = f"miniLLM/{version('minillm')} ({contact or 'no contact given'}) httpx/{httpx.__version__}"
@@ -161,6 +163,7 @@ class MediaWiki:
             if code.startswith(PASSING_CODES):
                 raise _PassingError(f"{code}: {info}", wait)
             raise OutsideError(f"{self.api_url} refuses the request: {code}: {info}")
+        self.known = True
         return content
 
     def _failure(self, fault: _PassingError) -> MiniLLMError:
@@ -169,10 +172,8 @@ class MediaWiki:
         if isinstance(fault.__cause__, httpx.ConnectError):
             advice = "is the address right and the network up? data=sample works offline"
             return OutsideError(f"{self.api_url} cannot be reached {tries} ({fault}); {advice}")
-        if isinstance(fault.__cause__, ValueError):
-            return SettingError(
-                "data.source.api_url", self.api_url, f"is no MediaWiki API, or broken: {fault}, {tries}"
-            )
+        if isinstance(fault.__cause__, ValueError) and not self.known:
+            return SettingError("data.source.api_url", self.api_url, f"is no MediaWiki API: it gave {fault} {tries}")
         return OutsideError(f"{self.api_url} failed {tries} ({fault})")
 
     def _wait(self, state: RetryCallState) -> float:
