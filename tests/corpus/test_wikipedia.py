@@ -26,6 +26,7 @@ from minillm.corpus import (
     Article,
     Cleaner,
     Corpus,
+    DumpSource,
     DuplicateFilter,
     RawStore,
     WikipediaSource,
@@ -435,3 +436,17 @@ def test_prepare_does_the_etl_alone(wiki: Wiki, tmp_path: Path) -> None:
     for name in (ATTRIBUTION, LOCK):
         (file,) = (tmp_path / "corpus").glob(f"*/{name}")
         assert str(file) in done.stdout
+
+
+def test_a_dump_of_the_wiki_gives_the_same_texts(wiki: Wiki, tmp_path: Path) -> None:
+    file = tmp_path / "dump.xml"
+    file.write_bytes(wiki.maintenance("dumpBackup.php", "--current", "--quiet"))
+    with RawStore(tmp_path / "dump.sqlite") as store:
+        articles = {article.page_id: article for article in DumpSource(str(file), 1).articles(None, store)}
+        assert store.get_meta("counts") == {"redirect": 8, "disambiguation": 4}
+    assert clean(list(articles.values())) == wiki.texts
+    for other in read(WikipediaSource(wiki.api_url, text="wikitext"), tmp_path / "api.sqlite"):
+        article = articles[other.page_id]
+        assert (article.text, article.title, article.revision_id) == (other.text, other.title, other.revision_id)
+        assert (article.wikitext_sha256, article.timestamp) == (other.wikitext_sha256, other.timestamp)
+        assert article.url == other.url
