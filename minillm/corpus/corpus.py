@@ -213,6 +213,8 @@ class Corpus:
         except DamagedStoreError:
             raise
         except OutsideError as error:
+            if not len(store):
+                raise
             advice = f"the {len(store):,} articles read so far are safe: run the same command again to go on"
             raise OutsideError(f"{error}; {advice}") from error
         if wanted is None or len(store) - held < wanted:

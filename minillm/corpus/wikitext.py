@@ -42,7 +42,7 @@ DANGLING = re.compile(  # words after which a sentence cannot end
     r"|unas|y|aproximadamente|unos|cerca de|mide|pesa)$",
     re.IGNORECASE,
 )
-HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)", re.IGNORECASE | re.MULTILINE)
+HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -274,10 +274,10 @@ def test_damage_anywhere_in_the_store_is_noticed_and_no_wrong_text_gets_through(
 ) -> None:
     def texts(min_length: int) -> dict[str, str]:
         source = WikipediaSource(wiki.api_url, text="wikitext")
-        corpus = Corpus(source, tmp_path, num_articles=None, min_length=min_length, duplicates=KEEP_ALL)
+        corpus = Corpus(source, tmp_path, num_articles=100, min_length=min_length, duplicates=KEEP_ALL)
         return {row["title"]: row["text"] for split in SPLITS for row in corpus.articles(split)}
 
-    assert texts(0) == wiki.texts
+    assert len(texts(0)) == 100
     (raw,) = (tmp_path / "raw").glob("*.sqlite")
     whole, before = raw.read_bytes(), rows(raw)
     chance = random.Random(0)
@@ -290,7 +290,7 @@ def test_damage_anywhere_in_the_store_is_noticed_and_no_wrong_text_gets_through(
         shutil.rmtree(tmp_path / "corpus")
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert texts(number % 20) == wiki.texts
+            assert texts(number % 20).items() <= wiki.texts.items()
         if damaged:
             assert "is damaged and is fetched again" in caplog.text or "set aside as" in caplog.text
         with RawStore(raw) as store:
@@ -411,8 +411,8 @@ def test_settings_that_name_nothing_are_refused(
 
 def test_without_a_network_the_advice_is_clear(wiki: Wiki, tmp_path: Path, impatient: None) -> None:
     for address in "http://127.0.0.1:9/api.php", "http://no.such.host.invalid/api.php":
-        with pytest.raises(OutsideError, match=r"cannot be reached after 2 tries .*data=sample works offline"):
-            Corpus(WikipediaSource(address, retries=1), tmp_path).prepare()
+        with pytest.raises(OutsideError, match=r"cannot be reached after 4 tries .*data=sample works offline$"):
+            Corpus(WikipediaSource(address), tmp_path).prepare()
 
 
 def test_a_wiki_without_extracts_is_refused_with_the_way_that_works(wiki: Wiki, tmp_path: Path) -> None:

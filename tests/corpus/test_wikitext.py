@@ -95,7 +95,7 @@ def test_a_disambiguation_page_is_told(source: str) -> None:
 )
 def test_a_hole_is_told(text: str) -> None:
     assert holes(text) >= 1
-    assert holes("Nació en Lima, hijo de un herrero. Mide 3 m. Habla de él, y de ella.") == 0
+    assert holes("Nació en Lima, hijo de un herrero. Mide 3 m. Habla de él, y de ella, en 331 a. C.") == 0
 
 
 def test_any_markup_ends_in_time() -> None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_exponential_jitter
 
 from minillm.errors import MiniLLMError, OutsideError, SettingError
@@ -23,6 +23,7 @@ from minillm.errors import MiniLLMError, OutsideError, SettingError
 log = logging.getLogger(__name__)
 
 MOST_PAGES = 50  # what the API takes a request from ordinary clients: of titles, pageids and revids
+FIRST_RETRIES = 3  # at an address that never answered as a wiki does
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled from the first to the longest, and jitter
 MAXLAG = 5  # seconds that the wiki's database copies may be behind before we make room for others
 PASSING_CODES = ("maxlag", "ratelimited", "readonly", "internal_api_error")  # error codes (or their beginnings)
@@ -95,7 +96,7 @@ class MediaWiki:
         }
         retrying = Retrying(
             retry=retry_if_exception_type(_PassingError),
-            stop=stop_after_attempt(self.retries + 1),
+            stop=self._is_enough,
             wait=self._wait,
             before_sleep=self._tell,
             reraise=True,
@@ -168,13 +169,22 @@ class MediaWiki:
 
     def _failure(self, fault: _PassingError) -> MiniLLMError:
         """Return what a fault amounts to that no further try got over."""
-        tries = f"after {self.retries + 1} tries"
+        tries = f"after {self._tries(fault)} tries"
         if isinstance(fault.__cause__, httpx.ConnectError):
             advice = "is the address right and the network up? data=sample works offline"
             return OutsideError(f"{self.api_url} cannot be reached {tries} ({fault}); {advice}")
         if isinstance(fault.__cause__, ValueError) and not self.known:
             return SettingError("data.source.api_url", self.api_url, f"is no MediaWiki API: it gave {fault} {tries}")
         return OutsideError(f"{self.api_url} failed {tries} ({fault})")
+
+    def _tries(self, fault: BaseException | None) -> int:
+        """Return how many tries a fault is worth: few where nothing tells that there is a wiki at the address."""
+        if not self.known and isinstance(fault and fault.__cause__, httpx.ConnectError | ValueError):
+            return min(self.retries, FIRST_RETRIES) + 1
+        return self.retries + 1
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        return state.attempt_number >= self._tries(state.outcome.exception() if state.outcome else None)
 
     def _wait(self, state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
@@ -183,7 +193,7 @@ class MediaWiki:
     def _tell(self, state: RetryCallState) -> None:
         fault = state.outcome.exception() if state.outcome else None
         wait = state.next_action.sleep if state.next_action else 0.0
-        log.info("try %d of %d: %s; again in %.1f s", state.attempt_number, self.retries + 1, fault, wait)
+        log.info("try %d of %d: %s; again in %.1f s", state.attempt_number, self._tries(fault), fault, wait)
 
 
 def _retry_after(response: httpx.Response) -> float:
