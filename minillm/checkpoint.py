@@ -1,9 +1,9 @@
 """Checkpoints as files: finding, reading, checking them, and building the network that they describe."""
 
+import pkgutil
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from torch import nn
 
@@ -18,10 +18,10 @@ def build_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
     """
     target = model.get("_target_", "")
     try:
-        network = hydra.utils.get_class(target)
-    except (ImportError, ValueError) as error:
+        network = pkgutil.resolve_name(target)
+    except (AttributeError, ImportError, ValueError) as error:
         raise SettingError("model._target_", target, f"cannot be imported: {error}") from error
-    if not issubclass(network, nn.Module):
+    if not (isinstance(network, type) and issubclass(network, nn.Module)):
         raise SettingError("model._target_", target, "is no network: not a torch.nn.Module")
     arguments = {name: value for name, value in model.items() if not name.startswith("_")}
     try:

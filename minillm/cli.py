@@ -1,6 +1,7 @@
 """What the scripts share: Hydra's entry point, with errors in one line."""
 
 import errno
+import functools
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ def script(
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(task)  # Hydra names the log after the script that the function is in
         def checked(config: DictConfig) -> Any:
             try:
                 check_types(config, settings)

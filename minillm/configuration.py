@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,7 +83,7 @@ def _check_node(node: Any, name: str) -> None:
 
 def _resolve(target: str, name: str) -> Callable[..., Any]:
     try:
-        return typing.cast(Callable[..., Any], hydra.utils.get_object(target))
+        return typing.cast(Callable[..., Any], pkgutil.resolve_name(target))
     except Exception as error:
         raise SettingError(f"{name}._target_", target, f"cannot be imported: {error}") from error
 

@@ -3,7 +3,8 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,13 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny networks lose more by sharing work than they gain, most of all on a machine that has other work."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keep the caches of all tests in one place, so that equal data is prepared once."""
     folder = tmp_path_factory.mktemp("caches")
@@ -74,15 +82,27 @@ def run_script() -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, run_script: Callable[..., Ended]) -> Iterator[Path]:
+def tiny() -> tuple[str, ...]:
+    """The settings of a training that takes a second."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def train(run_script: Callable[..., Ended]) -> Callable[..., Ended]:
+    """Run scripts/train.py with settings that take a second, and further ones."""
+    return partial(run_script, "train", *TINY)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Ended]) -> Path:
     """Train two epochs with scripts/train.py; the folder in which it was called."""
     folder = tmp_path_factory.mktemp("finished")
     with contextlib.chdir(folder):
-        ended = run_script("train", *TINY, "trainer.max_epochs=2", "optimizer.lr=0.003")
+        ended = train("trainer.max_epochs=2", "optimizer.lr=0.003")
     assert ended.status == 0, ended.stderr
     (folder / "stdout.txt").write_text(ended.stdout, encoding="utf-8")
     (folder / "stderr.txt").write_text(ended.stderr, encoding="utf-8")
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")

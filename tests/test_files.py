@@ -25,6 +25,15 @@ def write(path: Path, text: str, fail: bool = False) -> None:
             raise RuntimeError("interrupted")
 
 
+def write_folder(path: Path, fail: bool = False) -> None:
+    with written_whole(path) as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner" / "a.txt").write_text("whole")
+        assert not path.exists()
+        if fail:
+            raise RuntimeError("interrupted")
+
+
 def test_a_file_appears_whole_and_replaces_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write(path, "one")
@@ -47,15 +56,10 @@ def test_an_error_keeps_the_file_before_and_leaves_no_other(tmp_path: Path) -> N
 
 def test_a_folder_appears_with_all_its_files_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    with pytest.raises(RuntimeError, match="interrupted"), written_whole(path) as temporary:
-        (temporary / "inner").mkdir(parents=True)
-        (temporary / "inner" / "a.txt").write_text("half")
-        raise RuntimeError("interrupted")
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_folder(path, fail=True)
     assert not list(tmp_path.iterdir())
-    with written_whole(path) as temporary:
-        (temporary / "inner").mkdir(parents=True)
-        (temporary / "inner" / "a.txt").write_text("whole")
-        assert not path.exists()
+    write_folder(path)
     assert (path / "inner" / "a.txt").read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,6 +42,12 @@ def naively(network: MiniGPT, prompt: list[int], steps: int) -> list[int]:
     return written
 
 
+def let_end(network: MiniGPT) -> None:
+    """Give the network an [EOS] that comes after some steps."""
+    torch.manual_seed(3)
+    torch.nn.init.normal_(network.head.weight[EOS : EOS + 1], std=0.5)
+
+
 def columns(steps: list[list[int | None]], rows: int) -> list[list[int]]:
     """Return what each row has got."""
     return [[token for step in steps if (token := step[row]) is not None] for row in range(rows)]
@@ -71,19 +78,19 @@ def test_prompts_of_different_lengths_give_together_what_each_gives_alone(
 
 
 def test_a_row_that_has_ended_stays_ended_and_disturbs_no_other(network: MiniGPT, random_ids: RandomIds) -> None:
-    torch.nn.init.normal_(network.head.weight[EOS : EOS + 1], std=0.4)
+    let_end(network)
     prompts = [a_prompt(random_ids, 4, seed=seed) for seed in range(12)]
     expected = [naively(network, prompt, 40) for prompt in prompts]
     assert len({len(tokens) for tokens in expected}) > 4
     assert 40 in map(len, expected)
     steps = list(generate_tokens(network, prompts, 40, GREEDY))
     assert columns(steps, 12) == expected
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert all(later is None for earlier, later in zip(before, after, strict=True) if earlier is None)
 
 
 def test_it_ends_when_every_row_has(network: MiniGPT, random_ids: RandomIds) -> None:
-    torch.nn.init.normal_(network.head.weight[EOS : EOS + 1], std=0.4)
+    let_end(network)
     prompts = [a_prompt(random_ids, 4, seed=seed) for seed in range(12)]
     ending = [prompt for prompt in prompts if len(naively(network, prompt, 40)) < 40]
     steps = list(generate_tokens(network, ending, 40, GREEDY))
@@ -116,7 +123,8 @@ class Fixed:
 
 
 @pytest.mark.parametrize(
-    "sampling", [GREEDY, Sampling(), Sampling(top_k=2), Sampling(top_p=0.5), Sampling(temperature=5, repetition_penalty=3)]
+    "sampling",
+    [GREEDY, Sampling(), Sampling(top_k=2), Sampling(top_p=0.5), Sampling(temperature=5, repetition_penalty=3)],
 )
 def test_padding_unknown_and_beginning_are_never_generated_however_probable(sampling: Sampling) -> None:
     network = Fixed([99.0, 98.0, 97.0, -50.0, 1.0, 1.5])

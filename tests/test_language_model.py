@@ -48,7 +48,6 @@ def test_a_prompt_may_end_in_a_space_and_hold_unknown_words(trained: LanguageMod
 
 def test_what_is_generated_is_text_without_special_tokens(trained: LanguageModel) -> None:
     text = trained.generate("La", 300, temperature=1.5, seed=3)
-    assert "[" not in text.replace("[UNK]", "[")[:2]
     for token in "[PAD]", "[UNK]", "[BOS]", "[EOS]":
         assert token not in text
 
@@ -137,7 +136,7 @@ def test_a_prompt_that_cannot_be_used_is_shown_with_what_is_wrong(
 def test_settings_out_of_range_are_named(trained: LanguageModel) -> None:
     for setting in {"max_new_tokens": -1}, {"temperature": -1}, {"top_k": 0}, {"top_p": 2}, {"repetition_penalty": 0}:
         with pytest.raises(SettingError, match=next(iter(setting))):
-            trained.generate("La", **setting)  # type: ignore[arg-type]
+            trained.generate("La", **setting)
 
 
 def scored_by_hand(model: LanguageModel, texts: list[str]) -> dict[str, float]:
@@ -235,8 +234,8 @@ def damaged(whole: bytes) -> dict[str, bytes]:
         "zeros": bytes(5000),
         "flipped": bytes(flipped),
         **{f"cut to {size}": whole[:size] for size in (10, 1000, len(whole) // 2, len(whole) - 100, len(whole) - 1)},
-        "pickle": pickle.dumps({"state_dict": {}, "config": {}, "tokenizer": "", "metrics": {}}),
-        "evil pickle": pickle.dumps({"state_dict": Evil()}),
+        "pickle": pickle.dumps({"state_dict": {}, "config": {}, "tokenizer": "", "metrics": {}}, protocol=2),
+        "evil pickle": pickle.dumps({"state_dict": Evil()}, protocol=2),
         "evil": saved({"state_dict": Evil(), "config": {}, "tokenizer": "", "metrics": {}}),
         "tensor": saved(torch.zeros(3)),
         "list": saved([1, 2]),
@@ -260,9 +259,9 @@ def test_a_file_that_is_no_whole_checkpoint_is_one_line_and_nothing_in_it_is_run
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="ckpt=.*none.ckpt: does not exist; give a path"):
+    with pytest.raises(SettingError, match=r"ckpt=.*none.ckpt: does not exist; give a path"):
         minillm.load(tmp_path / "none.ckpt")
-    with pytest.raises(SettingError, match="ckpt=.*: is a folder, not a file"):
+    with pytest.raises(SettingError, match=r"ckpt=.*: is a folder, not a file"):
         minillm.load(tmp_path)
 
 

@@ -14,7 +14,7 @@ class ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what stands behind the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         shown = {"train/loss": "loss", "val/loss": "val", "train/tokens_per_second": "tokens/s"}
         return {short: f"{float(metrics[name]):.4g}" for name, short in shown.items() if name in metrics}
 

@@ -3,10 +3,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mediawiki
 import pytest
 
 from minillm.corpus import Article, Corpus, FilesSource, SampleSource
+from tests.corpus import mediawiki
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ from typing import Any
 
 import httpx
 import pytest
-from mediawiki import Wiki
-from proxy import FAULTS, Proxy, proxy_before
 
 from minillm.corpus import (
     ATTRIBUTION,
@@ -33,6 +31,8 @@ from minillm.corpus import (
 )
 from minillm.corpus.sources import mediawiki
 from minillm.errors import MiniLLMError, OutsideError, SettingError
+from tests.corpus.mediawiki import Wiki
+from tests.corpus.proxy import FAULTS, Proxy, proxy_before
 
 pytestmark = pytest.mark.mediawiki
 WAYS = ("extracts", "wikitext")

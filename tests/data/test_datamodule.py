@@ -1,8 +1,7 @@
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,13 @@ from minillm.data import TextDataModule
 from minillm.tokenization import WordTokenizer
 
 data = TextDataModule(
-    SampleSource(), Cleaner(), QualityFilter(), DuplicateFilter(), WordTokenizer(), num_articles=60, data_dir=sys.argv[1]
+    SampleSource(),
+    Cleaner(),
+    QualityFilter(),
+    DuplicateFilter(),
+    WordTokenizer(),
+    num_articles=60,
+    data_dir=sys.argv[1],
 )
 print("ready", flush=True)
 sys.stdin.readline()
@@ -54,7 +59,9 @@ def test_the_manifest_says_what_the_dataset_was_made_from(data: TextDataModule) 
     assert data.manifest["tokenizer"] == {"kind": "word", "version": WordTokenizer.VERSION, "vocab_size": 400}
     assert data.manifest["corpus"] == data.corpus.manifest
     assert data.manifest["splits"] == {name: data.splits[name].describe() for name in SPLITS}
-    assert sum(split["articles"] for split in data.manifest["splits"].values()) == data.corpus.manifest["funnel"]["kept"]
+    assert (
+        sum(split["articles"] for split in data.manifest["splits"].values()) == data.corpus.manifest["funnel"]["kept"]
+    )
     assert WordTokenizer.load(data.folder / "tokenizer.json").to_json() == data.tokenizer.to_json()
 
 
@@ -105,7 +112,7 @@ def test_the_fingerprint_changes_with_all_that_the_dataset_depends_on_and_with_n
 
     assert name() == data.folder.name
     assert name(batch_size=3, num_workers=2, max_length=32, batching="packed", seed=5) == data.folder.name
-    others = [
+    others: list[dict[str, Any]] = [
         {"vocab_size": 401},
         {"tokenizer": BPETokenizer()},
         {"cleaning": Cleaner(quotes=False)},
@@ -193,5 +200,5 @@ def test_more_processes_than_batches_name_the_setting(make_data: MakeData) -> No
     data.prepare_data()
     data.setup()
     data.trainer = Crowd()  # type: ignore[assignment]
-    with pytest.raises(SettingError, match="data.batch_size=8: .*fill no batch"):
+    with pytest.raises(SettingError, match=r"data.batch_size=8: .*fill no batch"):
         data.train_dataloader()

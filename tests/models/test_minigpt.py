@@ -24,7 +24,9 @@ def network() -> MiniGPT:
 def naive_positions(length: int, dim: int) -> Tensor:
     rows = [
         [
-            math.sin(place / 10000 ** (column / dim)) if column % 2 == 0 else math.cos(place / 10000 ** ((column - 1) / dim))
+            math.sin(place / 10000 ** (column / dim))
+            if column % 2 == 0
+            else math.cos(place / 10000 ** ((column - 1) / dim))
             for column in range(dim)
         ]
         for place in range(length)
@@ -46,7 +48,9 @@ def by_hand(network: MiniGPT, ids: list[int]) -> Tensor:
     x = torch.stack([w["embedding.weight"][token] * math.sqrt(dim) + positions[t] for t, token in enumerate(ids)])
     for n in range(SMALL["num_layers"]):
         b = f"blocks.{n}."
-        normed = torch.stack([layer_norm(row, w[b + "attention_norm.weight"], w[b + "attention_norm.bias"]) for row in x])
+        normed = torch.stack(
+            [layer_norm(row, w[b + "attention_norm.weight"], w[b + "attention_norm.bias"]) for row in x]
+        )
         qkv = normed @ w[b + "attention.query_key_value.weight"].T + w[b + "attention.query_key_value.bias"]
         attended = torch.zeros_like(x)
         for head in range(heads):
@@ -77,7 +81,9 @@ def test_the_logits_are_those_of_a_second_implementation(network: MiniGPT, rando
     torch.testing.assert_close(network(ids), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_the_logits_with_documents_are_those_of_a_second_implementation(network: MiniGPT, random_ids: RandomIds) -> None:
+def test_the_logits_with_documents_are_those_of_a_second_implementation(
+    network: MiniGPT, random_ids: RandomIds
+) -> None:
     ids = random_ids(1, 20)
     documents = torch.tensor([[3] * 7 + [1] * 1 + [2] * 12])
     parts = [by_hand(network, part.tolist()) for part in ids[0].split([7, 1, 12])]
@@ -90,9 +96,7 @@ def test_positions_are_the_formula_for_even_the_last_of_many() -> None:
 
 
 @pytest.mark.parametrize("with_documents", [False, True])
-def test_later_tokens_never_move_earlier_logits(
-    network: MiniGPT, random_ids: RandomIds, with_documents: bool
-) -> None:
+def test_later_tokens_never_move_earlier_logits(network: MiniGPT, random_ids: RandomIds, with_documents: bool) -> None:
     ids, others = random_ids(2, 24), random_ids(2, 24, seed=1)
     documents = torch.tensor([[0] * 9 + [1] * 15, [4] * 24]) if with_documents else None
     before = network(ids, documents)
@@ -222,4 +226,4 @@ def test_dropout_acts_in_training_alone(random_ids: RandomIds) -> None:
 )
 def test_a_size_that_cannot_be_built_is_named_with_what_would_do(name: str, value: float, advice: str) -> None:
     with pytest.raises(SettingError, match=f"^{name}={value}: .*{advice}"):
-        MiniGPT(**{**SMALL, name: value})
+        MiniGPT(**{**SMALL, name: value})  # type: ignore[arg-type]

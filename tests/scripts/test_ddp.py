@@ -9,7 +9,7 @@ import pytest
 from minillm.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
-# A learning rate of nothing: the weights stay what the seed made them, so that one process and two have the same network.
+# A learning rate of nothing: the weights stay what the seed made them, so that one process and two have one network.
 COMMAND = [
     sys.executable,
     str(ROOT / "scripts" / "train.py"),

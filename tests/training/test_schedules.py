@@ -10,7 +10,9 @@ from minillm.training import warmup_schedule
 LR = 0.002
 
 
-def rates(steps: int, total_steps: int | None, warmup: float, after: Literal["linear", "constant", "cosine"]) -> list[float]:
+def rates(
+    steps: int, total_steps: int | None, warmup: float, after: Literal["linear", "constant", "cosine"]
+) -> list[float]:
     """Return the learning rate of each optimizer step, as training sees it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler = warmup_schedule(optimizer, total_steps, warmup, after)

@@ -1,0 +1,210 @@
+"""What a user can get wrong: one line that names the setting, exit status 2, and nothing half-written."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+ROOT = Path(__file__).parent.parent.parent
+FILES = ("data=files", "data.num_articles=null", "data.source.path=texts")
+
+
+@pytest.fixture
+def generate(run_script: Run) -> Run:
+    """Run scripts/generate.py."""
+    return partial(run_script, "generate")
+
+
+def refused(script: Run, *arguments: str) -> str:
+    """Run a script that has to fail; check the manner of it and return what it says."""
+    ended = script(*arguments)
+    assert ended.status == 2, ended.stderr
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in ended.stdout
+    for path in Path("outputs").rglob("*"):
+        assert not re.search(r"\.tmp$|\.ckpt$", path.name), path
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("data.vocab_size=3", "data.vocab_size=3: tokenizer=word needs at least 5"),
+        ("data.vocab_size=abc", "data.vocab_size=abc: must be int, not str"),
+        ("data.split=[0.9,0.2,0.1]", "data.split=[0.9, 0.2, 0.1]: must be three shares"),
+        ("data.split=[0.8,0.2,0]", "data.split=[0.8, 0.2, 0]: leaves val or test without articles"),
+        ("data.min_length=1000000", "data.min_length=1000000: leaves no article of 60"),
+        ("data.max_length=1", "data.max_length=1: leaves no context"),
+        ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
+        ("data.num_workers=-1", "data.num_workers=-1: must be at least 0"),
+        ("data.batching=loose", "data.batching=loose: must be Literal['dynamic', 'packed'], not str"),
+        ("data.cleaning.urls=3", "data.cleaning.urls=3: must be bool, not int"),
+        ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=32; one of [1, 2, 4, 8, 16] would do"),
+        ("model.num_layers=two", "model.num_layers=two: must be int, not str"),
+        ("model._target_=os.system", "model."),
+        ("model._target_=no.such.Network", "model._target_=no.such.Network: cannot be imported"),
+        ("+model.vocab_size=3", "model._target_=minillm.models.MiniGPT: "),
+        ("model=gpt5", "In 'train': Could not find 'model/gpt5'"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
+        ("optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
+        ("scheduler.warmup=-1", "scheduler.warmup=-1: must be a share of the training"),
+        ("training.label_smoothing=2", "training.label_smoothing=2: must be at least 0 and under 1"),
+        ("trainer.accelerator=foo", "trainer.accelerator=foo: You selected an invalid accelerator name"),
+        ("trainer.precision=7", "trainer.precision=7: Precision 7 is invalid"),
+        ("trainer.max_epochs=abc", "trainer.max_epochs=abc: must be Optional[int], not str"),
+        ("+trainer.max_step=1", "trainer.max_step=1: Trainer has no such setting; did you mean max_steps?"),
+        ("seed=-1", "seed=-1: must be from 0 to 4294967295"),
+        ("seed=one", "seed=one: must be int, not str"),
+        ("callbacks.elapsed_time.duration=soon", "callbacks.elapsed_time=minillm.callbacks.ElapsedTime: "),
+        ("callbacks.text_samples.prompts=['']", "callbacks.text_samples.prompts=['']: must not be empty"),
+        ("callbacks.text_samples.temperature=-1", "callbacks.text_samples.temperature=-1: must be at least 0"),
+        ("callbacks.gradient_clipping.max_norm=0", "callbacks.gradient_clipping.max_norm=0: must be over 0"),
+        ("ckpt_path=none.ckpt", "ckpt_path=none.ckpt: does not exist"),
+        ("ckpt_path=.", "ckpt_path=.: is a folder"),
+        ("data=files", "data.source.path=None: must name a file"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str) -> None:
+    assert refused(train, setting).startswith(says)
+    assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("data.max_lenght=3", "Could not override 'data.max_lenght'."),
+        ("trainer.foo=1", "Could not override 'trainer.foo'. To append to your config use +trainer.foo=1"),
+        ("sed=3", "Could not override 'sed'"),
+    ],
+)
+def test_an_unknown_option_keeps_hydras_advice(train: Run, setting: str, says: str) -> None:
+    assert refused(train, setting).startswith(says)
+    assert not list(Path().iterdir())
+
+
+def test_a_vocabulary_too_small_for_bytes_is_refused_before_any_reading(train: Run) -> None:
+    says = refused(train, "tokenizer=bpe", "data.vocab_size=100", "paths.data_dir=fresh")
+    assert says.startswith("data.vocab_size=100: tokenizer=bpe needs at least 260")
+    assert not Path("fresh").exists()
+
+
+def test_a_trainer_that_cannot_be_is_refused_before_any_reading(train: Run) -> None:
+    refused(train, "trainer.accelerator=foo", "paths.data_dir=fresh")
+    assert not Path("fresh").exists()
+
+
+def test_a_metric_that_nobody_logs_is_named_once_the_run_is_kept(train: Run) -> None:
+    ended = train("optimized_metric=val/los", "hydra.run.dir=run")
+    assert ended.status == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: optimized_metric=val/los: was not logged; ")
+    assert "val/loss" in last
+    assert Path("run/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "truncated"])
+def test_a_damaged_checkpoint_is_refused_by_both_scripts(
+    train: Run, generate: Run, run_folder: Path, content: str
+) -> None:
+    whole = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    Path("a.ckpt").write_bytes({"empty": b"", "text": b"Hola", "truncated": whole[:-1000]}[content])
+    damage = "a.ckpt: is damaged, cut short, or no checkpoint at all"
+    assert refused(train, "ckpt_path=a.ckpt").startswith(f"ckpt_path={damage}")
+    assert refused(generate, "ckpt=a.ckpt").startswith(f"ckpt={damage}")
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_what_would_fit(train: Run, run_folder: Path) -> None:
+    ckpt = f"ckpt_path={run_folder}/checkpoints/last.ckpt"
+    says = refused(train, ckpt, "data.max_length=64", "model.num_heads=2")
+    assert "is of another network; resume it with model.num_heads=4" in says
+    says = refused(train, ckpt, "data.max_length=64", "data.vocab_size=300")
+    assert "has another vocabulary" in says
+
+
+def test_a_text_that_is_not_utf8_is_named_with_its_place(train: Run) -> None:
+    Path("texts").mkdir()
+    Path("texts/malo.jsonl").write_bytes(b'{"text": "bien"}\n{"text": "a\xf1o"}\n')
+    assert "texts/malo.jsonl:2 is not UTF-8 (byte 0xf1)" in refused(train, *FILES)
+
+
+def test_a_folder_without_articles_is_named(train: Run) -> None:
+    Path("texts").mkdir()
+    assert refused(train, *FILES).startswith("data.source.path=texts: holds no article")
+    Path("texts/poema.md").write_text("Verde que te quiero verde")
+    assert refused(train, *FILES).startswith("data.source.path=texts: holds no article")
+
+
+@pytest.mark.parametrize("setting", ["hydra.run.dir", "paths.data_dir"])
+def test_a_folder_that_cannot_be_written_is_named(train: Run, setting: str) -> None:
+    Path("file").write_text("not a folder")
+    says = refused(train, f"{setting}=file/below")
+    assert "file" in says
+    assert setting in says
+    assert Path("file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["prompt="], "prompt='': is empty"),
+        (["prompt=   "], "prompt='': is empty"),
+        (["prompt=" + "hola " * 500], "prompt='hola hola hola"),
+        (["max_new_tokens=-1"], "max_new_tokens=-1: must be at least 0"),
+        (["max_new_tokens=many"], "max_new_tokens=many: must be int"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999: has more than 64 bits"),
+        (["sampling.temperature=-1"], "sampling.temperature=-1: must be at least 0"),
+        (["sampling.top_k=0"], "sampling.top_k=0: must be at least 1"),
+        (["sampling.top_p=2"], "sampling.top_p=2: must be over 0 and at most 1"),
+        (["temperature=1"], "Could not override 'temperature'"),
+        (["ckpt=none.ckpt"], "ckpt=none.ckpt: does not exist"),
+        (["ckpt=."], "ckpt=.: is a folder"),
+    ],
+)
+def test_generation_refuses_what_cannot_be(generate: Run, run_folder: Path, settings: list[str], says: str) -> None:
+    ckpt = [] if settings[0].startswith("ckpt=") else [f"ckpt={run_folder}/checkpoints/best.ckpt"]
+    assert refused(generate, *ckpt, *settings).startswith(says)
+    assert not list(Path().iterdir())
+
+
+def test_in_a_shell_it_is_one_line_and_exit_status_2(tiny: tuple[str, ...]) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *tiny, "model.num_heads=3"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert ended.stderr.startswith("error: model.num_heads=3: must divide")
+
+
+def test_whoever_asks_for_it_gets_the_traceback(tiny: tuple[str, ...]) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *tiny, "data.vocab_size=3"]
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "Traceback" in ended.stderr
+    assert "SettingError: data.vocab_size=3" in ended.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no limits on a file's size")
+def test_a_disk_without_room_is_one_line_and_leaves_no_half_checkpoint(tiny: tuple[str, ...]) -> None:
+    limited = (
+        "import resource, runpy, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", limited, str(ROOT / "scripts" / "train.py"), *tiny, "hydra.run.dir=run"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = ended.stderr.splitlines()[-1]
+    assert ended.returncode == 1, ended.stderr
+    assert re.match(r"error: .*checkpoints/best.ckpt: cannot be written", last), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(Path("run/checkpoints").iterdir())
