@@ -142,6 +142,13 @@ def test_a_category_is_read_with_and_without_its_subcategories(wiki: Wiki, tmp_p
         assert ("Artículo 1" in titles) == (depth > 0)
 
 
+def test_a_category_is_gone_on_with_where_it_was(proxy: Proxy, tmp_path: Path) -> None:
+    source = WikipediaSource(proxy.api_url, text="wikitext", selection="category", category="Pares")
+    assert len(read(source, tmp_path / "store.sqlite", 60)) == 60
+    assert len(read(source, tmp_path / "store.sqlite", 60)) == 120
+    assert len(proxy.requests) == 1 + 1 + 2 + 2  # siteinfo, the category, and two batches each time
+
+
 @pytest.mark.parametrize("text", WAYS)
 def test_titles_may_be_blank_doubled_redirects_or_missing(
     wiki: Wiki, tmp_path: Path, text: Any, caplog: pytest.LogCaptureFixture

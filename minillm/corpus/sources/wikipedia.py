@@ -142,7 +142,7 @@ class _Reading:
     """One reading of a wiki: goes on from what ``held`` keeps and keeps there how far it came.
 
     Kept are ``counts`` and ``site``; ``selection/0``, ``selection/1``, ...: the page_ids of each batch that was chosen;
-    ``selection``: the number of these batches and where the next one begins.
+    ``selection``: the number of these batches and where the next one begins; ``left_out``: what turned out no article.
     """
 
     def __init__(self, source: WikipediaSource, wiki: MediaWiki, held: Held) -> None:
@@ -205,7 +205,7 @@ class _Reading:
 
     def _choose(self, limit: int | None) -> Iterator[list[Page]]:
         """Choose pages, a batch at a time, until enough articles came; each batch is kept before it is yielded."""
-        state = self.held.get_meta("selection", {"batches": 0, "place": self._start()})
+        state = self.held.get_meta("selection") or {"batches": 0, "place": self._start()}
         while state["place"] is not None and (limit is None or self.came < limit):
             size = self.source.batch if limit is None else min(self.source.batch, limit - self.came)
             pages, place = self._next_pages(state["place"], size)
