@@ -194,7 +194,7 @@ def test_a_folder_of_ones_own_texts_is_enough_to_train_on(train: Run) -> None:
 
 
 def test_training_that_ends_before_a_validation_keeps_its_last_checkpoint_and_says_so(train: Run) -> None:
-    ended = train("+trainer.max_steps=2", "~callbacks.early_stopping", "hydra.run.dir=run")
+    ended = train("trainer.max_steps=2", "~callbacks.early_stopping", "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     assert "no best checkpoint to test" in ended.stderr
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
