@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+from minillm.corpus import ATTRIBUTION, LOCK
 from minillm.evaluation.schema import Evaluation, Finding
 
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
@@ -29,6 +30,10 @@ def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> No
     """Show the data funnel, from articles read to articles kept, and the size of the splits."""
     funnel = Table("", "articles", title="Data funnel", title_justify="left")
     funnel.columns[1].justify = "right"
+    for step, count in manifest["corpus"]["reading"].items():
+        unit = {"bytes": " B", "seconds": " s"}.get(step, "")
+        funnel.add_row(step, "all" if count is None else f"{count:,.0f}{unit}")
+    funnel.add_section()
     for step, count in manifest["corpus"]["funnel"].items():
         funnel.add_row(step, f"{count:,}")
     splits = Table("split", "articles", "tokens", "bytes", "\\[UNK]", title="Splits", title_justify="left")
@@ -41,6 +46,21 @@ def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> No
     console = console or Console()
     console.print(funnel)
     console.print(splits)
+
+
+@rank_zero_only
+def show_corpus_files(corpus: Path, encoded: Path, console: Console | None = None) -> None:
+    """Show where a prepared corpus and its encoded dataset lie.
+
+    Args:
+        corpus: the corpus's folder.
+        encoded: the encoded dataset's folder.
+    """
+    files = {"articles": f"{corpus}/train.arrow, val.arrow, test.arrow", "attribution": f"{corpus}/{ATTRIBUTION}"}
+    if (corpus / LOCK).exists():
+        files["lock"] = f"{corpus}/{LOCK}"
+    for what, where in {**files, "encoded": str(encoded)}.items():
+        (console or Console()).print(f"[bold]{what:<12}[/bold]{escape(where)}", soft_wrap=True, highlight=False)
 
 
 @rank_zero_only

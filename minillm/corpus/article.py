@@ -16,6 +16,8 @@ class Article:
         revision_id: the wiki's revision of the text; 0 where the source knows none.
         url: where the article can be read; empty where the source knows none.
         timestamp: time of the revision, ISO 8601; empty where the source knows none.
+        licence: terms under which the text may be used, such as "CC BY-SA 4.0"; empty where the source knows none.
+        wikitext_sha256: SHA-256 of the wikitext that the text was made from, in hexadecimal; empty where it was not.
     """
 
     page_id: int
@@ -24,8 +26,15 @@ class Article:
     revision_id: int = 0
     url: str = ""
     timestamp: str = ""
+    licence: str = ""
+    wikitext_sha256: str = ""
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the text's UTF-8 bytes, in hexadecimal."""
-        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+        return sha256(self.text)
+
+
+def sha256(text: str) -> str:
+    """Return the SHA-256 of a text's UTF-8 bytes, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

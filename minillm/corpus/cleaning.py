@@ -146,15 +146,15 @@ def markup(text: str) -> str:
         text = HIDDEN_ELEMENT.sub("", CLOSED_REF.sub("", text))
         text = TAG.sub("", BREAK_TAG.sub("\n", text))
     if "{{" in text:
-        text = _until_stable(TEMPLATE, "", text)
+        text = until_stable(TEMPLATE, "", text)
     if "{|" in text:
-        text = _until_stable(TABLE, "", text)
+        text = until_stable(TABLE, "", text)
     if "[[" in text:
-        text = _until_stable(WIKI_LINK, _link_text, text)
+        text = until_stable(WIKI_LINK, _link_text, text)
     if "[" in text:
         text = WEB_LINK.sub(r"\1", text)
     if "''" in text:
-        text = _until_stable(EMPHASIS, r"\2", text)
+        text = until_stable(EMPHASIS, r"\2", text)
     if "__" in text:
         text = SWITCH.sub("", text)
     if text.startswith(BULLETS) or any(f"\n{bullet}" in text for bullet in BULLETS):
@@ -167,7 +167,7 @@ def _link_text(match: re.Match[str]) -> str:
     return "" if UNSEEN_LINK.match(link) else link.rpartition("|")[2].removeprefix(":")
 
 
-def _until_stable(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str) -> str:
+def until_stable(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str) -> str:
     """Replace nested matches, the innermost first."""
     found = 1
     while found:

@@ -1,38 +1,39 @@
 """The corpus: articles from a source, stored, cleaned, filtered and split, once."""
 
 import contextlib
+import csv
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import pyarrow as pa
 from datasets import Dataset
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import track
 
-from minillm.corpus import cleaning, duplicates, quality, split
+from minillm.corpus import cleaning, duplicates, quality, split, store
 from minillm.corpus.article import Article
 from minillm.corpus.cleaning import Cleaner
 from minillm.corpus.duplicates import DuplicateFilter
 from minillm.corpus.fingerprint import fingerprint
+from minillm.corpus.lock import LockWriter
 from minillm.corpus.quality import QualityFilter
 from minillm.corpus.sources import Source
 from minillm.corpus.split import SPLITS, check_shares, split_of
-from minillm.corpus.store import RawStore
+from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
 from minillm.errors import OutsideError, SettingError
 from minillm.files import written_whole
+from minillm.progress import track
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the prepared folder changes its form
+VERSION = 2  # raised when the prepared folder changes its form
 BLAMED = {  # why an article is dropped, in the order of the checks: the setting behind it and what would do
     "redirect": ("quality.redirects", "false keeps them"),
     "disambiguation": ("quality.disambiguations", "false keeps them"),
@@ -44,11 +45,10 @@ BLAMED = {  # why an article is dropped, in the order of the checks: the setting
 }
 SCHEMA = pa.schema(
     [("page_id", pa.int64()), ("revision_id", pa.int64())]
-    + [(name, pa.string()) for name in ("title", "url", "timestamp", "text")]
+    + [(name, pa.string()) for name in ("title", "url", "timestamp", "licence", "text")]
 )
+ATTRIBUTION, LOCK = "ATTRIBUTION.tsv", "corpus.lock.json"
 BATCH = 256  # articles written at a time: bounds the memory
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class Corpus:
     def manifest(self) -> dict[str, Any]:
         """What the corpus was made from and what came out: plain JSON values.
 
-        ``source``, ``settings`` and ``versions`` (of the code of the stages) decide the result. ``funnel`` counts the
-        articles read, dropped for each reason, and kept; ``cleaning`` the characters that each step removed from the
-        articles read; ``splits`` the articles, characters and UTF-8 bytes in each split.
+        ``source``, ``settings`` and ``versions`` (of the code of the stages) decide the result. ``reading`` tells what
+        the source was asked for, gave, and had to do for it; ``funnel`` counts the articles read, dropped for each
+        reason, and kept; ``cleaning`` the characters that each step removed from the articles read; ``splits`` the
+        articles, characters and UTF-8 bytes in each split.
         """
         return dict(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8")))
 
@@ -127,28 +128,25 @@ class Corpus:
     @cached_property
     def _folder(self) -> Path:
         source = self.source.describe()
-        raw = Path(self.data_dir) / "raw" / f"{self.source.name}-{fingerprint(source)}.sqlite"
-        with self._lock(raw), RawStore(raw) as store:
+        name = f"{self.source.name}-{fingerprint({**source, 'store': store.VERSION})}.sqlite"
+        raw = Path(self.data_dir) / "raw" / name
+        with self._lock(raw):
+            try:
+                return self._made(raw, source)
+            except DamagedStoreError as error:
+                log.warning("%s: set aside as %s, and its articles are fetched again", error, set_aside(raw).name)
+                return self._made(raw, source)
+
+    def _made(self, raw: Path, source: dict[str, Any]) -> Path:
+        """Return the folder of the prepared corpus, made if need be."""
+        with RawStore(raw) as store:
+            made_from = self._made_from(store, source)
+            if self._wanted(store) == 0 and (folder := self._folder_of(made_from)).exists():
+                return folder
+            self._mend(store)
             self._read(store, source)
-            made_from = {
-                "source": {"name": self.source.name, **source},
-                "articles": store.digest(self.num_articles),
-                "settings": {
-                    "cleaning": asdict(self.cleaner),
-                    "quality": asdict(self.quality),
-                    "duplicates": asdict(self.duplicates),
-                    "min_length": self.min_length,
-                    "split": list(self.split),
-                },
-                "versions": {
-                    "cleaning": cleaning.VERSION,
-                    "quality": quality.VERSION,
-                    "duplicates": duplicates.VERSION,
-                    "split": split.VERSION,
-                    "corpus": VERSION,
-                },
-            }
-            folder = Path(self.data_dir) / "corpus" / fingerprint(made_from)
+            made_from = self._made_from(store, source)
+            folder = self._folder_of(made_from)
             if not folder.exists():
                 try:
                     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,20 +157,71 @@ class Corpus:
                     raise OutsideError(f"{folder}: cannot be written ({error.strerror or error})") from error
         return folder
 
+    def _made_from(self, store: RawStore, source: dict[str, Any]) -> dict[str, Any]:
+        """Return everything that decides what the prepared corpus holds."""
+        return {
+            "source": {"name": self.source.name, **source},
+            "articles": store.digest(self.num_articles),
+            "settings": {
+                "cleaning": asdict(self.cleaner),
+                "quality": asdict(self.quality),
+                "duplicates": asdict(self.duplicates),
+                "min_length": self.min_length,
+                "split": list(self.split),
+            },
+            "versions": {
+                "cleaning": cleaning.VERSION,
+                "quality": quality.VERSION,
+                "duplicates": duplicates.VERSION,
+                "split": split.VERSION,
+                "corpus": VERSION,
+            },
+        }
+
+    def _folder_of(self, made_from: dict[str, Any]) -> Path:
+        return Path(self.data_dir) / "corpus" / fingerprint(made_from)
+
+    def _wanted(self, store: RawStore) -> int | None:
+        """Return how many articles are still to be read; None for all that the source has."""
+        if store.get_meta("complete"):
+            return 0
+        return None if self.num_articles is None else max(0, self.num_articles - len(store))
+
+    def _mend(self, store: RawStore) -> None:
+        """Fetch damaged articles again, each into its place."""
+        damaged = store.damaged()
+        for page_id, title in damaged.items():
+            log.warning("%s: article %d (%s) is damaged and is fetched again", store.path, page_id, title)
+        if damaged:
+            for article in self.source.articles(len(damaged), store.without(damaged)):
+                store.replace(article) or store.add(article)
+        for page_id, title in store.damaged().items() if damaged else ():
+            log.warning("%s: article %d (%s) cannot be had any more and is left out", store.path, page_id, title)
+            store.remove(page_id)
+
     def _read(self, store: RawStore, source: dict[str, Any]) -> None:
         """Bring the store up to the number of articles wanted, or to all there are."""
-        held = len(store)
-        wanted = None if self.num_articles is None else self.num_articles - held
-        if store.get_meta("complete") or (wanted is not None and wanted <= 0):
+        held, wanted = len(store), self._wanted(store)
+        if wanted == 0:
             return
         store.set_meta("source", source)
-        for article in _progress(self.source.articles(wanted, store), "reading articles", wanted):
-            store.add(article)
+        articles = self.source.articles(wanted, store)
+        try:
+            # A source that is read to its end shows how far it is; there is no number of articles to go by.
+            for article in articles if wanted is None else track(articles, "reading articles", wanted):
+                store.add(article)
+        except DamagedStoreError:
+            raise
+        except OutsideError as error:
+            if not len(store):
+                raise
+            advice = f"the {len(store):,} articles read so far are safe: run the same command again to go on"
+            raise OutsideError(f"{error}; {advice}") from error
         if wanted is None or len(store) - held < wanted:
             store.set_meta("complete", True)  # the source has no more: nobody needs to ask again
 
     def _write(self, store: RawStore, folder: Path, made_from: dict[str, Any]) -> None:
-        """Write the three splits and the manifest."""
+        """Write the three splits, who wrote their articles, the lock of all that was read, and the manifest."""
         read = len(store) if self.num_articles is None else min(len(store), self.num_articles)
         dropped: Counter[str] = Counter()
         removed: Counter[str] = Counter()
@@ -180,7 +229,12 @@ class Corpus:
         seen = self.duplicates.start()
         with contextlib.ExitStack() as files:
             writers = {name: files.enter_context(_SplitWriter(folder / f"{name}.arrow")) for name in SPLITS}
-            for article in _progress(islice(store, read), "preparing articles", read):
+            lock = files.enter_context(LockWriter(folder / LOCK))
+            attribution = files.enter_context((folder / ATTRIBUTION).open("w", encoding="utf-8", newline=""))
+            table = csv.writer(attribution, "excel-tab")
+            table.writerow(("title", "url", "revision_id", "licence"))
+            for article in track(islice(store, read), "preparing articles", read):
+                lock.add(article)
                 text, shorter = self.cleaner.clean(article.text)
                 removed.update(shorter)
                 longest = max(longest, len(text))
@@ -190,13 +244,15 @@ class Corpus:
                     dropped[reason] += 1
                 else:
                     writers[split_of(article.page_id, self.split)].add(article, text)
+                    table.writerow((article.title, article.url, article.revision_id, article.licence))
         splits = {name: writer.counts for name, writer in writers.items()}
         kept = sum(counts["articles"] for counts in splits.values())
         funnel = {"read": read, **{reason: dropped[reason] for reason in BLAMED}, "kept": kept}
         empty = [name for name, share in zip(SPLITS, self.split, strict=True) if share and not splits[name]["articles"]]
         if empty:
             raise self._too_few(funnel, " and ".join(empty), longest)
-        manifest = {**made_from, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
+        reading = {"requested": self.num_articles, "fetched": len(store), **store.get_meta("counts", {})}
+        manifest = {**made_from, "reading": reading, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int) -> SettingError:
@@ -264,9 +320,3 @@ class _SplitWriter:
     def _flush(self) -> None:
         self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
         self._rows.clear()
-
-
-def _progress(items: Iterable[Item], description: str, total: int | None) -> Iterable[Item]:
-    """Show a progress bar, where there is a terminal, until it is full."""
-    console = Console(stderr=True)
-    return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)

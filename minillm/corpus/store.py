@@ -2,14 +2,16 @@
 
 It is three things in one: the cache (what is in it is never fetched twice), the resume point (each article is committed
 at once, so a process killed at any moment loses nothing that it had added) and the integrity check (each article
-carries the SHA-256 of its text).
+carries the SHA-256 of its text, and each row one of all that is in it).
 """
 
 import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +19,19 @@ from typing import Any, Self
 from minillm.corpus.article import Article
 from minillm.errors import OutsideError
 
+VERSION = 2  # raised when the schema changes
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS articles (
     position INTEGER PRIMARY KEY, page_id INTEGER NOT NULL UNIQUE, revision_id INTEGER NOT NULL,
-    title TEXT NOT NULL, url TEXT NOT NULL, timestamp TEXT NOT NULL, sha256 TEXT NOT NULL, text TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    title TEXT NOT NULL, url TEXT NOT NULL, timestamp TEXT NOT NULL, licence TEXT NOT NULL,
+    wikitext_sha256 TEXT NOT NULL, sha256 TEXT NOT NULL, seal TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal TEXT NOT NULL);
 """  # the text comes last: reading the columns before it skips the pages that it fills
+COLUMNS = ("page_id", "revision_id", "title", "url", "timestamp", "licence", "wikitext_sha256", "sha256")
+
+
+class DamagedStoreError(OutsideError):
+    """The file as a whole is not what was written; its articles cannot be told apart any more."""
 
 
 class RawStore:
@@ -34,7 +43,8 @@ class RawStore:
         path: the SQLite file; made, with its folders, where there is none.
 
     Raises:
-        OutsideError: (here and in every method) the file cannot be opened, or is damaged, or is no raw store.
+        DamagedStoreError: (here and in every method) the file is damaged, or is no raw store.
+        OutsideError: (here and in every method) the file cannot be used.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,16 +72,14 @@ class RawStore:
 
     def add(self, article: Article) -> bool:
         """Commit an article; return False, and change nothing, where its page_id is held already."""
-        return self._write(
-            "INSERT OR IGNORE INTO articles (revision_id, title, url, timestamp, sha256, text, page_id) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            article,
-        )
+        columns = ", ".join(COLUMNS)
+        return self._write(f"INSERT OR IGNORE INTO articles ({columns}, seal, text) VALUES ({_marks(10)})", article)
 
     def replace(self, article: Article) -> bool:
         """Put a newly fetched article in the place of the held one; return False where its page_id is not held."""
+        columns = ", ".join(COLUMNS)
         return self._write(
-            "UPDATE articles SET revision_id=?, title=?, url=?, timestamp=?, sha256=?, text=? WHERE page_id=?", article
+            f"UPDATE articles SET ({columns}, seal, text) = ({_marks(10)}) WHERE page_id = {article.page_id}", article
         )
 
     def remove(self, page_id: int) -> bool:
@@ -98,53 +106,65 @@ class RawStore:
             if not whole:
                 raise OutsideError(
                     f"{self.path}: article {article.page_id} ({article.title}) is damaged: "
-                    "remove the file to have its articles fetched again"
+                    "run again to have it fetched again"
                 )
             yield article
 
-    def damaged(self) -> list[int]:
-        """Return the page_ids of the articles that are not as they were added, in order of arrival."""
-        return [article.page_id for article, whole in self._read() if not whole]
+    def damaged(self) -> dict[int, str]:
+        """Return page_id and title of the articles that are not as they were added, in order of arrival."""
+        return {article.page_id: article.title for article, whole in self._read() if not whole}
+
+    def without(self, page_ids: Container[int]) -> "StoreWithout":
+        """Return the store as it would be without some of its articles."""
+        return StoreWithout(self, page_ids)
 
     def digest(self, limit: int | None = None) -> str:
         """Return one SHA-256, in hexadecimal, for the first articles (all where limit is None) and their order."""
         digest = hashlib.sha256()
         with self._faults():
             for row in self._connection.execute(
-                "SELECT page_id, revision_id, title, url, timestamp, sha256 FROM articles ORDER BY position LIMIT ?",
+                f"SELECT {', '.join(COLUMNS)} FROM articles ORDER BY position LIMIT ?",
                 (-1 if limit is None else limit,),
             ):
-                digest.update(json.dumps(row).encode())
+                digest.update(json.dumps(row, default=str).encode())
         return digest.hexdigest()
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """Return the value kept under a key, or the default."""
         with self._faults():
-            row = self._connection.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-            return default if row is None else json.loads(row[0])
+            row = self._connection.execute("SELECT value, seal FROM meta WHERE key=?", (key,)).fetchone()
+            if row is None:
+                return default
+            if _seal(key, row[0]) != row[1]:
+                raise sqlite3.DatabaseError(f"what it keeps under {key} is damaged")
+            return json.loads(row[0])
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a plain JSON value under a key."""
+        text = json.dumps(value)
         with self._faults():
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _seal(key, text)))
 
     def _write(self, statement: str, article: Article) -> bool:
-        row = (article.revision_id, article.title, article.url, article.timestamp, article.sha256, article.text)
+        row = tuple(getattr(article, column) for column in COLUMNS)
         with self._faults():
-            return self._connection.execute(statement, (*row, article.page_id)).rowcount == 1
+            return self._connection.execute(statement, (*row, _seal(*row), article.text)).rowcount == 1
 
     def _read(self) -> Iterator[tuple[Article, bool]]:
-        """Yield each article and whether its text still has the SHA-256 that it came with."""
+        """Yield each article and whether it is still as it was added."""
         with self._faults():
-            problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            problem = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
-            for page_id, revision_id, title, url, timestamp, sha256, text in self._connection.execute(
-                "SELECT page_id, revision_id, title, url, timestamp, sha256, CAST(text AS BLOB) "
-                "FROM articles ORDER BY position"
+            for key in self._connection.execute("SELECT key FROM meta").fetchall():
+                self.get_meta(*key)
+            for *row, seal, text in self._connection.execute(
+                f"SELECT {', '.join(COLUMNS)}, seal, CAST(text AS BLOB) FROM articles ORDER BY position"
             ):
-                article = Article(page_id, title, text.decode("utf-8", "replace"), revision_id, url, timestamp)
-                yield article, hashlib.sha256(text).hexdigest() == sha256
+                fields = dict(zip(COLUMNS, row, strict=True))
+                sha256 = fields.pop("sha256")
+                article = Article(text=text.decode("utf-8", "replace"), **fields)
+                yield article, hashlib.sha256(text).hexdigest() == sha256 and seal == _seal(*row)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -154,8 +174,47 @@ class RawStore:
             raise OutsideError(f"{self.path}: cannot be used ({error})") from error
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             problem = " ".join(str(error).split())
-            raise OutsideError(
-                f"{self.path}: is damaged or no raw store ({problem}): remove it to have its articles fetched again"
-            ) from error
+            raise DamagedStoreError(f"{self.path}: is damaged or no raw store ({problem})") from error
         except OSError as error:
             raise OutsideError(f"{self.path}: cannot be opened ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class StoreWithout:
+    """A store as it would be without some of its articles: a source asked on top of it yields these again."""
+
+    store: RawStore
+    page_ids: Container[int]
+
+    def __contains__(self, page_id: object) -> bool:
+        return page_id not in self.page_ids and page_id in self.store
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """Return the value kept under a key, or the default."""
+        return self.store.get_meta(key, default)
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a plain JSON value under a key."""
+        self.store.set_meta(key, value)
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged file, and what SQLite keeps beside it, a name that is not in use yet; return that name.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    aside = next(name for number in count(1) if not (name := path.with_suffix(f".damaged-{number}")).exists())
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _marks(number: int) -> str:
+    return ", ".join("?" * number)
+
+
+def _seal(*values: object) -> str:
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()

@@ -1,11 +1,12 @@
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minillm.corpus import Article, Corpus, FilesSource, SampleSource
+from tests.corpus import mediawiki
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +26,12 @@ def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
         return Corpus(FilesSource(str(file)), tmp_path / "data", **settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wiki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mediawiki.Wiki]:
+    """A real MediaWiki with 300 articles; tests that use it carry the marker ``mediawiki``."""
+    if lacking := mediawiki.missing():
+        pytest.skip(lacking)
+    with mediawiki.running(tmp_path_factory.mktemp("mediawiki"), articles=292) as wiki:
+        yield wiki

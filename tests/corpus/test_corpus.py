@@ -205,14 +205,35 @@ def test_several_processes_prepare_the_same_corpus_at_once(make_corpus: MakeCorp
     assert len(list((tmp_path / "corpus").iterdir())) == 1
 
 
-def test_a_damaged_store_is_named_and_nothing_half_written_stays(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    make_corpus(num_articles=60).prepare()
+def test_a_damaged_article_is_named_and_read_again(
+    make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = make_corpus(num_articles=60)
+    before.prepare()
     (file,) = (tmp_path / "data" / "raw").glob("*.sqlite")
     with RawStore(file) as store:
+        articles = list(store)
         store._connection.execute("UPDATE articles SET text = 'otro' WHERE page_id = 7")
-    with pytest.raises(OutsideError, match=r"article 7 \(.*\) is damaged"):
-        make_corpus(num_articles=60, min_length=501).prepare()
-    assert len(list((tmp_path / "data" / "corpus").iterdir())) == 1
+        store._connection.execute("UPDATE articles SET title = 'Otro' WHERE page_id = 9")
+    after = make_corpus(num_articles=60, min_length=501)
+    assert sides(after).items() <= sides(before).items()
+    assert "article 7 (Arquitectura gótica) is damaged and is fetched again" in caplog.text
+    assert "article 9 (Otro) is damaged and is fetched again" in caplog.text
+    with RawStore(file) as store:
+        assert list(store) == articles
+
+
+def test_a_damaged_store_is_set_aside_and_said_so(
+    make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_corpus(num_articles=60).prepare()
+    (file,) = (tmp_path / "data" / "raw").glob("*.sqlite")
+    for number in range(1, 3):
+        file.write_bytes(b"nada que ver" * 1000)
+        assert make_corpus(num_articles=60).prepare() == folder
+        aside = file.with_suffix(f".damaged-{number}")
+        assert aside.read_bytes() == b"nada que ver" * 1000
+        assert f"set aside as {aside.name}" in caplog.text
 
 
 def test_a_damaged_split_is_named(make_corpus: MakeCorpus) -> None:

@@ -63,11 +63,11 @@ def test_an_article_that_is_held_is_not_added_again(store: RawStore, sample: lis
 
 def test_a_damaged_article_is_named_and_can_be_replaced_in_its_place(store: RawStore, sample: list[Article]) -> None:
     damage(store.path, sample[2].page_id)
-    assert store.damaged() == [sample[2].page_id]
+    assert store.damaged() == {sample[2].page_id: sample[2].title}
     with pytest.raises(OutsideError, match=rf"article {sample[2].page_id} \({sample[2].title}\) is damaged"):
         list(store)
     assert store.replace(sample[2])
-    assert store.damaged() == []
+    assert store.damaged() == {}
     assert list(store) == sample[:5]
 
 
@@ -139,7 +139,7 @@ def test_what_was_added_survives_sigkill_at_any_moment(path: Path) -> None:
             last = int(writer.stdout.read().splitlines()[-1].rpartition(" ")[2] or -1)
         with RawStore(path) as store:
             held = list(store)
-            assert store.damaged() == []
+            assert store.damaged() == {}
         assert [article.page_id for article in held] == list(range(len(held)))
         assert len(held) >= last + 1
 

@@ -27,7 +27,9 @@ class SampleSource:
         with self._file().open(encoding="utf-8") as lines:
             records = (json.loads(line) for line in lines)
             new = (
-                Article(record["id"], record["title"], record["text"]) for record in records if record["id"] not in held
+                Article(record["id"], record["title"], record["text"], licence="CC0")
+                for record in records
+                if record["id"] not in held
             )
             yield from islice(new, limit)
 

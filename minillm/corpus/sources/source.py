@@ -6,6 +6,16 @@ from typing import Any, Protocol, runtime_checkable
 from minillm.corpus.article import Article
 
 
+class Held(Container[int], Protocol):
+    """What a corpus has already: the page_ids of its articles, and what their source keeps to go on from."""
+
+    def get_meta(self, key: str, default: Any = None) -> Any:
+        """Return the value kept under a key, or the default."""
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a plain JSON value under a key; it survives whatever becomes of the process."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Where articles come from."""
@@ -24,8 +34,11 @@ class Source(Protocol):
             SettingError: a setting names something that does not exist.
         """
 
-    def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
+    def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield articles that are not held yet, lazily, each with a page_id of its own.
+
+        An article that was yielded once and is not held any more comes before new ones. Under the key ``counts`` a
+        source may keep what it had to do so far, by name, such as requests and bytes: it is shown with the funnel.
 
         A source with an order of its own keeps to it, so that a corpus grows by its next articles. When the iterator
         ends before ``limit``, the source has nothing more to give. The caller keeps each article before it asks for
@@ -33,7 +46,7 @@ class Source(Protocol):
 
         Args:
             limit: yield at most so many articles; None for all there are.
-            held: the page_ids that the corpus has already.
+            held: what the corpus has already.
 
         Raises:
             SettingError: the source's settings, or the input they name, cannot be used.

@@ -1,0 +1,79 @@
+"""The lock of a corpus: which revisions it was made of, so that the same corpus can be fetched again."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from minillm.corpus.article import Article
+from minillm.errors import SettingError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRevision:
+    """One revision of one page.
+
+    Args:
+        page_id: the page.
+        revision_id: its revision.
+        sha256: SHA-256 of the revision's wikitext; of the text that the source gave where it gave no wikitext.
+        title: the page's title.
+        wikitext: tells which of the two it is.
+    """
+
+    page_id: int
+    revision_id: int
+    sha256: str
+    title: str
+    wikitext: bool
+
+
+class LockWriter:
+    """Writes the articles that carry a revision, in order, one a line.
+
+    Args:
+        path: the file to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+        self._separator = "\n"
+
+    def __enter__(self) -> Self:
+        self._file.write(f'{{"schema": {SCHEMA}, "articles": [')
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.write("\n]}\n")
+        self._file.close()
+
+    def add(self, article: Article) -> None:
+        """Write an article's revision, if its source knows it."""
+        if not article.revision_id:
+            return
+        sha256 = article.wikitext_sha256 or article.sha256
+        revision = LockedRevision(
+            article.page_id, article.revision_id, sha256, article.title, bool(article.wikitext_sha256)
+        )
+        self._file.write(self._separator + json.dumps(asdict(revision), ensure_ascii=False))
+        self._separator = ",\n"
+
+
+def read_lock(path: str) -> list[LockedRevision]:
+    """Return the revisions that a lock names.
+
+    Args:
+        path: a corpus.lock.json.
+
+    Raises:
+        SettingError: it cannot be read or is no lock.
+    """
+    try:
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        return [LockedRevision(**entry) for entry in content["articles"]]
+    except OSError as error:
+        raise SettingError("data.source.lock", path, f"cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise SettingError("data.source.lock", path, "is no corpus.lock.json") from error

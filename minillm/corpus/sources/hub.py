@@ -1,0 +1,121 @@
+"""Articles from a dataset of the Hugging Face hub, such as wikimedia/wikipedia, or from a copy of it on disk."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow
+import pyarrow.parquet
+from datasets import load_dataset
+
+from minillm.corpus.article import Article
+from minillm.corpus.sources.source import Held
+from minillm.errors import OutsideError, SettingError
+from minillm.progress import track
+
+VERSION = 1  # raised when the same dataset would yield other articles
+COLUMNS = ("id", "url", "title", "text")
+LICENCE = "CC BY-SA 3.0"  # as the dataset's card says of all its articles
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The articles of a dataset with the columns id, url, title and text, in its order.
+
+    Args:
+        path: the dataset's name on the hub, or a folder of parquet files.
+        config: the dataset's configuration: date and language; has no meaning for a folder.
+        streaming: fetch only as much as is read; otherwise the whole dataset is fetched once, and kept by `datasets`.
+
+    Raises:
+        SettingError: on use, a folder without parquet files, and columns that are missing.
+        OutsideError: on use, a hub that cannot be reached.
+    """
+
+    path: str = "wikimedia/wikipedia"
+    config: str | None = "20231101.es"
+    streaming: bool = True
+    name: ClassVar[str] = "hub"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the dataset's name; of a folder, the SHA-256 of each file."""
+        if not self._folder:
+            return {"version": VERSION, "path": self.path, "config": self.config}
+        files = {}
+        for file in self._files():
+            with file.open("rb") as content:
+                files[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+        return {"version": VERSION, "files": files}
+
+    def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
+        """Yield the articles in the dataset's order; see `Source.articles`."""
+        total, rows = self._rows()
+        # What is held is skipped by its id alone, without a look at its text.
+        new = (self._article(row) for row in rows if int(row["id"]) not in held)
+        yield from track(new, "reading articles", total) if limit is None else islice(new, limit)
+
+    def _rows(self) -> tuple[int | None, Iterator[dict[str, Any]]]:
+        """Return how many rows there are, where that is known, and the rows."""
+        if self._folder:
+            return self._local_rows()
+        try:
+            dataset = load_dataset(self.path, self.config, split="train", streaming=self.streaming)
+        except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises, with and without network
+            problem = " ".join(str(error).split())[:200]
+            advice = "is the name right and the network up? a folder of parquet files or data=sample works offline"
+            raise OutsideError(f"{self.path} ({self.config}) cannot be had: {problem}; {advice}") from error
+        self._check(dataset.column_names or COLUMNS)
+        total = dataset.info.splits["train"].num_examples if dataset.info.splits else None
+        return total, self._outside(iter(dataset))
+
+    def _outside(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        try:
+            yield from rows
+        except (OSError, RuntimeError) as error:
+            raise OutsideError(f"{self.path}: {' '.join(str(error).split())[:200]}") from error
+
+    def _local_rows(self) -> tuple[int, Iterator[dict[str, Any]]]:
+        files = self._files()
+        try:
+            schemas = [(file, pyarrow.parquet.read_metadata(file)) for file in files]
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._unusable(f"cannot be read as Parquet ({error})") from error
+        for _, metadata in schemas:
+            self._check(metadata.schema.to_arrow_schema().names)
+        return sum(metadata.num_rows for _, metadata in schemas), self._read(files)
+
+    def _read(self, files: list[Path]) -> Iterator[dict[str, Any]]:
+        for file in files:
+            try:
+                with pyarrow.parquet.ParquetFile(file) as table:
+                    for batch in table.iter_batches(batch_size=256, columns=list(COLUMNS)):
+                        yield from batch.to_pylist()
+            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise self._unusable(f"{file} is damaged ({error})") from error
+
+    def _article(self, row: dict[str, Any]) -> Article:
+        return Article(int(row["id"]), row["title"], row["text"], url=row["url"], licence=LICENCE)
+
+    def _check(self, columns: list[str] | tuple[str, ...]) -> None:
+        if lacking := [column for column in COLUMNS if column not in columns]:
+            advice = f"lacks {', '.join(lacking)}: a Wikipedia dataset has {', '.join(COLUMNS)}"
+            raise self._unusable(f"{advice}; data=files reads other forms")
+
+    @property
+    def _folder(self) -> Path | None:
+        """The folder, where the path is one: it exists, or is written as only a path can be."""
+        path = Path(self.path).expanduser()
+        return path if path.exists() or path.is_absolute() or self.path.startswith((".", "~")) else None
+
+    def _files(self) -> list[Path]:
+        folder = self._folder or Path()
+        files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
+        if not files:
+            raise self._unusable("holds no .parquet file" if folder.exists() else "does not exist")
+        return files
+
+    def _unusable(self, advice: str) -> SettingError:
+        return SettingError("data.source.path", self.path, advice)

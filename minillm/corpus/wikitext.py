@@ -1,0 +1,358 @@
+"""Wikitext to plain text.
+
+Markup that never shows (references, tables, files, categories, galleries) is cut out; templates go from the inside out,
+and those that carry words, dates or quantities (see `TEMPLATES`) are parsed by mwparserfromhell and leave them behind.
+Headings stay as ``== wikitext has them ==``: the cleaning chain decides what becomes of the sections under them.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Any, Self
+
+import mwparserfromhell
+
+from minillm.corpus.cleaning import CLOSED_REF, COMMENT, TABLE, TEMPLATE, WIKI_LINK, html_entities, markup, until_stable
+
+VERSION = 1  # raised when the same wikitext would come out otherwise
+
+HIDDEN = re.compile(
+    r"<(ref|references|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap|hiero|graph|chem|ce|section"
+    r"|templatedata|templatestyles|categorytree|inputbox|mapframe|maplink)\b[^<>]*>.*?</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+HIDDEN_ALONE = re.compile(r"<(?:references|section|templatestyles|mapframe|maplink)\b[^<>]*/?>", re.IGNORECASE)
+NOWIKI = re.compile(r"<(nowiki|pre)\b[^<>]*>(.*?)</\1\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
+KEPT = re.compile("\ue000(\\d+)\ue001")  # where a nowiki stood, in characters that no text has
+FORMULA = re.compile(r"<math\b[^<>]*>(.*?)</math\s*>", re.DOTALL | re.IGNORECASE)
+SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
+ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
+LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
+EMPHASIS = re.compile("'{2,3}(?:'')?")
+BULLET = re.compile(r"^([*#:;]+)[ \t]*", re.MULTILINE)
+RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
+STRAY = re.compile(r"\{\{|\}\}|\{\||\|\}|\[\[|\]\]")
+DISAMBIGUATION = re.compile(
+    r"\{\{\s*(?:(?:plantilla|template)\s*:\s*)?(?:desambig\w*|disambig\w*|des|homonimia)\s*[|}]", re.I
+)
+DANGLING = re.compile(  # words after which a sentence cannot end
+    r"\b(?:a|al|ante|con|contra|de|del|desde|el|en|entre|hacia|hasta|la|las|los|o|para|por|según|sin|sobre|su|tras|un|una|unos"
+    r"|unas|y|aproximadamente|unos|cerca de|mide|pesa)$",
+    re.IGNORECASE,
+)
+HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The names that a wiki gives to what it does not show in its text; lower case.
+
+    Args:
+        hidden: prefixes of links to files and categories, which the text does not show.
+        categories: those of them that name categories.
+        redirects: the words that a redirect begins with.
+    """
+
+    hidden: frozenset[str] = frozenset(
+        ("archivo", "imagen", "categoría", "categoria", "file", "image", "category", "media", "medio")
+    )
+    categories: frozenset[str] = frozenset(("categoría", "categoria", "category"))
+    redirects: tuple[str, ...] = ("#redirección", "#redireccion", "#redirect")
+
+    @classmethod
+    def of_namespaces(cls, names: Iterable[tuple[int, str]], redirects: Iterable[str] = ()) -> Self:
+        """Return the dialect of a wiki by its namespaces; the Spanish and English names hold everywhere.
+
+        Args:
+            names: numbers and names of the namespaces, their aliases among them.
+            redirects: the words that a redirect begins with.
+        """
+        names = [(number, name.replace("_", " ").casefold()) for number, name in names]
+        return cls(
+            cls.hidden | {name for number, name in names if number in (-2, 6, 14)},
+            cls.categories | {name for number, name in names if number == 14},
+            (*cls.redirects, *(word.casefold() for word in redirects)),
+        )
+
+    @classmethod
+    def of_siteinfo(cls, site: dict[str, Any]) -> Self:
+        """Return the dialect of a wiki by what its API says: ``namespaces``, ``namespacealiases`` and ``redirect``."""
+        spaces = site["namespaces"].values()
+        names = [(space["id"], space[key]) for space in spaces for key in ("name", "canonical") if key in space]
+        names += [(space["id"], space["alias"]) for space in site["namespacealiases"]]
+        return cls.of_namespaces(names, site["redirect"])
+
+
+SPANISH = Dialect()
+
+
+def is_redirect(source: str, dialect: Dialect = SPANISH) -> bool:
+    """Tell whether a page only sends the reader to another one.
+
+    >>> is_redirect("#REDIRECCIÓN [[Lima]]")
+    True
+    """
+    return source.lstrip()[:40].casefold().replace("# ", "#").startswith(dialect.redirects)
+
+
+def is_disambiguation(source: str) -> bool:
+    """Tell whether a page only lists the meanings of a name, by the template that says so.
+
+    >>> is_disambiguation("'''Mercurio''' es un planeta o un metal.\\n{{desambiguación}}")
+    True
+    """
+    return DISAMBIGUATION.search(source) is not None
+
+
+def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
+    """Return the text that a page shows, without what is no prose.
+
+    Args:
+        source: the page's wikitext.
+        dialect: the names that its wiki uses.
+
+    >>> plain_text("'''Lima'''<ref>INEI</ref> dista {{convertir|5|km}} del [[Pacífico|mar]].[[Archivo:a.jpg|El [[b]]]]")
+    'Lima dista 5 km del mar.'
+    """
+    kept: list[str] = []
+    text = COMMENT.sub("", source)
+    if "<nowiki" in text or "<pre" in text:
+        kept = [match[2] or "" for match in NOWIKI.finditer(text)]
+        places = count()
+        text = NOWIKI.sub(lambda match: f"\ue000{next(places)}\ue001", text)
+    text = EMPHASIS.sub("", text)
+    if "<" in text:
+        text = FORMULA.sub(_formula, text)
+        text = HIDDEN_ALONE.sub("", HIDDEN.sub("", CLOSED_REF.sub("", text)))
+    if "{{{" in text:
+        text = until_stable(ARGUMENT, lambda match: match[1] or "", text)
+    if "{{" in text:
+        text = until_stable(TEMPLATE, _template, text)
+    if "{|" in text:
+        text = until_stable(TABLE, "", text)
+    if "[[" in text:
+        text = until_stable(WIKI_LINK, lambda match: _link(match[1], dialect), text)
+    text = BULLET.sub(lambda match: "* " if {"*", "#"} & set(match[1]) else "", text)
+    text = STRAY.sub("", RULE.sub("", markup(html_entities(text))))
+    return KEPT.sub(lambda match: kept[int(match[1])], text).strip() if kept else text.strip()
+
+
+def holes(text: str) -> int:
+    """Return how many sentences of a clean text have a hole where something was cut out, as far as words can tell.
+
+    >>> holes("Tiene una superficie de . Vive en el mar. Nació en , hijo de un herrero.")
+    2
+    """
+    return len(HOLE.findall(text))
+
+
+def _formula(match: re.Match[str]) -> str:
+    formula = match[1].strip()
+    return formula if SIMPLE_FORMULA.fullmatch(formula) else ""
+
+
+def _link(link: str, dialect: Dialect) -> str:
+    """Return what a link shows."""
+    target, pipe, label = link.partition("|")
+    prefix, colon, _ = target.partition(":")
+    if colon and prefix and (prefix.strip().casefold() in dialect.hidden or LANGUAGE_LINK.fullmatch(prefix)):
+        return ""
+    return (label.rpartition("|")[2] if pipe else target.removeprefix(":")).strip("\n")
+
+
+# Templates
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a template: its positional and named arguments, stripped."""
+
+    arguments: tuple[str, ...]
+    named: dict[str, str]
+
+    def __getitem__(self, position: int) -> str:
+        """Return an argument by position, from 0; empty where there is none."""
+        return self.arguments[position] if position < len(self.arguments) else ""
+
+
+def _template(match: re.Match[str]) -> str:
+    """Return what a call of a template shows, as far as it carries words; it holds no other calls."""
+    call = match[0]
+    name = _name(call[2:-2].partition("|")[0])
+    if (colon := name.find(":")) > 0:
+        return _function(name[:colon], call[2:-2].partition(":")[2])
+    if rule := TEMPLATES.get(name):
+        return _shown(call, rule)
+    # A template that nobody knows shows its first argument where the sentence would have a hole without it.
+    before = match.string[max(0, match.start() - 30) : match.start()]
+    if DANGLING.search(before.rstrip()) and "\n" not in call:
+        return _shown(call, first)
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _shown(call: str, rule: Callable[[Call], str]) -> str:
+    templates = mwparserfromhell.parse(call, skip_style_tags=True).filter_templates(recursive=False)
+    if not templates:
+        return ""
+    parameters = templates[0].params
+    positional = tuple(str(parameter.value).strip() for parameter in parameters if not parameter.showkey)
+    named = {str(parameter.name).strip(): str(parameter.value).strip() for parameter in parameters if parameter.showkey}
+    numbered = tuple(named.pop(str(number)) for number in range(1, 10) if str(number) in named)
+    return rule(Call(positional + numbered, named))
+
+
+@lru_cache(maxsize=4096)
+def _name(name: str) -> str:
+    name = " ".join(name.replace("_", " ").split()).casefold()
+    for prefix in ("plantilla:", "template:", "subst:", "msg:"):
+        name = name.removeprefix(prefix).strip()
+    return name
+
+
+def _function(name: str, argument: str) -> str:
+    """Return what a parser function shows; those that depend on the page or the day show nothing."""
+    if name in ("formatnum", "uc", "lc", "ucfirst", "lcfirst"):
+        text = argument.partition("|")[0].strip()
+        change = {"uc": text.upper(), "lc": text.lower(), "ucfirst": text[:1].upper() + text[1:]}
+        return change.get(name, text)
+    if name == "#if":  # what is shown where the condition holds
+        condition, _, rest = argument.partition("|")
+        yes, _, no = rest.partition("|")
+        return (yes if condition.strip() else no).strip()
+    return ""
+
+
+def first(call: Call) -> str:
+    """Return the first argument."""
+    return call[0]
+
+
+def second(call: Call) -> str:
+    """Return the second argument; the first where there is one only."""
+    return call[1] or call[0]
+
+
+def last(call: Call) -> str:
+    """Return the last argument."""
+    return call.arguments[-1] if call.arguments else ""
+
+
+def quotation(call: Call) -> str:
+    """Return a quotation as a paragraph of its own."""
+    return f"\n{call[0] or call.named.get('texto', '')}\n"
+
+
+UNITS = {
+    "km2": "km²",
+    "m2": "m²",
+    "cm2": "cm²",
+    "mi2": "mi²",
+    "m3": "m³",
+    "km3": "km³",
+    "cm3": "cm³",
+    "C": "°C",
+    "F": "°F",
+}
+BETWEEN = {"-": "-", "–": "-", "a": " a ", "to": " a ", "y": " y ", "and": " y ", "e": " e ", "o": " o ", "or": " o "}
+BETWEEN |= {"por": " por ", "x": " por ", "by": " por ", "+/-": " ± ", "±": " ± "}
+
+
+def quantity(call: Call) -> str:
+    """Return a quantity with its unit, as given: {{convertir|5|a|7|km|mi}} is 5 a 7 km."""
+    number, rest = call[0], call.arguments[1:]
+    while len(rest) > 2 and rest[0] in BETWEEN:
+        number, rest = f"{number}{BETWEEN[rest[0]]}{rest[1]}", rest[2:]
+    unit = UNITS.get(rest[0], rest[0]) if rest else ""
+    return f"{number} {unit}".strip()
+
+
+MONTHS = (
+    *("enero", "febrero", "marzo", "abril", "mayo", "junio"),
+    *("julio", "agosto", "septiembre", "octubre", "noviembre", "diciembre"),
+)
+
+
+def date(call: Call) -> str:
+    """Return a date in words: {{fecha|12|10|1492}} is 12 de octubre de 1492; the year may come first."""
+    parts = [part for part in call.arguments[:3] if part]
+    if parts and len(parts[0]) > 2 and parts[0].isdigit():
+        parts.reverse()
+    if len(parts) > 1 and parts[-2].isdigit() and 1 <= int(parts[-2]) <= 12:
+        parts[-2] = MONTHS[int(parts[-2]) - 1]
+    return " de ".join(parts)
+
+
+def century(call: Call) -> str:
+    """Return a century: {{siglo|V|a|s}} is siglo V a. C."""
+    era = {"a": " a. C.", "d": " d. C."}.get(call[1].lower(), "")
+    word = {"s": "siglo ", "S": "Siglo "}.get(call[2], "")
+    return f"{word}{call[0]}{era}"
+
+
+def before_christ(call: Call) -> str:
+    """Return {{AC|331}}: 331 a. C."""
+    return f"{call[0]} a. C.".strip()
+
+
+def after_christ(call: Call) -> str:
+    """Return {{DC|331}}: 331 d. C."""
+    return f"{call[0]} d. C.".strip()
+
+
+def fraction(call: Call) -> str:
+    """Return {{frac|1|2}}: 1/2, and {{frac|3|1|2}}: 3 1/2."""
+    *whole, over, under = call.arguments[:3] if len(call.arguments) > 1 else ("1", call[0])
+    return " ".join((*whole, f"{over}/{under}"))
+
+
+def japanese(call: Call) -> str:
+    """Return {{nihongo|Tokio|東京|Tōkyō}}: Tokio (東京 Tōkyō)."""
+    original = " ".join(part for part in call.arguments[1:3] if part)
+    return f"{call[0]} ({original})" if call[0] and original else call[0] or original
+
+
+def coordinated(call: Call) -> str:
+    """Return arguments as an enumeration: {{lista|uno|dos|tres}} is uno, dos, tres."""
+    return ", ".join(argument for argument in call.arguments if argument)
+
+
+def _in_language(name: str) -> Callable[[Call], str]:
+    return lambda call: f"en {name} {call[0]}" if call[0] else ""
+
+
+LANGUAGES = {
+    "ar": "árabe", "ca": "catalán", "de": "alemán", "el": "griego", "en": "inglés", "eo": "esperanto", "eu": "euskera",
+    "fr": "francés", "gl": "gallego", "grc": "griego antiguo", "he": "hebreo", "it": "italiano", "ja": "japonés",
+    "ko": "coreano", "la": "latín", "nah": "náhuatl", "nl": "neerlandés", "pl": "polaco", "pt": "portugués",
+    "qu": "quechua", "ro": "rumano", "ru": "ruso", "sv": "sueco", "tr": "turco", "uk": "ucraniano", "zh": "chino",
+}  # fmt: skip
+
+# The templates that carry words, dates or quantities, and what each of them shows.
+TEMPLATES: dict[str, Callable[[Call], str]] = {
+    **dict.fromkeys(("convertir", "convert", "unidad", "unidades", "val", "conv"), quantity),
+    **dict.fromkeys(("fecha", "date", "fecha de inicio", "fecha de nacimiento", "fecha de fallecimiento"), date),
+    **dict.fromkeys(("lang", "idioma", "lang2", "color", "fontcolor", "transl", "transliteración"), last),
+    **{f"lang-{code}": _in_language(name) for code, name in LANGUAGES.items()},
+    **dict.fromkeys(("siglo", "siglos"), century),
+    **dict.fromkeys(("ac", "a.c.", "a. c.", "adc"), before_christ),
+    **dict.fromkeys(("dc", "d.c.", "d. c.", "ddc"), after_christ),
+    **dict.fromkeys(("frac", "fracción", "fraction"), fraction),
+    **dict.fromkeys(("nihongo", "japonés"), japanese),
+    **dict.fromkeys(("cita", "cquote", "quote", "cita textual", "cita destacada", "blockquote"), quotation),
+    **dict.fromkeys(("enlace interlingüístico", "ill", "link-interwiki"), second),
+    **dict.fromkeys(("hlist", "lista horizontal", "unbulleted list", "plainlist"), coordinated),
+    **dict.fromkeys(("nowrap", "nobr", "esd", "small", "big", "versalita", "sc", "mayúsculas", "texto", "año"), first),
+    **dict.fromkeys(
+        ("abbr", "abreviatura", "abr", "tooltip", "sort", "sortname", "bandera2", "nombre científico"), first
+    ),
+    **dict.fromkeys(("subíndice", "sub", "superíndice", "sup", "negrita", "cursiva", "resaltar", "subrayado"), first),
+    **dict.fromkeys(("num", "formatnum", "nts", "dinero", "moneda", "euro", "ruby", "ipa", "afi", "unicode"), first),
+    **dict.fromkeys(("politónico", "polytonic", "árabe", "hebreo", "griego", "latín", "enlace roto"), first),
+    "sic": lambda call: "[sic]",
+    "!": lambda call: "|",
+    "=": lambda call: "=",
+    "·": lambda call: "·",
+}

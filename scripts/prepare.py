@@ -1,0 +1,21 @@
+"""Prepare the data alone: `python scripts/prepare.py data=wikipedia`; train.py then finds it done."""
+
+from omegaconf import DictConfig
+
+from minillm import console
+from minillm.cli import script
+from minillm.configuration import instantiate
+
+
+@script("prepare", {"seed": int})
+def prepare(config: DictConfig) -> None:
+    """Fetch, clean, filter, split and encode the articles; show the funnel and where everything lies."""
+    data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
+    data.prepare_data()
+    data.setup()
+    console.show_data(data.manifest)
+    console.show_corpus_files(data.corpus.prepare(), data.folder)
+
+
+if __name__ == "__main__":
+    prepare()

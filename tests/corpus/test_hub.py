@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from minillm.corpus import Corpus, DuplicateFilter, HubSource, RawStore
+from minillm.errors import OutsideError, SettingError
+
+KEEP_ALL = DuplicateFilter(exact=False, near=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the form that wikimedia/wikipedia has."""
+    (tmp_path / "hub").mkdir()
+    for part in range(2):
+        ids = [str(number) for number in range(part * 50, part * 50 + 50)]
+        texts = [f"El pueblo {n} está en el valle del río, y lo fundaron los colonos. " * 10 for n in ids]
+        columns = {"id": ids, "url": [f"https://es.example.org/{n}" for n in ids], "title": ids, "text": texts}
+        pq.write_table(pa.table(columns), tmp_path / "hub" / f"train-0000{part}.parquet")
+    return tmp_path / "hub"
+
+
+def test_a_folder_works_in_place_of_the_dataset(folder: Path, tmp_path: Path) -> None:
+    corpus = Corpus(HubSource(str(folder)), tmp_path / "data", num_articles=None, duplicates=KEEP_ALL)
+    assert corpus.manifest["funnel"]["read"] == 100
+    with RawStore(tmp_path / "store.sqlite") as store:
+        articles = list(HubSource(str(folder)).articles(60, store))
+        assert [article.page_id for article in articles] == list(range(60))
+        assert (articles[3].title, articles[3].url) == ("3", "https://es.example.org/3")
+        assert articles[3].licence == "CC BY-SA 3.0"
+        for article in articles:
+            store.add(article)
+        assert [article.page_id for article in HubSource(str(folder)).articles(5, store)] == list(range(60, 65))
+        assert len(list(HubSource(str(folder)).articles(None, store))) == 40
+
+
+def test_other_files_are_another_corpus(folder: Path) -> None:
+    before = HubSource(str(folder)).describe()
+    assert before == HubSource(str(folder), streaming=False).describe()
+    next(folder.iterdir()).unlink()
+    assert HubSource(str(folder)).describe() != before
+
+
+def test_folders_that_cannot_be_used_are_refused(folder: Path, tmp_path: Path) -> None:
+    def prepare(path: Path) -> None:
+        Corpus(HubSource(str(path)), tmp_path / "data").prepare()
+
+    with pytest.raises(SettingError, match=r"^data\.source\.path=.*: does not exist"):
+        prepare(tmp_path / "nada")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingError, match=r"holds no \.parquet file"):
+        prepare(tmp_path / "empty")
+    pq.write_table(pa.table({"id": ["1"], "title": ["a"], "url": ["b"]}), folder / "z.parquet")
+    with pytest.raises(SettingError, match="lacks text: a Wikipedia dataset has id, url, title, text; data=files"):
+        prepare(folder)
+    (folder / "z.parquet").write_bytes(b"nada")
+    with pytest.raises(SettingError, match="cannot be read as Parquet"):
+        prepare(folder)
+
+
+def test_without_a_hub_the_advice_is_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr("minillm.corpus.sources.hub.load_dataset", unreachable)
+    with pytest.raises(OutsideError, match="Couldn't reach the Hub; is the name right and the network up"):
+        Corpus(HubSource(), tmp_path).prepare()
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_dataset_is_loaded_by_name_and_configuration(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    from datasets import load_dataset
+
+    def load(path: str, config: str, split: str, streaming: bool) -> Any:
+        assert (path, config, split) == ("wikimedia/wikipedia", "20231101.es", "train")
+        return load_dataset(str(folder), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr("minillm.corpus.sources.hub.load_dataset", load)
+    corpus = Corpus(HubSource(streaming=streaming), tmp_path / "data", num_articles=70, duplicates=KEEP_ALL)
+    assert corpus.manifest["funnel"]["read"] == 70
