@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -12,6 +12,17 @@ from rich.table import Table
 from torch import nn
 
 from minillm.corpus import ATTRIBUTION, LOCK
+from minillm.evaluation.schema import Evaluation, Finding
+
+BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
+FORMS = {
+    "loss": ".4f",
+    "perplexity": ",.2f",
+    "bits_per_byte": ".4f",
+    "accuracy": ".1%",
+    "bleu": ".4f",
+    "prediction_bias": "+,.1f",
+}
 
 
 @rank_zero_only
@@ -80,32 +91,83 @@ def parameters_by_part(network: nn.Module) -> dict[str, int]:
 
 
 @rank_zero_only
-def show_results(
-    metrics: Mapping[str, float],
-    baselines: Mapping[str, Mapping[str, Mapping[str, float]]],
-    console: Console | None = None,
-) -> None:
-    """Show the figures of the best checkpoint beside the n-gram baselines on the same tokens.
+def show_results(metrics: Mapping[str, float], console: Console | None = None) -> None:
+    """Show the figures of the best checkpoint that training logged.
 
     Args:
         metrics: by logged name, such as ``val/loss``.
-        baselines: by split and model, as `NgramBaselines.score` returns them.
+        console: where to show them.
     """
-    table = Table("best checkpoint", "val", "test", title="Results", title_justify="left")
+    table = Table("best checkpoint", "val", "test", title="Results (not audited)", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    forms = {"loss": ".4f", "perplexity": ",.1f", "bits_per_byte": ".4f", "accuracy": ".1%", "bleu": ".4f"}
-    forms |= {"prediction_bias": "+,.1f"}
-    for name, form in forms.items():
+    for name, form in FORMS.items():
         cells = [metrics.get(f"{split}/{name}") for split in ("val", "test")]
         table.add_row(name.replace("_", " "), *("" if cell is None else f"{cell:{form}}" for cell in cells))
+    (console or Console()).print(table)
+
+
+@rank_zero_only
+def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
+    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed."""
+    console = console or Console()
+    trusted = evaluation["trustworthy"]
+    show_samples(
+        {sample["prompt"]: sample["prompt"] + sample["generated"] for sample in evaluation["text"]["samples"]}, console
+    )
+    splits = evaluation["splits"]
+    title = "Results" if trusted else "[bold red]Results: NOT TO BE TRUSTED, see the findings[/]"
+    table = Table("best checkpoint", *splits, title=title, title_justify="left", style="none" if trusted else "red")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
+        figures = cast(Mapping[str, Mapping[str, float]], splits)
+        table.add_row(name.replace("_", " "), *(f"{figures[split][name]:{FORMS[name]}}" for split in splits))
     table.add_section()
     for model in ("unigram", "bigram"):
+        rows = {split: baselines[model]["perplexity"] for split, baselines in evaluation["baselines"].items()}
         table.add_row(
-            f"perplexity of a {model} model",
-            *(f"{baselines[split][model]['perplexity']:,.1f}" for split in ("val", "test")),
+            f"perplexity of a {model} model", *(f"{rows[split]:,.1f}" if split in rows else "" for split in splits)
         )
-    (console or Console()).print(table)
+    console.print(table)
+    other_text = evaluation["data"]["other_text"]
+    if other_text is not None:
+        told = f"The test split is other text than the run's own: {other_text}, in the checkpoint's vocabulary."
+        console.print(f"[bold yellow]{escape(told)}[/]")
+    bias, text = evaluation["bias"], evaluation["text"]
+    latency, memory = evaluation["latency"], evaluation["memory"]
+    overfitting, token = evaluation["overfitting"], latency["token_ms"]
+    others = {
+        "overfitting": f"ratio {overfitting['ratio']:.3f}, gap {overfitting['gap']:+.4f}" if overfitting else "",
+        "bias": f"{bias['prediction_bias']:+,.1f}, absolute {bias['absolute_bias']:,.1f}, "
+        f"variance {bias['bias_variance']:,.0f}",
+        "distribution": f"KL divergence {bias['kl_divergence']:.4f}, total variation {bias['total_variation']:.4f}, "
+        f"calibration error {bias['calibration_error']:.4f}",
+        "BLEU-1 to 4": " ".join("none" if text[order] is None else f"{text[order]:.4f}" for order in BLEU),
+        "variety": f"distinct-1 {text['distinct1']:.3f}, distinct-2 {text['distinct2']:.3f}, "
+        f"repeated 4-grams {text['repetition4']:.1%}",
+        "latency": f"{latency['forward_ms']['mean']:.2f} ms ± {latency['forward_ms']['std']:.2f}"
+        + (f", a token {token['mean']:.2f} ms ± {token['std']:.2f}" if token else ""),
+        "memory": f"{memory['parameters']:,} parameters, {memory['parameter_mib']:.1f} MiB; "
+        f"peak {memory['peak_mib']:,.0f} MiB",
+    }
+    colour = "" if trusted else "[red]"
+    for name, value in others.items():
+        console.print(f"{colour}[bold]{name:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
+    if trusted:
+        console.print("\n[bold green]The audit found no fault.[/]")
+    else:
+        console.print("\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]")
+    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]no verdict [/]"}
+    for name, found in cast(Mapping[str, Finding], evaluation["audit"]).items():
+        console.print(f"{marks[found['passed']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
+
+
+@rank_zero_only
+def show_report(report: Path, console: Console | None = None) -> None:
+    """Show where the report is."""
+    path = escape(os.path.relpath(report))
+    (console or Console()).print(f"[bold]report      [/bold]  {path}", soft_wrap=True, highlight=False)
 
 
 @rank_zero_only
@@ -127,6 +189,7 @@ def show_next_steps(run: str, console: Console | None = None) -> None:
     steps = {
         "checkpoints": f"{run}/checkpoints/best.ckpt and last.ckpt",
         "figures": f"{run}/metrics.csv, {run}/train.log",
+        **({"report": f"{run}/evaluation/report.html"} if Path(run, "evaluation", "report.html").exists() else {}),
         "dashboard": f"tensorboard --logdir {run}",
         "write": f'python scripts/generate.py ckpt={run}/checkpoints/best.ckpt prompt="En el año 1492,"',
     }

@@ -147,7 +147,7 @@ class LanguageModel:
         Raises:
             ValueError: there is no text.
         """
-        documents = _EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer)
+        documents = EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer)
         windows = Windows(documents, self.max_length)
         metric = LanguageModelling().to(self.device)
         with torch.inference_mode():
@@ -164,8 +164,16 @@ class LanguageModel:
         }
 
 
-class _EncodedTexts:
-    """Texts in memory, encoded, as `minillm.data.batching.Documents`."""
+class EncodedTexts:
+    """Texts in memory, encoded, as `minillm.data.batching.Documents`.
+
+    Args:
+        texts: one a document.
+        tokenizer: what encodes them.
+
+    Raises:
+        ValueError: there is no text.
+    """
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
         if not texts:

@@ -1,6 +1,7 @@
 """Train a model: `python scripts/train.py model=minigpt data.vocab_size=5000`; `--help` says more."""
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -9,7 +10,12 @@ from minillm.checkpoint import build_network, check_resumable
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
-from minillm.evaluation.baselines import NgramBaselines
+from minillm.evaluation.dashboards import log_evaluation, log_layout
+from minillm.evaluation.evaluation import write_evaluation
+from minillm.evaluation.plots import draw, read_curves
+from minillm.evaluation.report import write_report
+from minillm.evaluation.results import figures
+from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.language_model import load
 from minillm.training import log_hyperparameters, seed_everything
 
@@ -47,6 +53,7 @@ def train(config: DictConfig) -> float | None:
         scheduler=scheduler,
         settings=settings,
     )
+    log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
 
     best = trainer.checkpoint_callback.best_model_path
@@ -54,16 +61,26 @@ def train(config: DictConfig) -> float | None:
         log.warning("nothing was validated, so there is no best checkpoint to test")
         return None
     trainer.test(module, data, ckpt_path=best, verbose=False)
-    model = load(best)
+    model = load(best, str(trainer.strategy.root_device))
     metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
-    log_hyperparameters(loggers, settings, metrics)
 
-    baselines = NgramBaselines(len(tokenizer))
-    baselines.fit(document[1:-1] for document in data.splits["train"])
-    scores = {split: baselines.score(document[1:-1] for document in data.splits[split]) for split in ("val", "test")}
-    if "text_samples" in callbacks:
-        console.show_samples(callbacks["text_samples"].sample(model))
-    console.show_results(metrics, scores)
+    if config.evaluation:
+        evaluator = instantiate(config, "evaluation")
+        evaluation = evaluator(
+            model, splits_of(data), best, loaders=loaders_of(data), reported=metrics, funnel=funnel_of(data)
+        )
+        if trainer.is_global_zero:
+            run = Path(config.paths.output_dir)
+            write_evaluation(evaluation, run)
+            write_report(evaluation, run)
+            log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
+        console.show_evaluation(evaluation)
+        metrics |= figures(evaluation)
+    else:
+        if "text_samples" in callbacks:
+            console.show_samples(callbacks["text_samples"].sample(model))
+        console.show_results(metrics)
+    log_hyperparameters(loggers, settings, metrics)
     console.show_next_steps(config.paths.output_dir)
     if config.optimized_metric not in metrics:
         raise SettingError("optimized_metric", config.optimized_metric, f"was not logged; {', '.join(metrics)} were")

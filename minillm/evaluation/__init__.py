@@ -1,1 +1,1 @@
-"""What a trained model is worth: one file a question."""
+"""What a trained model is worth, and whether its figures can be believed: one file a question."""

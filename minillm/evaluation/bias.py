@@ -1,10 +1,22 @@
-"""Which tokens a model prefers over the true ones."""
+"""Which tokens a model prefers over the true ones, and how far it can be believed."""
 
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from minillm.tokenization import PAD
+from minillm.evaluation.schema import BucketAccuracy, CalibrationBin, TokenShare, UnigramCurves
+from minillm.tokenization import PAD, UNK
+
+BINS = 15
+SHOWN = 10  # tokens listed as over- and as underpredicted
+CURVE_POINTS = 100
 
 
 class PredictionBias(Metric):
@@ -46,3 +58,172 @@ class PredictionBias(Metric):
             "absolute_bias": self.absolute.double() / self.tokens,
             "bias_variance": self.squares.double() / self.tokens - mean.square(),
         }
+
+
+class TokenCounts(Metric):
+    """What is predicted, token by token of the vocabulary and bin by bin of confidence: sums, so memory is flat.
+
+    torchmetrics' own calibration error keeps every confidence that it was given; these are the same 15 bins as sums.
+
+    Args:
+        vocab_size: V.
+    """
+
+    full_state_update = False
+    predicted: Tensor
+    """(V,) float64: sum of the predicted probabilities."""
+    targets: Tensor
+    """(V,) int64: how often each token is the target."""
+    correct: Tensor
+    """(V,) int64: how often it is, and is the most probable."""
+    copied: Tensor
+    """How often the most probable token is the newest input; [UNK] inputs left out."""
+    copyable: Tensor
+    """How often the newest input is not [UNK]."""
+    bin_tokens: Tensor
+    """(15,) int64: targets by the highest probability."""
+    bin_correct: Tensor
+    bin_confidence: Tensor
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        whole, real = torch.long, torch.float64
+        self.add_state("predicted", torch.zeros(vocab_size, dtype=real), dist_reduce_fx="sum")
+        self.add_state("targets", torch.zeros(vocab_size, dtype=whole), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros(vocab_size, dtype=whole), dist_reduce_fx="sum")
+        self.add_state("copied", torch.zeros((), dtype=whole), dist_reduce_fx="sum")
+        self.add_state("copyable", torch.zeros((), dtype=whole), dist_reduce_fx="sum")
+        self.add_state("bin_tokens", torch.zeros(BINS, dtype=whole), dist_reduce_fx="sum")
+        self.add_state("bin_correct", torch.zeros(BINS, dtype=whole), dist_reduce_fx="sum")
+        self.add_state("bin_confidence", torch.zeros(BINS, dtype=real), dist_reduce_fx="sum")
+        self.differences = PredictionBias()
+
+    def update(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            logits: (B, T, V).
+            inputs: (B, T).
+            targets: (B, T), [PAD] where there is none.
+        """
+        is_target = targets != PAD
+        inputs, targets = inputs[is_target], targets[is_target]
+        probabilities = logits[is_target].float().softmax(dim=-1)
+        confidence, guess = probabilities.max(dim=-1)
+        hit = guess == targets
+        self.differences.update(guess, targets)
+        vocab_size = len(self.targets)
+        self.predicted += probabilities.sum(dim=0, dtype=torch.float64)
+        self.targets += targets.bincount(minlength=vocab_size)
+        self.correct += targets[hit].bincount(minlength=vocab_size)
+        known = inputs != UNK
+        self.copied += (guess == inputs)[known].sum()
+        self.copyable += known.sum()
+        # Bin i holds (i / 15, (i + 1) / 15], as in Guo et al. (2017).
+        place = ((confidence.double() * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        self.bin_tokens += place.bincount(minlength=BINS)
+        self.bin_correct += place[hit].bincount(minlength=BINS)
+        self.bin_confidence += torch.zeros_like(self.bin_confidence).index_add_(0, place, confidence.double())
+
+    def compute(self) -> dict[str, NDArray[Any]]:
+        """Return the sums by name, and what `PredictionBias` computes, over all processes."""
+        sums = {name: getattr(self, name) for name in self._defaults}
+        return {name: value.cpu().numpy() for name, value in {**sums, **self.differences.compute()}.items()}
+
+
+def distances(counts: dict[str, NDArray[Any]]) -> dict[str, float]:
+    """Return how far predictions are from the truth: ids, mean distribution, and confidence.
+
+    Args:
+        counts: what `TokenCounts` computes.
+
+    Returns:
+        prediction_bias, absolute_bias, bias_variance: see `PredictionBias`.
+        kl_divergence: sum of true x ln(true / predicted) over the vocabulary, in nats.
+        total_variation: half the sum of the absolute differences.
+        calibration_error: mean distance of confidence and accuracy over 15 bins, weighted by their tokens (Guo et
+            al., "On Calibration of Modern Neural Networks", 2017).
+    """
+    true, predicted = _shares(counts)
+    occurs = true > 0
+    gaps = np.abs(counts["bin_confidence"] - counts["bin_correct"])
+    return {
+        **{name: float(counts[name]) for name in ("prediction_bias", "absolute_bias", "bias_variance")},
+        "kl_divergence": float((true[occurs] * np.log(true[occurs] / predicted[occurs])).sum()),
+        "total_variation": float(np.abs(true - predicted).sum() / 2),
+        "calibration_error": float(gaps.sum() / counts["bin_tokens"].sum()),
+    }
+
+
+def most_mispredicted(counts: dict[str, NDArray[Any]], spell: Callable[[int], str]) -> dict[str, list[TokenShare]]:
+    """Return the tokens whose mean predicted probability lies furthest over and under their share of the targets.
+
+    Args:
+        counts: what `TokenCounts` computes.
+        spell: gives a token's text.
+    """
+    true, predicted = _shares(counts)
+    order = np.argsort(true - predicted, kind="stable")
+
+    def listed(tokens: NDArray[Any]) -> list[TokenShare]:
+        return [{"token": spell(int(i)), "predicted": float(predicted[i]), "true": float(true[i])} for i in tokens]
+
+    over = [i for i in order[:SHOWN] if predicted[i] > true[i]]
+    under = [i for i in order[::-1][:SHOWN] if predicted[i] < true[i]]
+    return {"overpredicted": listed(np.array(over, dtype=int)), "underpredicted": listed(np.array(under, dtype=int))}
+
+
+def accuracy_by_frequency(counts: dict[str, NDArray[Any]], frequencies: NDArray[Any]) -> list[BucketAccuracy]:
+    """Return the accuracy on targets of ranks 1 to 10, 11 to 100 and so on, and on [UNK].
+
+    Args:
+        counts: what `TokenCounts` computes.
+        frequencies: (V,) how often each token comes in the training text, which orders them.
+    """
+    order = np.argsort(-frequencies, kind="stable")
+    order = order[order != UNK]
+    buckets: list[tuple[str, Sequence[int] | NDArray[Any]]] = []
+    first = 0
+    for power in range(1, math.ceil(math.log10(max(len(order), 2))) + 1):
+        last = min(10**power, len(order))
+        buckets.append((f"{first + 1}-{last}", order[first:last]))
+        first = last
+    result: list[BucketAccuracy] = []
+    for name, tokens in [*buckets, ("[UNK]", [UNK])]:
+        total, hits = int(counts["targets"][tokens].sum()), int(counts["correct"][tokens].sum())
+        result.append({"bucket": name, "tokens": total, "accuracy": hits / total if total else None})
+    return result
+
+
+def calibration_bins(counts: dict[str, NDArray[Any]]) -> list[CalibrationBin]:
+    """Return the mean confidence and the accuracy of each bin."""
+    sums = zip(counts["bin_tokens"], counts["bin_confidence"], counts["bin_correct"], strict=True)
+    return [
+        {
+            "confidence": float(confidence / tokens) if tokens else None,
+            "accuracy": float(correct / tokens) if tokens else None,
+            "tokens": int(tokens),
+        }
+        for tokens, confidence, correct in sums
+    ]
+
+
+def unigram_curves(counts: dict[str, NDArray[Any]]) -> UnigramCurves:
+    """Return the true and the predicted shares of the tokens that occur, by rank, at evenly spaced logarithms."""
+    true, predicted = _shares(counts)
+    order = np.argsort(-true, kind="stable")[: np.count_nonzero(true)]
+    # Single tokens jump about: a point is the mean of the ranks up to the next.
+    edges = np.unique(np.geomspace(1, len(order) + 1, CURVE_POINTS).astype(int))
+    ranges = list(pairwise(edges.tolist()))
+    groups = [order[first - 1 : last - 1] for first, last in ranges]
+    return {
+        "rank": [(first + last - 1) // 2 for first, last in ranges],
+        "true": [float(true[group].mean()) for group in groups],
+        "predicted": [float(predicted[group].mean()) for group in groups],
+    }
+
+
+def _shares(counts: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the targets' distribution and the mean predicted one, (V,) each."""
+    total = counts["targets"].sum()
+    return counts["targets"] / total, counts["predicted"] / total

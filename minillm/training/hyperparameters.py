@@ -16,7 +16,8 @@ def log_hyperparameters(loggers: Iterable[Logger], config: Mapping[str, Any], me
         config: the run's configuration, as plain values.
         metrics: the final figures by logged name.
     """
-    settings = _flat({key: value for key, value in config.items() if key not in ("paths", "callbacks", "logger")})
+    aside = ("paths", "callbacks", "logger", "evaluation")
+    settings = _flat({key: value for key, value in config.items() if key not in aside})
     final = {f"final/{name}": value for name, value in metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -1,5 +1,6 @@
 """Several processes: the same figures as one, and each file once."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from minillm.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
-# A learning rate of nothing: the weights stay what the seed made them, so that one process and two have one network.
+# A learning rate of nothing: the weights stay what the seed made them, so one process and two have the same network.
 COMMAND = [
     sys.executable,
     str(ROOT / "scripts" / "train.py"),
@@ -46,3 +47,12 @@ def test_two_processes_log_the_figures_of_one_and_write_each_file_once(tmp_path:
     for name in names:
         assert two[name] == pytest.approx(one[name], rel=1e-5), name
     assert files_of_two == files_of_one
+    evaluated, alike = (
+        json.loads((tmp_path / run / "evaluation/evaluation.json").read_text()) for run in ("one", "two")
+    )
+    for split, figures in evaluated["splits"].items():
+        assert alike["splits"][split] == pytest.approx(figures, rel=1e-5)
+    for name in ("kl_divergence", "total_variation", "calibration_error", "prediction_bias"):
+        assert alike["bias"][name] == pytest.approx(evaluated["bias"][name], rel=1e-4), name
+    for name, check in evaluated["audit"].items():
+        assert alike["audit"][name]["passed"] == check["passed"], name

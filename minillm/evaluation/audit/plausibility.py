@@ -1,0 +1,70 @@
+"""Can the figures be at all?"""
+
+import math
+from dataclasses import dataclass
+
+from minillm.errors import SettingError
+from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.subject import Subject
+from minillm.tokenization import UNK
+
+BYTES_PER_TOKEN = 4.4
+"""Of English text in GPT-2's vocabulary, whose tokens the law below counts in."""
+
+
+@dataclass(frozen=True)
+class Plausibility:
+    """A test perplexity better than any network of this size reaches is a fault, and so is one behind a bigram model.
+
+    The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats a token (Kaplan et al., "Scaling
+    Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits a byte, of the bytes that [UNK] does not
+    hide, so that it holds for any vocabulary.
+
+    Args:
+        margin: share of that bound that is still believed: half of it, since the law is of English web text, and
+            encyclopedic Spanish is more regular. Four million parameters: 1.18 bits a byte by the law, 0.59 here; a
+            network that sees its targets falls under 0.3.
+        behind: times the bigram model's perplexity that is still no fault. A network in order comes that near within a
+            few epochs, even on little text, where counting is hard to beat; a broken one stays near the unigram
+            model, at twice the bigram's and more.
+
+    Raises:
+        SettingError: margin outside (0, 1], or behind under 1.
+    """
+
+    margin: float = 0.5
+    behind: float = 1.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin <= 1:
+            raise SettingError("margin", self.margin, "must be over 0 and at most 1, such as 0.5")
+        if not self.behind >= 1:
+            raise SettingError("behind", self.behind, "must be at least 1, such as 1.25")
+
+    def __call__(self, subject: Subject) -> Finding:
+        """Return whether the test perplexity lies between the bound and the bigram model."""
+        figures, documents = subject.measured["test"].figures, subject.splits["test"].documents
+        perplexity = figures["perplexity"]
+        # unknown_bytes counts one more for each [UNK].
+        spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
+        law = (8.8e13 / max(1, subject.parameters)) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
+        floor = math.exp(self.margin * law * math.log(2) * spelled / figures["tokens"])  # the same as a perplexity
+        bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
+        size = f"{subject.parameters / 1e6:.2g} million parameters"
+        if not perplexity >= floor:
+            sentence = (
+                f"Test perplexity {perplexity:.2f} cannot be: {size} reach no less than {floor:.1f} on unseen text."
+            )
+        elif bigram is not None and perplexity > self.behind * bigram:
+            sentence = (
+                f"Test perplexity {perplexity:,.1f} is behind that of a bigram model, {bigram:,.1f}: the network "
+                "learned less than counting does."
+            )
+        else:
+            beside = ""
+            if bigram is not None:
+                where = "ahead of" if perplexity <= bigram else f"less than {self.behind - 1:.0%} behind"
+                beside = f"{where} a bigram model ({bigram:,.1f}) and "
+            sentence = f"Test perplexity {perplexity:,.1f} can be: {beside}not under {floor:.1f}, the least for {size}."
+        passed = perplexity >= floor and (bigram is None or perplexity <= self.behind * bigram)
+        return finding(passed, sentence, floor, perplexity=perplexity, bigram_perplexity=bigram)

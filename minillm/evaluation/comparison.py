@@ -1,0 +1,260 @@
+"""Runs side by side: one sorted table, with the settings in which they differ."""
+
+import contextlib
+import csv
+import difflib
+import glob
+import io
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
+from rich.markup import escape
+from rich.table import Table
+
+from minillm.errors import OutsideError, SettingError
+from minillm.evaluation.page import render, shown
+from minillm.evaluation.plots import runs_by_figure
+from minillm.evaluation.results import figures, read_evaluation
+from minillm.files import written_whole
+
+log = logging.getLogger(__name__)
+
+# Any of these makes a folder that of a run.
+LEFT_BY_A_RUN = (".hydra", "checkpoints", "evaluation")
+# Of these figures more is better; of all others less is.
+HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and what is known about it.
+
+    Args:
+        folder: where it is.
+        trustworthy: ``yes`` or ``NO``; of a run without figures why it has none.
+        figures: by name, as `minillm.evaluation.results.figures` returns them.
+        overrides: the settings that its command line named, such as ``model.dropout``.
+        config: its whole configuration.
+        choices: its choice in each config group.
+    """
+
+    folder: Path
+    trustworthy: str
+    figures: Mapping[str, float]
+    overrides: Sequence[str]
+    config: DictConfig
+    choices: Mapping[str, str]
+
+    def setting(self, name: str) -> str:
+        """Return a setting's value, whether the run overrode it or not; for a config group its choice."""
+        with contextlib.suppress(OmegaConfBaseException):  # an interpolation that only the run itself could resolve
+            value = OmegaConf.select(self.config, name)
+            if value is not None and not OmegaConf.is_dict(value):
+                return str(value)
+        return str(self.choices.get(name, ""))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in one table.
+
+    Args:
+        runs: sorted, the best one first, those without figures last.
+        settings: those in which the runs differ.
+        metrics: names of figures, the first one that which the runs are sorted by.
+    """
+
+    runs: Sequence[Run]
+    settings: Sequence[str]
+    metrics: Sequence[str]
+
+    @property
+    def parent(self) -> Path:
+        """The folder that all runs are in."""
+        return Path(os.path.commonpath([run.folder.resolve().parent for run in self.runs]))
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return ["run", "trustworthy", *self.settings, *self.metrics]
+
+    @property
+    def numbers(self) -> range:
+        """Which of the columns are figures."""
+        return range(2 + len(self.settings), len(self.header))
+
+    def rows(self, form: Callable[[float], str]) -> list[list[str]]:
+        """Return the cells of each run.
+
+        Args:
+            form: how a figure is written.
+        """
+        return [
+            [
+                str(run.folder.resolve().relative_to(self.parent)),
+                run.trustworthy,
+                *map(run.setting, self.settings),
+                *(form(run.figures[name]) if name in run.figures else "" for name in self.metrics),
+            ]
+            for run in self.runs
+        ]
+
+    def show(self, console: Console) -> None:
+        """Show the table on a terminal."""
+        title = escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for number, name in enumerate(self.header):
+            justify: JustifyMethod = "right" if number in self.numbers else "left"
+            table.add_column(
+                escape(re.sub(r"(?<=[/._])", "\n", name)), justify=justify, overflow="fold", vertical="bottom"
+            )
+        for run, cells in zip(self.runs, self.rows(shown), strict=True):
+            table.add_row(*map(escape, cells), style={"NO": "red", "yes": ""}.get(run.trustworthy, "dim"))
+        if not console.is_terminal:
+            console.width = 10_000  # a file has no right edge
+        console.print(table)
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        rule = ["---:" if number in self.numbers else "---" for number in range(len(self.header))]
+        lines = [self.header, rule, *self.rows(shown)]
+        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+    def csv(self) -> str:
+        """Return the table as CSV: whole paths, and every figure with all its digits."""
+        text = io.StringIO()
+        rows = [[str(run.folder), *cells[1:]] for run, cells in zip(self.runs, self.rows(repr), strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([self.header, *rows])
+        return text.getvalue()
+
+    def html(self) -> str:
+        """Return a page with the table and plots."""
+        rows = list(zip(self.runs, self.rows(shown), strict=True))
+        name = self.metrics[0]
+        measured = {cells[0]: run for run, cells in rows if name in run.figures}
+        plot = runs_by_figure(
+            name,
+            {place: run.figures[name] for place, run in measured.items()},
+            bad=[place for place, run in measured.items() if run.trustworthy == "NO"],
+        )
+        return render(
+            "comparison.html.jinja",
+            comparison=self,
+            parent=os.path.relpath(self.parent),
+            rows=rows,
+            plot=plot if measured else None,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``comparison.md``, ``.csv`` and ``.html``, each whole or not at all.
+
+        Args:
+            folder: where to; made if need be.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in ("md", self.markdown()), ("csv", self.csv()), ("html", self.html()):
+            with written_whole(folder / f"comparison.{suffix}") as file:
+                file.write_text(text, encoding="utf-8")
+
+
+def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str) -> Comparison:
+    """Return the runs that some places mean, the best one first.
+
+    Args:
+        places: folders of runs, folders of such folders (a sweep's, or ``outputs``), and globs of both.
+        metrics: names of the figures to show, such as ``test/loss``.
+        sort_by: name of the figure to sort by.
+
+    Raises:
+        SettingError: there is no run, or a figure that none of the evaluated runs has.
+    """
+    runs = [read_run(folder) for folder in find_runs(places)]
+    known = {name for run in runs for name in run.figures}
+    for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
+        for name in names:
+            if known and name not in known:
+                close = difflib.get_close_matches(name, known, cutoff=0.3) or sorted(known)
+                raise SettingError(setting, name, f"no run has this figure; there are {', '.join(close)}")
+
+    def badness(run: Run) -> float:
+        value = run.figures.get(sort_by, math.nan)
+        if math.isnan(value):
+            return math.inf
+        return -value if sort_by.rpartition("/")[2].startswith(HIGHER_IS_BETTER) else value
+
+    overridden = dict.fromkeys(name for run in runs for name in run.overrides)
+    return Comparison(
+        runs=sorted(runs, key=badness),
+        settings=[name for name in overridden if len({run.setting(name) for run in runs}) > 1],
+        metrics=list(dict.fromkeys([sort_by, *metrics])),
+    )
+
+
+def find_runs(places: Sequence[str]) -> list[Path]:
+    """Return the folders of the runs that some places mean, each once.
+
+    Args:
+        places: as `compare` takes them.
+
+    Raises:
+        SettingError: there is no run.
+    """
+    # Path.glob takes no absolute patterns.
+    matches = [Path(match) for place in places for match in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207
+    runs = {run.resolve(): run for match in matches for run in _runs_in(match)}
+    if not runs:
+        raise SettingError(
+            "runs", f"[{', '.join(places)}]", "no run there; give folders under outputs/train or outputs/multirun"
+        )
+    return list(runs.values())
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    if any((folder / name).is_dir() for name in LEFT_BY_A_RUN):
+        yield folder
+    elif folder.is_dir():
+        for child in sorted(folder.iterdir()):
+            yield from _runs_in(child)
+
+
+def read_run(folder: Path) -> Run:
+    """Return what is known about a run; a damaged file of it gets a line in the log."""
+    evaluation, trustworthy = None, "not evaluated"
+    try:
+        evaluation = read_evaluation(folder)
+    except OutsideError as error:
+        log.warning("%s", error)
+        trustworthy = "damaged"
+    if evaluation is not None:
+        trustworthy = "yes" if evaluation["trustworthy"] else "NO"
+    parser = OverridesParser.create()
+    return Run(
+        folder,
+        trustworthy,
+        figures(evaluation or {}),
+        [parser.parse_override(line).key_or_group for line in _read(folder / ".hydra" / "overrides.yaml")],
+        _read(folder / ".hydra" / "config.yaml"),
+        OmegaConf.select(_read(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {},
+    )
+
+
+def _read(path: Path) -> Any:
+    """Return a YAML file of Hydra's; an empty config for one that is missing or damaged."""
+    if path.is_file():
+        try:
+            return OmegaConf.load(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
+    return OmegaConf.create()

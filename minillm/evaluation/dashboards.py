@@ -1,0 +1,64 @@
+"""An evaluation in TensorBoard."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from minillm.evaluation.schema import Evaluation, Finding
+
+LAYOUT = {"train and val": {"loss": ["Multiline", ["^train/loss$", "^val/loss$"]]}}
+
+
+def log_layout(loggers: Iterable[Logger]) -> None:
+    """Have the custom-scalars tab show training and validation in one chart.
+
+    Args:
+        loggers: those of TensorBoard among them are written to.
+    """
+    for writer in _writers(loggers):
+        writer.add_custom_scalars(LAYOUT)
+
+
+def log_evaluation(loggers: Iterable[Logger], evaluation: Evaluation, figures: Mapping[str, Figure], step: int) -> None:
+    """Write an evaluation's findings and samples to the text tab, and its plots to the images.
+
+    Args:
+        loggers: those of TensorBoard among them are written to.
+        evaluation: what evaluation.json holds.
+        figures: the plots by name, as `minillm.evaluation.plots.draw` returns them.
+        step: the training step that the checkpoint stands at.
+    """
+    for writer in _writers(loggers):
+        writer.add_text("evaluation/findings", _findings(evaluation), step)
+        for sample in evaluation["text"]["samples"]:
+            writer.add_text(f"evaluation/{sample['prompt']}", sample["prompt"] + sample["generated"], step)
+        for name, figure in figures.items():
+            writer.add_image(f"evaluation/{name}", _pixels(figure), step, dataformats="HWC")
+        writer.flush()
+
+
+def _findings(evaluation: Evaluation) -> str:
+    """Return the findings as Markdown; colour is not to be had in it, but as a character."""
+    marks = {True: "🟩", False: "🟥", None: "⬜"}
+    head = "# 🟩 These figures can be believed" if evaluation["trustworthy"] else "# 🟥 NOT TO BE TRUSTED"
+    audit = cast(Mapping[str, Finding], evaluation["audit"])
+    rows = [f"| {marks[check['passed']]} | {name} | {check['finding']} |" for name, check in audit.items()]
+    return "\n".join([head, "", "| | check | finding |", "|---|---|---|", *rows])
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as an image (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def _writers(loggers: Iterable[Logger]) -> Iterator[SummaryWriter]:
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            yield logger.experiment

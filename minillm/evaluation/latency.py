@@ -1,0 +1,90 @@
+"""How long one prediction takes, and how much memory."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minillm.evaluation.schema import Latency, MeanStd, Memory
+from minillm.tokenization import BOS, SPECIAL_TOKENS
+
+MIB = 2**20
+
+
+@torch.inference_mode()
+def latency(network: nn.Module, vocab_size: int, max_length: int, device: torch.device, runs: int) -> Latency:
+    """Time a forward over ``max_length`` tokens, and one decoded token behind ``max_length - 1`` of them; batch 1.
+
+    Args:
+        network: in eval mode, on ``device``.
+        vocab_size: V.
+        max_length: tokens of context.
+        device: where the network is; it is waited for at each reading of the clock.
+        runs: timed runs, after a tenth as many that are not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(SPECIAL_TOKENS), vocab_size, (1, max_length), generator=generator)
+    ids[0, 0] = BOS
+    ids = ids.to(device)
+    return {
+        "forward_ms": _time(lambda: network(ids), device, runs),
+        "token_ms": _time(_decoding(network, ids), device, runs) if hasattr(network, "new_cache") else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "runs": runs,
+    }
+
+
+def memory(network: nn.Module, device: torch.device) -> Memory:
+    """Return the size of the network, and the peak of the GPU's or the process's memory so far."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.parameters())
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameter_mib": size / MIB,
+        "peak_mib": torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else _peak_resident(),
+    }
+
+
+def _decoding(network: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
+    """Return what decodes one token, again and again, behind the same prompt."""
+    cache = network.new_cache(1, ids.size(1))  # type: ignore[operator]
+    network(ids[:, :-1], None, cache)
+    length = cache.length
+
+    def decode() -> Tensor:
+        cache.length = length
+        logits: Tensor = network(ids[:, -1:], None, cache)
+        return logits
+
+    return decode
+
+
+def _time(run: Callable[[], Tensor], device: torch.device, runs: int) -> MeanStd:
+    times = []
+    for number in range(runs + runs // 10):
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        if number >= runs // 10:
+            times.append(1000 * (time.perf_counter() - start))
+    return {"mean": float(np.mean(times)), "std": float(np.std(times))}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_resident() -> float:
+    """Return the process's greatest resident memory, in MiB."""
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    import resource
+
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB

@@ -1,0 +1,60 @@
+"""Pages that are one file: no network, no script; for screens small and large, light and dark, and for paper."""
+
+import io
+import re
+from typing import Any
+
+import jinja2
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from minillm.evaluation.plots import INK
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("minillm.evaluation"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of this package, filled in; text is escaped, figures become drawings.
+
+    Args:
+        template: its file name.
+        values: what it shows.
+    """
+    return _templates.get_template(template).render(**values, svg=svg, shown=shown)
+
+
+def svg(figure: Figure) -> Markup:
+    """Return a figure as an element of a page that takes the page's colour and font."""
+    drawing = io.StringIO()
+    # Text stays text; a fixed salt makes the same figure the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minillm"}):
+        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    element = drawing.getvalue()
+    element = element[element.index("<svg") :].replace(INK, "currentColor")
+    # Names of groups would be there twice on a page of two figures.
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r'<g id="[^"]*"', "<g", element)
+    return Markup(re.sub(r"font-family: [^;\"]*", "font-family: inherit", element))
+
+
+def shown(value: float | None) -> str:
+    """Return a figure with as many digits as are of use; a dash for none.
+
+    >>> [shown(value) for value in (4140032, 583474.126, 70.83, 4.26, 0.0, 0.000012, None)]
+    ['4,140,032', '583,474.1', '70.83', '4.2600', '0.0000', '1.2e-05', '–']
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    size = abs(value)
+    if 0 < size < 0.0001:
+        return f"{value:.1e}"
+    return f"{value:,.{1 if size >= 1000 else 2 if size >= 10 else 4}f}"

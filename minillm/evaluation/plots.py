@@ -1,0 +1,188 @@
+"""An evaluation in drawings."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minillm.evaluation.schema import Evaluation
+
+log = logging.getLogger(__name__)
+
+# Lines and text; pages replace it by their own colour, see `minillm.evaluation.page.svg`.
+INK = "#010203"
+# Seen as well on white as on black.
+TRAIN, VAL, TEST, BAD = "#3f87d6", "#dd8327", "#3c9d63", "#d94a4a"
+BY_SPLIT = {"train": TRAIN, "val": VAL, "test": TEST}
+
+
+def read_curves(run: str | Path) -> pd.DataFrame:
+    """Return what a run logged while it trained: a column a figure, a row a logged step; empty if there is nothing.
+
+    Args:
+        run: the run's folder.
+    """
+    path = Path(run, "metrics.csv")
+    if path.is_file():
+        try:
+            return pd.read_csv(path).astype(float)
+        except (OSError, ValueError) as error:  # the other figures need no curves
+            log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
+    return pd.DataFrame({"step": []})
+
+
+def draw(evaluation: Evaluation, curves: pd.DataFrame) -> dict[str, Figure]:
+    """Return every plot that there are figures for, by name.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        curves: as `read_curves` returns them.
+    """
+    figures = {}
+    if {"train/loss", "val/loss"} & set(curves):
+        figures["loss"] = loss(evaluation, curves)
+    if "lr" in curves:
+        figures["learning rate"] = learning_rate(curves)
+    figures["token frequency"] = token_frequency(evaluation)
+    figures["accuracy by frequency"] = accuracy_by_frequency(evaluation)
+    figures["calibration"] = calibration(evaluation)
+    figures["article lengths"] = article_lengths(evaluation)
+    if evaluation["plots"]["funnel"]:
+        figures["data funnel"] = funnel(evaluation)
+    return figures
+
+
+def loss(evaluation: Evaluation, curves: pd.DataFrame) -> Figure:
+    """Return the loss in training and validation, and where n-gram models stand."""
+    figure, axes = _axes("step", "nats a token")
+    for split in ("train", "val"):
+        if (name := f"{split}/loss") in curves:
+            points = curves[["step", name]].dropna()
+            axes.plot(
+                points["step"], points[name], color=BY_SPLIT[split], label=split, marker="." if split == "val" else ""
+            )
+    for model, baseline in evaluation["baselines"].get("val", {}).items():
+        axes.axhline(
+            baseline["loss"], color=INK, linewidth=1, linestyle=":" if model == "unigram" else "--", label=model
+        )
+    _legend(axes)
+    return figure
+
+
+def learning_rate(curves: pd.DataFrame) -> Figure:
+    """Return the learning rate over the training."""
+    figure, axes = _axes("step", "learning rate")
+    points = curves[["step", "lr"]].dropna()
+    axes.plot(points["step"], points["lr"], color=TRAIN)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    return figure
+
+
+def token_frequency(evaluation: Evaluation) -> Figure:
+    """Return how often each token comes, and how often the model expects it."""
+    figure, axes = _axes("rank of the token", "share of the test tokens")
+    unigram = evaluation["plots"]["unigram"]
+    axes.loglog(unigram["rank"], unigram["predicted"], color=VAL, label="predicted")
+    axes.loglog(unigram["rank"], unigram["true"], color=TEST, label="true")
+    _legend(axes)
+    return figure
+
+
+def accuracy_by_frequency(evaluation: Evaluation) -> Figure:
+    """Return the accuracy on common and on rare tokens."""
+    figure, axes = _axes("rank of the target", "accuracy")
+    buckets = evaluation["bias"]["accuracy_by_frequency"]
+    accuracy = [bucket["accuracy"] or 0.0 for bucket in buckets]
+    bars = axes.bar(range(len(buckets)), accuracy, tick_label=[bucket["bucket"] for bucket in buckets], color=TEST)
+    axes.bar_label(bars, [_percent(bucket["accuracy"]) for bucket in buckets], fontsize=8, color=INK)
+    axes.set_ylim(0, max(0.1, 1.15 * max(accuracy, default=0)))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(visible=False, axis="x")
+    return figure
+
+
+def calibration(evaluation: Evaluation) -> Figure:
+    """Return how often the model is right when it is as sure as that."""
+    figure, axes = _axes("probability of the prediction", "share that is right")
+    bins = evaluation["plots"]["calibration"]
+    tokens = np.array([each["tokens"] for each in bins])
+    edges = np.linspace(0, 1, len(bins) + 1)
+    axes.bar(
+        edges[:-1], [each["accuracy"] or 0.0 for each in bins], np.diff(edges), align="edge", color=TEST, alpha=0.6
+    )
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", label="calibrated")
+    axes.stairs(tokens / max(tokens.sum(), 1), edges, color=VAL, label="share of the tokens")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _legend(axes)
+    return figure
+
+
+def article_lengths(evaluation: Evaluation) -> Figure:
+    """Return how long the articles of each split are."""
+    figure, axes = _axes("tokens in the article", "share of the split's articles")
+    lengths = evaluation["plots"]["article_lengths"]
+    for split, counts in lengths["articles"].items():
+        axes.stairs(np.array(counts) / max(sum(counts), 1), lengths["edges"], color=BY_SPLIT[split], label=split)
+    if lengths["edges"][-1] > 10 * lengths["edges"][0]:  # else a log scale would have no marks to read
+        axes.set_xscale("log")
+    _legend(axes)
+    return figure
+
+
+def funnel(evaluation: Evaluation) -> Figure:
+    """Return how many articles were read, dropped for each reason, and kept."""
+    figure, axes = _axes("articles", "")
+    steps = evaluation["plots"]["funnel"]
+    colors = [TEST if name in ("read", "kept") else BAD for name in steps]
+    bars = axes.barh(range(len(steps)), list(steps.values()), tick_label=list(steps), color=colors)
+    axes.bar_label(bars, [f" {count:,}" for count in steps.values()], fontsize=8, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(right=1.15 * max(steps.values(), default=1))
+    axes.grid(visible=False)
+    return figure
+
+
+def runs_by_figure(name: str, values: Mapping[str, float], bad: Sequence[str]) -> Figure:
+    """Return bars, one a run.
+
+    Args:
+        name: the figure's name.
+        values: by run.
+        bad: the runs whose figures cannot be trusted.
+    """
+    figure, axes = _axes(name, "", height=1 + 0.3 * len(values))
+    colors = [BAD if run in bad else TEST for run in values]
+    bars = axes.barh(range(len(values)), list(values.values()), tick_label=list(values), color=colors)
+    axes.bar_label(bars, [f" {value:.4g}" for value in values.values()], fontsize=8, color=INK)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(visible=False)
+    return figure
+
+
+def _axes(x: str, y: str, height: float = 3.2) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes; it belongs to nobody else: pyplot, which keeps all, is not asked."""
+    figure = Figure(figsize=(5, height), layout="constrained")  # at this size the text can be read on a phone
+    axes = figure.subplots()
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.tick_params(colors=INK, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(INK)
+    axes.grid(color=INK, alpha=0.12)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"

@@ -1,0 +1,98 @@
+"""An evaluation as a page."""
+
+import shlex
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from minillm.evaluation.page import render
+from minillm.evaluation.plots import draw, read_curves
+from minillm.evaluation.results import figures
+from minillm.evaluation.schema import Evaluation
+from minillm.files import written_whole
+
+REPORT = Path("evaluation", "report.html")
+
+# Figures to open with, in two tables: what they are called, their name, and what the original work reported, if it did.
+HEADLINES = (
+    (
+        ("loss, train", "train/loss", "0.0691"),
+        ("loss, val", "val/loss", "0.1905"),
+        ("loss, test", "test/loss", None),
+        ("perplexity, train", "train/perplexity", "1.07"),
+        ("perplexity, val", "val/perplexity", "1.21"),
+        ("perplexity, test", "test/perplexity", "1.20"),
+        ("accuracy, train", "train/accuracy", "0.9855"),
+        ("accuracy, val", "val/accuracy", "0.9736"),
+        ("accuracy, test", "test/accuracy", None),
+        ("bits per byte, test", "test/bits_per_byte", None),
+        ("overfitting ratio", "overfitting/ratio", "2.7582"),
+        ("generalization gap", "overfitting/gap", "0.1214"),
+    ),
+    (
+        ("prediction bias", "bias/prediction_bias", "211.8321"),
+        ("absolute bias", "bias/absolute_bias", "239.4894"),
+        ("bias variance", "bias/bias_variance", "563,029.6804"),
+        ("BLEU-1", "text/bleu1", "0.0731"),
+        ("BLEU-2", "text/bleu2", "0.0160"),
+        ("BLEU-3", "text/bleu3", "0.0057"),
+        ("BLEU-4", "text/bleu4", "0.0026"),
+        ("one forward, ms", "latency/forward_ms/mean", "3.05"),
+        ("its standard deviation", "latency/forward_ms/std", "0.63"),
+    ),
+)
+# Those of the original's figures that cannot be what they were called; the page says why.
+IMPOSSIBLE = ("train/", "val/", "test/", "overfitting/", "bias/absolute_bias")
+
+CAPTIONS = {
+    "loss": "Without label smoothing. Training: the batch at hand; validation: the whole split. Dotted and dashed:"
+    " n-gram models on the validation split.",
+    "learning rate": "As the schedule set it.",
+    "token frequency": "Tokens ordered by how often they come in the test split, and the mean probability that the"
+    " model gives them.",
+    "accuracy by frequency": "On the test split, by the target's rank in the training text.",
+    "calibration": "A model that is right as often as it is sure follows the dashed line.",
+    "article lengths": "By split; equal shapes say that the splits are alike.",
+    "data funnel": "From articles read to articles kept.",
+}
+
+
+def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
+    """Write ``evaluation/report.html`` into a folder, whole or not at all, and return its path.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        run_dir: the folder of the run that evaluated, be it the training itself or not; its ``.hydra/`` is read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    page = render(
+        "report.html.jinja",
+        evaluation=evaluation,
+        figures=figures(evaluation),
+        headlines=HEADLINES,
+        impossible=IMPOSSIBLE,
+        plots=draw(evaluation, read_curves(evaluation["run"] or run_dir)),
+        captions=CAPTIONS,
+        config=OmegaConf.to_yaml(evaluation["config"]),
+        command=_command(evaluation, run_dir),
+        run=Path(evaluation["run"] or run_dir).resolve().name,
+    )
+    path = run_dir / REPORT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        file.write_text(page, encoding="utf-8")
+    return path
+
+
+def _command(evaluation: Evaluation, run_dir: Path) -> str:
+    """Return the command that gives the same figures again."""
+    script, said = "evaluate", []
+    hydra = run_dir / ".hydra" / "hydra.yaml"
+    if hydra.is_file():
+        call = OmegaConf.load(hydra).hydra
+        script, said = call.job.name, list(call.overrides.task)
+    if script == "evaluate":  # by the next time another checkpoint may be the latest
+        said = [f"ckpt={evaluation['checkpoint']}", *(each for each in said if not each.startswith("ckpt="))]
+    return shlex.join(["python", f"scripts/{script}.py", *said])

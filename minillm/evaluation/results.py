@@ -1,0 +1,55 @@
+"""A run's evaluation as others read it: from its file, and as figures by name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from minillm.errors import OutsideError
+from minillm.evaluation.schema import SCHEMA, Evaluation
+
+EVALUATION = Path("evaluation", "evaluation.json")
+# Parts of an evaluation that are results and not settings, examples or curves.
+MEASURED = ("overfitting", "bias", "text", "latency", "memory")
+
+
+def read_evaluation(run: Path) -> Evaluation | None:
+    """Return what `scripts/evaluate.py` wrote into a run's folder; None if it wrote nothing.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        OutsideError: the file is there, but damaged or of another schema.
+    """
+    path = run / EVALUATION
+    if not path.is_file():
+        return None
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutsideError(f"{path}: damaged ({error}); evaluate the run again") from error
+    if not isinstance(evaluation, dict) or evaluation.get("schema") != SCHEMA or "splits" not in evaluation:
+        raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; evaluate the run again")
+    return cast(Evaluation, evaluation)
+
+
+def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
+    """Return the measured figures by name, those of the splits under their logged names.
+
+    >>> figures({"splits": {"val": {"loss": 4.2}}, "latency": {"token_ms": {"mean": 1.5}}})
+    {'val/loss': 4.2, 'latency/token_ms/mean': 1.5}
+    """
+    flat: dict[str, float] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, child in value.items():
+                add(f"{name}/{key}" if name else str(key), child)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[name] = value
+
+    add("", evaluation.get("splits"))
+    for part in MEASURED:
+        add(part, evaluation.get(part))
+    return flat

@@ -1,0 +1,27 @@
+"""Compare runs: `python scripts/compare.py runs=[outputs/multirun/x] sort_by=test/accuracy`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from minillm.cli import script
+from minillm.configuration import plain
+from minillm.evaluation.comparison import compare
+
+
+@script("compare", {"runs": str | list[str], "sort_by": str, "metrics": list[str], "output_dir": str | None})
+def main(config: DictConfig) -> None:
+    """Show the runs in one table, on the terminal and in files."""
+    settings = plain(config)
+    places = [settings["runs"]] if isinstance(settings["runs"], str) else settings["runs"]
+    comparison = compare(places, settings["metrics"], settings["sort_by"])
+    console = Console()
+    comparison.show(console)
+    if settings["output_dir"] is not None:
+        comparison.write(Path(settings["output_dir"]))
+        console.print(f"{settings['output_dir']}/comparison.md, .csv and .html", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

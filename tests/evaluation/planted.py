@@ -1,0 +1,89 @@
+"""Small networks trained on real text, some of them wrong on purpose."""
+
+import json
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import minillm.corpus.sample
+from minillm.data.batching import EvaluationBatches, Windows
+from minillm.language_model import EncodedTexts
+from minillm.models import KeyValueCache, MiniGPT
+from minillm.models.minigpt import CausalSelfAttention
+from minillm.tokenization import WordTokenizer
+from minillm.training import cross_entropy
+
+MAX_LENGTH = 64
+
+
+@cache
+def texts() -> dict[str, list[str]]:
+    path = Path(minillm.corpus.sample.__path__[0]) / "articles.jsonl"
+    articles = [json.loads(line)["text"][:700] for line in path.read_text("utf-8").splitlines()]
+    return {"train": articles[:200], "val": articles[200:230], "test": articles[230:260]}
+
+
+@cache
+def tokenizer() -> WordTokenizer:
+    fitted = WordTokenizer()
+    fitted.fit(texts()["train"], 300)
+    return fitted
+
+
+def train(articles: list[str], epochs: int, shift: int = 1) -> MiniGPT:
+    """Train a network of one block; with shift 0 its targets are its inputs."""
+    torch.manual_seed(0)
+    network = MiniGPT(len(tokenizer()), MAX_LENGTH, embedding_dim=64, num_layers=1, dropout=0.0)
+    windows = Windows(EncodedTexts(articles, tokenizer()), MAX_LENGTH)
+    batches = [windows.__getitems__(batch) for batch in EvaluationBatches(windows.lengths, 16)]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for epoch in range(epochs):
+        for batch in random.Random(epoch).sample(batches, len(batches)):
+            loss = cross_entropy(network(batch["inputs"]), batch["targets" if shift else "inputs"]).smoothed
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
+
+
+@cache
+def honest() -> MiniGPT:
+    return train(texts()["train"], epochs=10)
+
+
+def with_attention(kind: type[CausalSelfAttention]) -> Callable[[MiniGPT], MiniGPT]:
+    """Give a copy of a network another kind of attention."""
+
+    def change(network: MiniGPT) -> MiniGPT:
+        copy = MiniGPT(len(tokenizer()), MAX_LENGTH, embedding_dim=64, num_layers=1, dropout=0.0)
+        copy.load_state_dict(network.state_dict())
+        for block in copy.blocks:
+            block.attention.__class__ = kind
+        return copy.eval()
+
+    return change
+
+
+class LeakingAtOnePlace(CausalSelfAttention):
+    """Its sixth token sees the seventh; all else is as it should be."""
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        leaking = torch.ones(x.size(1), x.size(1), dtype=torch.bool).tril()
+        leaking[5, 6:7] = True
+        return super().forward(x, leaking, cache, layer)
+
+
+class OnlyIds(nn.Module):
+    """A network of a user's own: it takes ids and nothing else."""
+
+    def __init__(self, network: MiniGPT) -> None:
+        super().__init__()
+        self.inside = network
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.inside(ids)
+        return logits

@@ -1,0 +1,174 @@
+"""scripts/evaluate.py, and what scripts/train.py runs at its end."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+
+import minillm
+from minillm.corpus import SampleSource
+from minillm.evaluation.schema import Evaluation
+
+Run = Callable[..., Any]
+
+
+def read(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    return content
+
+
+@pytest.fixture
+def best(run_folder: Path) -> Path:
+    return run_folder / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Articles that the trained run did not read."""
+    folder = tmp_path_factory.mktemp("texts")
+    for article in list(SampleSource().articles(None, ()))[-5:]:
+        (folder / f"{article.page_id}.txt").write_text(article.text, encoding="utf-8")
+    return folder
+
+
+def test_training_leaves_an_evaluation_in_the_schema_with_a_report(run_folder: Path, finished: Path) -> None:
+    found = read(run_folder)
+    assert set(found) == set(get_type_hints(Evaluation))
+    assert found["schema"] == 1
+    assert set(found["splits"]) == {"train", "val", "test"}
+    assert (run_folder / "evaluation" / "report.html").stat().st_size > 10_000
+    stdout = " ".join((finished / "stdout.txt").read_text(encoding="utf-8").split())
+    assert f"{found['splits']['test']['perplexity']:,.2f}" in stdout
+    for finding in found["findings"]:
+        assert " ".join(finding.split()) in stdout
+
+
+def test_the_evaluation_has_the_figures_that_training_logged(run_folder: Path, best: Path) -> None:
+    logged = torch.load(best, weights_only=True)["metrics"]
+    found = read(run_folder)
+    for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
+        assert found["splits"]["val"][name] == pytest.approx(logged[f"val/{name}"], rel=1e-5)
+
+
+def test_evaluating_the_checkpoint_again_gives_the_same_figures(
+    best: Path, run_folder: Path, run_script: Run, tmp_path: Path
+) -> None:
+    ended = run_script("evaluate", f"ckpt={best}", f"hydra.run.dir={tmp_path}", "evaluation.latency_runs=3")
+    assert ended.status == 0, ended.stderr
+    again, first = read(tmp_path), read(run_folder)
+    for part in ("splits", "bias", "text", "overfitting", "baselines", "data", "plots"):
+        assert again[part] == first[part], part
+    assert (tmp_path / "evaluation" / "report.html").exists()
+
+
+def test_other_text_is_the_test_split_and_is_said_to_be_other(
+    best: Path, run_folder: Path, other: Path, run_script: Run, tmp_path: Path
+) -> None:
+    command = ("evaluate", f"ckpt={best}", "data=files", f"data.source.path={other}", "evaluation.latency_runs=3")
+    ended = run_script(*command, f"hydra.run.dir={tmp_path}")
+    assert ended.status == 0, ended.stderr
+    found = read(tmp_path)
+    assert found["data"]["other_text"] == str(other)
+    assert "other text than the run's own" in " ".join(ended.stdout.split())
+    assert found["data"]["articles"]["test"] == 5
+    assert found["splits"]["train"] == read(run_folder)["splits"]["train"]
+    texts = [text.read_text(encoding="utf-8") for text in sorted(other.iterdir())]
+    cleaned = found["data"]["bytes"]["test"]
+    assert 0.9 * len("".join(texts).encode()) < cleaned <= len("".join(texts).encode())
+    scored = minillm.load(best).score(texts)  # the sample is clean already
+    assert found["splits"]["test"]["bits_per_byte"] == pytest.approx(scored["bits_per_byte"], rel=0.01)
+
+
+def test_the_own_data_named_again_is_not_other_text(best: Path, run_script: Run, tmp_path: Path) -> None:
+    command = ("evaluate", f"ckpt={best}", "data=sample", "data.num_articles=60", "evaluation.latency_runs=3")
+    ended = run_script(*command, f"hydra.run.dir={tmp_path}")
+    assert ended.status == 0, ended.stderr
+    assert read(tmp_path)["data"]["other_text"] is None
+
+
+def test_an_untrustworthy_model_is_announced_as_such(run_script: Run, tmp_path: Path) -> None:
+    ended = run_script(
+        "train", "experiment=original_leak", "model.embedding_dim=32", "model.num_layers=1", "data.num_articles=60",
+        "data.vocab_size=400", "data.max_length=64", "trainer.max_epochs=1", "trainer.accelerator=cpu",
+        "trainer.precision=32-true", "callbacks.bleu_evaluation.max_articles=2", f"hydra.run.dir={tmp_path}",
+        "evaluation.latency_runs=3",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    assert "NOT TO BE TRUSTED" in ended.stdout
+    found = read(tmp_path)
+    assert found["trustworthy"] is False
+    assert [name for name, check in found["audit"].items() if check["passed"] is False] == ["causality"]
+
+
+def test_training_without_evaluation_leaves_none(run_script: Run, tmp_path: Path) -> None:
+    ended = run_script(
+        "train", "evaluation=none", "model.embedding_dim=32", "model.num_layers=1", "data.num_articles=60",
+        "data.vocab_size=400", "data.max_length=64", "trainer.max_epochs=1", "trainer.accelerator=cpu",
+        "trainer.precision=32-true", "callbacks.bleu_evaluation.max_articles=2", f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    assert not (tmp_path / "evaluation").exists()
+    assert "not audited" in ended.stdout
+
+
+def refused(run_script: Run, *arguments: str) -> str:
+    ended = run_script("evaluate", *arguments)
+    assert ended.status == 2, ended.stdout + ended.stderr
+    [line] = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in ended.stderr
+    return str(line)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused_in_one_line(best: Path, run_script: Run, tmp_path: Path) -> None:
+    saved = torch.load(best, weights_only=True)
+    bigger = {**saved["config"], "data": {**saved["config"]["data"], "vocab_size": 350}}
+    torch.save({**saved, "config": bigger}, tmp_path / "changed.ckpt")
+    line = refused(run_script, f"ckpt={tmp_path / 'changed.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert "another vocabulary" in line
+    weights = {name: value[:-3] if value.dim() == 2 else value for name, value in saved["state_dict"].items()}
+    torch.save({**saved, "state_dict": weights}, tmp_path / "cut.ckpt")
+    assert "cut.ckpt" in refused(run_script, f"ckpt={tmp_path / 'cut.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run" / "evaluation").exists()
+
+
+def test_a_checkpoint_cannot_make_evaluate_run_what_it_names(best: Path, run_script: Run, tmp_path: Path) -> None:
+    saved = torch.load(best, weights_only=True)
+    for target in ("subprocess.Popen", "os.system", "minillm.files.shutil.rmtree", "minillm.files.Path"):
+        source = {"_target_": target, "args": ["touch", "ran"]}
+        evil = {**saved["config"], "data": {**saved["config"]["data"], "source": source}}
+        torch.save({**saved, "config": evil}, tmp_path / "evil.ckpt")
+        line = refused(run_script, f"ckpt={tmp_path / 'evil.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}")
+        assert "is no class of miniLLM" in line
+
+
+def test_text_without_articles_is_refused_in_one_line(best: Path, run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("Muy corto.", encoding="utf-8")
+    line = refused(
+        run_script,
+        f"ckpt={best}",
+        "data=files",
+        f"data.source.path={tmp_path / 'short.txt'}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert "data.min_length" in line
+
+
+def test_other_text_is_evaluated_where_the_training_text_is_gone(
+    best: Path, other: Path, run_script: Run, tmp_path: Path
+) -> None:
+    saved = torch.load(best, weights_only=True)
+    source = {"_target_": "minillm.corpus.FilesSource", "path": str(tmp_path / "gone")}
+    torch.save({**saved, "config": {**saved["config"], "data": {**saved["config"]["data"], "source": source}}},
+               tmp_path / "moved.ckpt")  # fmt: skip
+    with contextlib.chdir(tmp_path):
+        ended = run_script("evaluate", "ckpt=moved.ckpt", "data=files", f"data.source.path={other}",
+                           "hydra.run.dir=run", "evaluation.latency_runs=3")  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    found = read(tmp_path / "run")
+    assert set(found["splits"]) == {"test"}
+    assert found["overfitting"] is None
+    assert found["audit"]["contamination"]["passed"] is None
