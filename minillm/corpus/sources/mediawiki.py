@@ -69,7 +69,7 @@ class MediaWiki:
             self._client.build_request("GET", api_url)
         except (httpx.InvalidURL, ValueError) as error:
             raise SettingError("data.source.api_url", api_url, f"is no web address ({error})") from error
-        self._backoff = wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
+        self._backoff = wait_exponential_jitter(multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
 
     def __enter__(self) -> Self:
         return self
