@@ -54,7 +54,8 @@ class Alignment:
             )
         else:
             looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
-            sentence = f"The next token is predicted: {looked}the network repeats its input at {copied:.1%} of them."
+            repeats = f"the network repeats its input at {copied:.1%} of the test places"
+            sentence = f"The next token is predicted: {looked}{repeats}."
         passed = not any(wrong.values()) and copied <= self.copying
         return finding(passed, sentence, self.copying, misaligned=wrong, copied=copied, places=places)
 
