@@ -24,22 +24,22 @@ class Plausibility:
         margin: share of that bound that is still believed: half of it, since the law is of English web text, and
             encyclopedic Spanish is more regular. Four million parameters: 1.18 bits a byte by the law, 0.59 here; a
             network that sees its targets falls under 0.3.
-        behind: times the bigram model's perplexity that is still no fault. A network in order comes that near within a
-            few epochs, even on little text, where counting is hard to beat; a broken one stays near the unigram
-            model, at twice the bigram's and more.
+        behind: times the bigram model's perplexity that is still no fault. 1: a network has to be ahead of counting.
+            More lets a training pass that was cut short: a network in order comes within 1.25 of it in a few epochs,
+            a broken one stays near the unigram model, at twice the bigram's and more.
 
     Raises:
         SettingError: margin outside (0, 1], or behind under 1.
     """
 
     margin: float = 0.5
-    behind: float = 1.25
+    behind: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 1:
             raise SettingError("margin", self.margin, "must be over 0 and at most 1, such as 0.5")
         if not self.behind >= 1:
-            raise SettingError("behind", self.behind, "must be at least 1, such as 1.25")
+            raise SettingError("behind", self.behind, "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
         """Return whether the test perplexity lies between the bound and the bigram model."""
