@@ -5,6 +5,7 @@ from minillm.training.hyperparameters import log_hyperparameters
 from minillm.training.losses import TokenLosses, cross_entropy
 from minillm.training.metrics import LanguageModelling
 from minillm.training.module import TrainingModule
+from minillm.training.optimizers import Muon, adamw
 from minillm.training.schedules import warmup_schedule
 from minillm.training.seeding import seed_everything
 from minillm.training.trainer import build_trainer
@@ -12,8 +13,10 @@ from minillm.training.trainer import build_trainer
 __all__ = [
     "LanguageModelling",
     "MetricsCSV",
+    "Muon",
     "TokenLosses",
     "TrainingModule",
+    "adamw",
     "build_trainer",
     "cross_entropy",
     "log_hyperparameters",

@@ -24,7 +24,7 @@ class TrainingModule(L.LightningModule):
     Args:
         network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V).
         tokenizer: goes into the checkpoint, which is so complete in itself.
-        optimizer: makes the optimizer of the parameters.
+        optimizer: makes the optimizer of the named parameters, as any of PyTorch's does.
         scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
         label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
         settings: the run's whole configuration, as plain values: goes into the checkpoint.
@@ -37,7 +37,7 @@ class TrainingModule(L.LightningModule):
         self,
         network: nn.Module,
         tokenizer: Tokenizer,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         scheduler: Callable[[Optimizer, int | None], LRScheduler],
         label_smoothing: float = 0.1,
         settings: dict[str, Any] | None = None,
@@ -55,7 +55,9 @@ class TrainingModule(L.LightningModule):
     def _check_optimizer(self) -> None:
         """Find a bad setting now, and not when the training begins."""
         try:
-            self.make_optimizer(self.network.parameters())
+            self.make_optimizer(self.network.named_parameters())
+        except SettingError as error:
+            raise error.within("optimizer") from error
         except (TypeError, ValueError) as error:
             settings = getattr(self.make_optimizer, "keywords", {})
             message = " ".join(str(error).split())
@@ -106,7 +108,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``."""
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self.network.named_parameters())
         steps = self.trainer.estimated_stepping_batches
         scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
         return {

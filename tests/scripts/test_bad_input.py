@@ -57,6 +57,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
         ("optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
+        ("optimizer.decay=biases", "optimizer.decay=biases: must be Literal['all', 'matrices'], not str"),
         ("scheduler.warmup=-1", "scheduler.warmup=-1: must be a share of the training"),
         ("training.label_smoothing=2", "training.label_smoothing=2: must be at least 0 and under 1"),
         ("trainer.accelerator=foo", "trainer.accelerator=foo: You selected an invalid accelerator name"),
@@ -77,6 +78,24 @@ def refused(script: Run, *arguments: str) -> str:
 def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str) -> None:
     assert refused(train, setting).startswith(says)
     assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "setting", "says"),
+    [
+        ("optimizer=muon", "optimizer.lr=-1", "optimizer.lr=-1: must be at least 0"),
+        ("optimizer=muon", "optimizer.momentum=1", "optimizer.momentum=1: must be at least 0 and under 1"),
+        ("optimizer=muon", "optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),
+        ("scheduler=wsd", "scheduler.decay=-0.2", "scheduler.decay=-0.2: must be a share of the training"),
+        ("scheduler=wsd", "scheduler.after=sudden", "scheduler.after=sudden: must be Literal["),
+        ("scheduler=cosine", "scheduler.final=2", "scheduler.final=2: must be a share of optimizer.lr from 0 to 1"),
+        ("callbacks=[default,ema]", "callbacks.ema.decay=1", "callbacks.ema.decay=1: must be at least 0 and under 1"),
+    ],
+)
+def test_a_setting_of_another_choice_that_cannot_work_is_named(
+    train: Run, choice: str, setting: str, says: str
+) -> None:
+    assert refused(train, choice, setting).startswith(says)
 
 
 @pytest.mark.parametrize(
