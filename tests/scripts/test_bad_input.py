@@ -83,6 +83,10 @@ def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str
 @pytest.mark.parametrize(
     ("choice", "setting", "says"),
     [
+        ("model=minigpt_modern", "model.num_kv_heads=3", "model.num_kv_heads=3: must divide num_heads=4"),
+        ("model=minigpt_modern", "model.head_dim=7", "model.head_dim=7: must be even, such as 8"),
+        ("model=minigpt_modern", "model.dropout={head:0.1}", "model.dropout.head=0.1: is no place"),
+        ("model=gpt2", "model.dropout={residual:2}", "model.dropout.residual=2: must be at least 0 and under 1"),
         ("optimizer=muon", "optimizer.lr=-1", "optimizer.lr=-1: must be at least 0"),
         ("optimizer=muon", "optimizer.momentum=1", "optimizer.momentum=1: must be at least 0 and under 1"),
         ("optimizer=muon", "optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),

@@ -63,30 +63,32 @@ def train_until_killed(run: Path, step: int, *overrides: str) -> Path:
     return last
 
 
+DYNAMIC, PACKED = ("data.batching=dynamic",), ("data.batching=packed",)
+MODERN = ("model=minigpt_modern", "optimizer=muon", "scheduler=wsd", "callbacks=[default,ema]", *PACKED)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the checkpoints' folder of a run that nothing interrupted, made once for each way of batching."""
-    return functools.cache(
-        lambda batching: train(tmp_path_factory.mktemp(batching) / "whole", f"data.batching={batching}")
-    )
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+    """Return the checkpoints' folder of a run that nothing interrupted, made once for each set of choices."""
+    return functools.cache(lambda choices: train(tmp_path_factory.mktemp("runs") / "whole", *choices))
 
 
 # Within the first epoch, at the end of one, within a later one; into another folder, or on in its own.
 @pytest.mark.parametrize(
-    ("batching", "epochs", "folder"),
-    [("dynamic", 0.5, "resumed"), ("dynamic", 1.0, "resumed"), ("packed", 1.7, "killed")],
+    ("choices", "epochs", "folder"),
+    [(DYNAMIC, 0.5, "resumed"), (DYNAMIC, 1.0, "resumed"), (PACKED, 1.7, "killed"), (MODERN, 1.4, "resumed")],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(
-    uninterrupted: Callable[[str], Path], batching: str, epochs: float, folder: str
+    uninterrupted: Callable[[tuple[str, ...]], Path], choices: tuple[str, ...], epochs: float, folder: str
 ) -> None:
-    checkpoints = uninterrupted(batching)
+    checkpoints = uninterrupted(choices)
     whole = read_checkpoint(checkpoints / "last.ckpt")
     runs = checkpoints.parent.parent
     step = round(epochs * whole["global_step"] / 3)
-    last = train_until_killed(runs / f"killed-{epochs}", step, f"data.batching={batching}")
+    last = train_until_killed(runs / f"killed-{epochs}", step, *choices)
     rows = (runs / f"killed-{epochs}" / "metrics.csv").read_text().splitlines()
 
-    resumed = train(runs / f"{folder}-{epochs}", f"data.batching={batching}", f"ckpt_path={last}")
+    resumed = train(runs / f"{folder}-{epochs}", *choices, f"ckpt_path={last}")
 
     for name in ("last.ckpt", "best.ckpt"):
         expected, actual = read_checkpoint(checkpoints / name), read_checkpoint(resumed / name)
@@ -95,6 +97,11 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
         assert_equal_tensors(actual["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
         assert actual["metrics"]["val/loss"] == expected["metrics"]["val/loss"]
         assert actual["lr_schedulers"] == expected["lr_schedulers"]
+        assert ("EMA" in actual["callbacks"]) == (choices == MODERN)
+        if choices == MODERN:  # beside the average, which is in the state_dict, what the average is of
+            average, trained = actual["state_dict"].values(), actual["callbacks"]["EMA"]["weights"]
+            assert not all(map(torch.equal, average, trained))
+            assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
     if folder == "killed":  # its own folder: the rows from before the kill are kept
         assert len((resumed.parent / "metrics.csv").read_text().splitlines()) > len(rows)
 
