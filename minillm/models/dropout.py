@@ -19,8 +19,8 @@ class Dropout(nn.Module):
 
     PyTorch's own draws each element from a Bernoulli distribution, which on the processor takes longer than the matrix
     product before it. Here four elements share a 64-bit integer, so that the probability is rounded to a multiple of
-    1/65536; what is kept is scaled by the rounded probability, and the expectation is exact. On other devices, where
-    it is fast, this is PyTorch's dropout.
+    1/65536; what is kept is scaled by the rounded probability, and the expectation is exact. On other devices and
+    in compiled code, where it is fast, this is PyTorch's dropout.
 
     Args:
         p: probability of dropping an element, in [0, 1).
@@ -34,7 +34,7 @@ class Dropout(nn.Module):
         """Map a float tensor to one of the same shape and type."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _DropoutOnProcessor.apply(x, self.p)
         return F.dropout(x, self.p)
 

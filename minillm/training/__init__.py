@@ -2,7 +2,7 @@
 
 from minillm.training.csv_logger import MetricsCSV
 from minillm.training.hyperparameters import log_hyperparameters
-from minillm.training.losses import TokenLosses, cross_entropy
+from minillm.training.losses import TokenLosses, cross_entropy, linear_cross_entropy
 from minillm.training.metrics import LanguageModelling
 from minillm.training.module import TrainingModule
 from minillm.training.optimizers import Muon, adamw
@@ -19,6 +19,7 @@ __all__ = [
     "adamw",
     "build_trainer",
     "cross_entropy",
+    "linear_cross_entropy",
     "log_hyperparameters",
     "seed_everything",
     "warmup_schedule",

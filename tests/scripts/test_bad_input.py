@@ -59,6 +59,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
         ("optimizer.decay=biases", "optimizer.decay=biases: must be Literal['all', 'matrices'], not str"),
         ("scheduler.warmup=-1", "scheduler.warmup=-1: must be a share of the training"),
+        ("training.compile=yes", "training.compile=yes: must be off, on or auto"),
         ("training.label_smoothing=2", "training.label_smoothing=2: must be at least 0 and under 1"),
         ("trainer.accelerator=foo", "trainer.accelerator=foo: You selected an invalid accelerator name"),
         ("trainer.precision=7", "trainer.precision=7: Precision 7 is invalid"),
