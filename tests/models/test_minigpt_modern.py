@@ -112,6 +112,16 @@ def test_rms_norm_and_its_gradient_are_those_of_the_formula() -> None:
     assert not RMSNorm(4)(torch.zeros(1, 4)).any()
 
 
+def test_rms_norm_elsewhere_than_on_the_processor_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, x = RMSNorm(8), torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        here = norm.normalize(x)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        elsewhere = norm.normalize(x)
+    assert elsewhere.dtype == torch.bfloat16
+    torch.testing.assert_close(elsewhere, here)
+
+
 def test_training_computes_what_evaluation_does(network: MiniGPTModern, random_ids: RandomIds) -> None:
     ids, documents = random_ids(4, 24), torch.tensor([[0] * 9 + [1] * 15]).expand(4, -1)
     network.dropout.p = 0.0
