@@ -23,6 +23,7 @@ from minillm.benchmarking.loops import write_rows
 from minillm.benchmarking.matmul import DTYPES
 from minillm.benchmarking.schema import SCHEMA, Peak, Result
 from minillm.benchmarking.worker import Unavailable, Worker
+from minillm.checkpoint import build_network
 from minillm.configuration import instantiate, plain
 from minillm.data import TextDataModule
 from minillm.data.datamodule import TOKENIZER
@@ -235,10 +236,12 @@ def run(config: DictConfig, parts: Mapping[str, Part], rounds: int, folder: Path
         console: where the tables go.
 
     Raises:
-        SettingError: rounds under 1, or a setting that a part refuses.
+        SettingError: rounds under 1, a network that cannot be built, or a setting that a part refuses.
     """
     if rounds < 1:
         raise SettingError("rounds", rounds, "must be at least 1, such as 5")
+    with torch.device("meta"):  # a network that cannot be built is found now, at no cost
+        build_network(plain(config)["model"], vocab_size=8)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="benchmark_") as scratch:
         session = Session(config, rounds, Path(scratch))

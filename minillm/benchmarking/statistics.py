@@ -29,3 +29,12 @@ def ratio(ours: Spread, theirs: Spread) -> Spread:
         ValueError: not equally many rounds.
     """
     return spread([a / b for a, b in zip(ours["values"], theirs["values"], strict=True)])
+
+
+def overhead(whole: Spread, inner: Spread) -> Spread:
+    """Return which share of a time is not the inner one's, round by round; negative where that took longer.
+
+    Raises:
+        ValueError: not equally many rounds.
+    """
+    return spread([1 - share for share in ratio(inner, whole)["values"]])

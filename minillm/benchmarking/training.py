@@ -11,7 +11,7 @@ from minillm.benchmarking.benchmark import Contestant, Outcome, Session
 from minillm.benchmarking.display import bars, shown, table
 from minillm.benchmarking.ours import sizes_of
 from minillm.benchmarking.schema import Memory, Skipped, Trained, Training
-from minillm.benchmarking.statistics import ratio, spread
+from minillm.benchmarking.statistics import overhead, ratio, spread
 from minillm.benchmarking.worker import Unavailable
 from minillm.errors import SettingError
 
@@ -75,17 +75,13 @@ class TrainingSpeed:
         measured = {name: figures for name, figures in contestants.items() if "skipped" not in figures}
         ours = measured.get(TRAINER)
         peers = {name: figures for name, figures in measured.items() if name not in (TRAINER, LOOP)} if ours else {}
-        overhead = None
-        if ours and LOOP in measured:
-            steps = zip(ours["step_ms"]["values"], measured[LOOP]["step_ms"]["values"], strict=True)
-            overhead = spread([(trainer - loop) / trainer for trainer, loop in steps])
         sizes = asdict(sizes_of(settings, vocab_size))
         return {
             "sizes": sizes,
             "batch_size": settings["data"]["batch_size"],
             "steps": self.steps,
             "contestants": contestants,
-            "overhead": overhead,
+            "overhead": overhead(ours["step_ms"], measured[LOOP]["step_ms"]) if ours and LOOP in measured else None,
             "speedup": {
                 name: ratio(ours["tokens_per_second"], peer["tokens_per_second"])
                 for name, peer in peers.items()

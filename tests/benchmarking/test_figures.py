@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minillm.benchmarking.flops import flops_per_token, matrix_parameters
 from minillm.benchmarking.loops import Endless, Rows, write_rows
-from minillm.benchmarking.statistics import ratio, spread
+from minillm.benchmarking.statistics import overhead, ratio, spread
 from minillm.models import MiniGPT
 from minillm.tokenization import PAD
 
@@ -25,6 +25,12 @@ def test_a_ratio_is_taken_round_by_round_so_that_a_slow_round_drops_out() -> Non
     assert ratio(ours, theirs)["values"] == [2.0, 2.0, 2.0]
     with pytest.raises(ValueError, match="shorter"):
         ratio(ours, spread([1.0]))
+
+
+def test_the_overhead_is_the_share_of_the_whole_that_the_inner_part_does_not_take() -> None:
+    assert overhead(spread([100.0, 200.0, 50.0]), spread([95.0, 180.0, 55.0]))["values"] == pytest.approx(
+        [0.05, 0.1, -0.1]
+    )
 
 
 def test_the_formula_counts_what_pytorch_counts() -> None:

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ TINY = (
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "benchmark=quick",
-    "benchmark.training.contestants=[minillm,minillm-loop,transformers-float32]",
+    "benchmark.training.contestants=[minillm,transformers-float32]",
     "benchmark.training.steps=2",
-    "benchmark.text.megabytes=[0.01,0.02]",
+    "benchmark.text.megabytes=[0.02]",
     "benchmark.text.vocab_size=400",
     "benchmark.data.batching=[packed]",
     "benchmark.scaling.width=[16]",
-    "benchmark.scaling.vocabulary=[400,200]",
+    "benchmark.scaling.vocabulary=[200]",
 )
 
 
@@ -58,19 +59,22 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
     assert {dtype: peak["size"] for dtype, peak in machine["matmul"].items()} == {"float32": 2048, "bfloat16": 2048}
 
     training = parts["training"]["contestants"]
-    for name in "minillm", "minillm-loop":
-        trained = training[name]
-        assert trained["parameters"] == 400 * 32 * 2 + 12 * 32 * 32 + 13 * 32 + 2 * 32
-        assert len(trained["step_ms"]["values"]) == 2
-        # Every place of the 4 x 32 is a target, in each of the 2 steps.
-        for speed, step in zip(trained["tokens_per_second"]["values"], trained["step_ms"]["values"], strict=True):
-            assert speed * step == pytest.approx(1000 * 4 * 32)
-        peak = machine["matmul"]["float32"]["flops"]
-        expected = trained["tokens_per_second"]["median"] * trained["flops_per_token"] / peak
-        assert trained["mfu"]["median"] == pytest.approx(expected)
-        assert trained["memory"]["training"] > 0
-    assert parts["training"]["overhead"] is not None
-    assert len(parts["scaling"]["curves"]["vocabulary"]) == 2
+    trained = training["minillm"]
+    assert trained["parameters"] == 400 * 32 * 2 + 12 * 32 * 32 + 13 * 32 + 2 * 32
+    assert len(trained["step_ms"]["values"]) == 2
+    for speed, step in zip(trained["tokens_per_second"]["values"], trained["step_ms"]["values"], strict=True):
+        assert speed * step == pytest.approx(1000 * 4 * 32)  # every place of the 4 x 32 is a target
+    expected = trained["flops_per_token"] / machine["matmul"]["float32"]["flops"]
+    assert trained["mfu"]["median"] == pytest.approx(trained["tokens_per_second"]["median"] * expected)
+    assert trained["memory"]["training"] > 0
+
+    curves = parts["scaling"]["curves"]
+    assert {name: [point["value"] for point in points] for name, points in curves.items()} == {
+        "width": [16],
+        "vocabulary": [200],
+    }
+    if "fork" in multiprocessing.get_all_start_methods():
+        assert all(point["memory"]["training"] > 0 for points in curves.values() for point in points)
 
     if reason := peers.missing("transformers"):
         assert training["transformers-float32"] == {"skipped": reason}
@@ -80,7 +84,7 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         assert training["transformers-float32"]["parameters"] == training["minillm"]["parameters"] + 32 * 32
         assert set(parts["training"]["speedup"]) == {"transformers-float32"}
         assert set(parts["decoding"]["speedup"]["transformers"]) == {"1", "4"}
-    assert set(parts["text"]["curve"]["cleaning"]) == {"0.01", "0.02"}
+    assert set(parts["text"]["curve"]["cleaning"]) == {"0.02"}
     assert 0 <= parts["data"]["batching"]["packed"]["wait_share"]["median"] < 1
 
 
@@ -103,6 +107,7 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         ("benchmark.data.batching=[]", "benchmark.data.batching=[]: must name dynamic"),
         ("benchmark.scaling.width=[0]", "benchmark.scaling.width=[0]: must be numbers from 1 on"),
         ("benchmark.scaling.vocabulary=[3]", "benchmark.scaling.vocabulary=[3]: must be at least 8"),
+        ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=256"),
         ("benchmark=fast", "In 'benchmark': Could not find 'benchmark/fast'"),
     ],
 )
@@ -113,11 +118,4 @@ def test_a_setting_that_cannot_work_is_named_before_anything_is_measured(
     assert (ended.status, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"error: {says}")
     assert len(ended.stderr.splitlines()) == 1
-    assert not list(Path().rglob("benchmark.*"))
-
-
-def test_a_network_that_cannot_be_built_is_named_too(run_script: Run) -> None:
-    ended = run_script("benchmark", *TINY, "parts=[training]", "model.num_heads=3")
-    assert ended.status == 2
-    assert ended.stderr.splitlines()[-1].startswith("error: model.num_heads=3: must divide embedding_dim=32")
     assert not list(Path().rglob("benchmark.*"))
