@@ -80,9 +80,7 @@ class TextDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if vocab_size < tokenizer.smallest:
-            advice = f"tokenizer={tokenizer.kind} needs at least {tokenizer.smallest}; 5000 would do"
-            raise SettingError("vocab_size", vocab_size, advice)
+        tokenizer.check_size(vocab_size)
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
         if batch_size < 1:
