@@ -74,7 +74,7 @@ def test_digit_by_digit_no_token_holds_two_and_any_text_decodes_to_itself(articl
     tokenizer = BPETokenizer(digits=True)
     tokenizer.fit(articles, 2000)
     shown = [tokenizer.token(i) for i in tokenizer.encode("En 1492, 3,14 y H2O")]
-    assert [token for token in shown if any(c.isdigit() for c in token)] == "Ġ1 4 9 2 Ġ3 1 4 2".split()
+    assert [token for token in shown if any(c.isdigit() for c in token)] == ["Ġ1", *"492", "Ġ3", *"142"]
     assert not [token for token in map(tokenizer.token, range(2000)) if sum(c.isdigit() and c < ":" for c in token) > 1]
     for text, encoded in zip(HARD + articles, tokenizer.encode_batch(HARD + articles), strict=True):
         assert tokenizer.decode(encoded.ids) == text
