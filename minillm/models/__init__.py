@@ -1,5 +1,7 @@
 """Networks: plain modules that map token ids to logits and know nothing of Lightning, Hydra or files."""
 
+from minillm.models.gpt2 import GPT2
 from minillm.models.minigpt import KeyValueCache, MiniGPT
+from minillm.models.minigpt_modern import MiniGPTModern
 
-__all__ = ["KeyValueCache", "MiniGPT"]
+__all__ = ["GPT2", "KeyValueCache", "MiniGPT", "MiniGPTModern"]

@@ -8,12 +8,16 @@
 """
 
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.errors import SettingError
+from minillm.models.attention import attention
+from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -95,7 +99,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attention_dropout = dropout
+        self.dropout = Dropout(dropout)
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
 
@@ -105,22 +109,21 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        x = attention(q, k, v, mask, self.dropout)
         return self.projection(x.transpose(1, 2).reshape(batch, length, dim))
 
 
 class Block(nn.Module):
     """Attention and feed-forward, each normalized before and added to what came in."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: DropoutRates, gelu: Literal["none", "tanh"] = "none") -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, num_heads, dropout)
+        self.attention = CausalSelfAttention(dim, num_heads, dropout.attention)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        activation = nn.Sequential(nn.GELU(gelu), Dropout(dropout.feedforward))
+        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), activation, nn.Linear(4 * dim, dim))
+        self.dropout = Dropout(dropout.residual)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
@@ -139,7 +142,7 @@ class MiniGPT(nn.Module):
         num_layers: blocks.
         num_heads: attention heads a block.
         dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
-            sublayer's output.
+            sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -152,7 +155,7 @@ class MiniGPT(nn.Module):
         embedding_dim: int = 256,
         num_layers: int = 2,
         num_heads: int = 4,
-        dropout: float = 0.1,
+        dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
         sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
@@ -166,13 +169,12 @@ class MiniGPT(nn.Module):
             raise SettingError(
                 "num_heads", num_heads, f"must divide embedding_dim={embedding_dim}; one of {divisors} would do"
             )
-        if not 0 <= dropout < 1:
-            raise SettingError("dropout", dropout, "must be at least 0 and under 1, such as 0.1")
+        rates = dropout_rates(dropout)
         self.max_length = max_length
         self.num_heads = num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, dropout) for _ in range(num_layers))
+        self.dropout = Dropout(rates.embedding)
+        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
         # Not in the checkpoint: it is a formula, and it grows when a longer input comes.
@@ -196,18 +198,8 @@ class MiniGPT(nn.Module):
         shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
-    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Predict each next token.
-
-        Args:
-            ids: (B, T) token ids.
-            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document.
-            cache: the tokens before these; it is extended by these.
-
-        Returns:
-            (B, T, vocab_size) logits of the token after each.
-        """
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
         start = cache.length if cache is not None else 0
         end = start + ids.size(1)
         if cache is not None:
@@ -228,4 +220,18 @@ class MiniGPT(nn.Module):
             x = block(x, mask, cache, layer)
         if cache is not None:
             cache.length = end
-        return self.head(self.norm(x))
+        return self.norm(x)
+
+    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Predict each next token.
+
+        Args:
+            ids: (B, T) token ids.
+            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
+                None: each row is one document.
+            cache: the tokens before these; it is extended by these.
+
+        Returns:
+            (B, T, vocab_size) logits of the token after each.
+        """
+        return self.head(self.hidden(ids, documents, cache))
