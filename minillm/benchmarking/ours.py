@@ -240,7 +240,7 @@ def _loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Lo
     prepare_device(device)
     module = build(settings, _tokenizer(tokenizer), vocab_size).to(device)
     warnings.filterwarnings("ignore", ".*trainer. reference is not registered.*")  # nothing is logged here
-    optimizer = module.make_optimizer(module.network.parameters())
+    optimizer = module.make_optimizer(module.network.named_parameters())
     clipping = settings["callbacks"].get("gradient_clipping") or {}
     plain_loop = Loop(
         module,
