@@ -33,6 +33,30 @@ COMMAND = [
     "callbacks.bleu_evaluation.max_articles=2",
 ]
 
+CHOICES = {
+    "dynamic": ("data.batching=dynamic",),
+    "packed": ("data.batching=packed",),
+    "modern": (
+        "model=minigpt_modern",
+        "optimizer=muon",
+        "scheduler=wsd",
+        "callbacks=[default,ema]",
+        "data.batching=packed",
+    ),
+    "optional": (  # whatever may be switched on between the text and the batches; the curriculum outlasts the kill
+        "tokenizer=bpe",
+        "tokenizer.digits=true",
+        "tokenizer.names=20",
+        "data.cleaning.dates=true",
+        "data.cleaning.numbers=true",
+        "data.augmentation.word_dropout=0.1",
+        "data.augmentation.bpe_dropout=0.1",
+        "data.augmentation.sentence_reordering=0.5",
+        "data.curriculum.by=difficulty",
+        "data.curriculum.warmup=0.7",
+    ),
+}
+
 
 def command(run: Path, *overrides: str) -> list[str]:
     return [*COMMAND, f"hydra.run.dir={run}", f"paths.data_dir={run.parent / 'data'}", *overrides]
@@ -63,32 +87,34 @@ def train_until_killed(run: Path, step: int, *overrides: str) -> Path:
     return last
 
 
-DYNAMIC, PACKED = ("data.batching=dynamic",), ("data.batching=packed",)
-MODERN = ("model=minigpt_modern", "optimizer=muon", "scheduler=wsd", "callbacks=[default,ema]", *PACKED)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], Path]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the checkpoints' folder of a run that nothing interrupted, made once for each set of choices."""
-    return functools.cache(lambda choices: train(tmp_path_factory.mktemp("runs") / "whole", *choices))
+    return functools.cache(lambda choices: train(tmp_path_factory.mktemp(choices) / "whole", *CHOICES[choices]))
 
 
 # Within the first epoch, at the end of one, within a later one; into another folder, or on in its own.
 @pytest.mark.parametrize(
     ("choices", "epochs", "folder"),
-    [(DYNAMIC, 0.5, "resumed"), (DYNAMIC, 1.0, "resumed"), (PACKED, 1.7, "killed"), (MODERN, 1.4, "resumed")],
+    [
+        ("dynamic", 0.5, "resumed"),
+        ("dynamic", 1.0, "resumed"),
+        ("packed", 1.7, "killed"),
+        ("modern", 1.4, "resumed"),
+        ("optional", 1.3, "resumed"),
+    ],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(
-    uninterrupted: Callable[[tuple[str, ...]], Path], choices: tuple[str, ...], epochs: float, folder: str
+    uninterrupted: Callable[[str], Path], choices: str, epochs: float, folder: str
 ) -> None:
     checkpoints = uninterrupted(choices)
     whole = read_checkpoint(checkpoints / "last.ckpt")
     runs = checkpoints.parent.parent
     step = round(epochs * whole["global_step"] / 3)
-    last = train_until_killed(runs / f"killed-{epochs}", step, *choices)
+    last = train_until_killed(runs / f"killed-{epochs}", step, *CHOICES[choices])
     rows = (runs / f"killed-{epochs}" / "metrics.csv").read_text().splitlines()
 
-    resumed = train(runs / f"{folder}-{epochs}", *choices, f"ckpt_path={last}")
+    resumed = train(runs / f"{folder}-{epochs}", *CHOICES[choices], f"ckpt_path={last}")
 
     for name in ("last.ckpt", "best.ckpt"):
         expected, actual = read_checkpoint(checkpoints / name), read_checkpoint(resumed / name)
@@ -97,8 +123,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
         assert_equal_tensors(actual["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
         assert actual["metrics"]["val/loss"] == expected["metrics"]["val/loss"]
         assert actual["lr_schedulers"] == expected["lr_schedulers"]
-        assert ("EMA" in actual["callbacks"]) == (choices == MODERN)
-        if choices == MODERN:  # beside the average, which is in the state_dict, what the average is of
+        assert ("EMA" in actual["callbacks"]) == (choices == "modern")
+        if choices == "modern":  # beside the average, which is in the state_dict, what the average is of
             average, trained = actual["state_dict"].values(), actual["callbacks"]["EMA"]["weights"]
             assert not all(map(torch.equal, average, trained))
             assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
