@@ -129,7 +129,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
             assert not all(map(torch.equal, average, trained))
             assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
     names = (resumed.parent / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert [name for name in names if name.startswith("lr")] == (["lr", "lr/adamw"] if choices == MODERN else ["lr"])
+    assert [name for name in names if name.startswith("lr")] == (["lr", "lr/adamw"] if choices == "modern" else ["lr"])
     if folder == "killed":  # its own folder: the rows from before the kill are kept
         assert len((resumed.parent / "metrics.csv").read_text().splitlines()) > len(rows)
 
