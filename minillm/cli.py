@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -44,8 +46,9 @@ def script(
                 check_types(config, settings)
                 return task(config)
             except Exception as error:
-                # Here and not outside: on its way through Hydra an error would get a line more.
-                _report(error)
+                # Here and not outside: on its way through Hydra an error would get a line more. Of a sweep the other
+                # runs go on, and Hydra raises the first error once they are through.
+                _report(error, leave=HydraConfig.get().mode is not RunMode.MULTIRUN)
                 raise
 
         def command() -> Any:
@@ -64,12 +67,19 @@ def script(
     return decorate
 
 
-def _report(error: Exception) -> None:
-    """End the program with one line, where the error's message is all that a user needs."""
+def _report(error: Exception, leave: bool = True) -> None:
+    """Show one line and leave the program, where the error's message is all that a user needs.
+
+    Args:
+        error: what happened.
+        leave: whether to end the program too.
+    """
     if os.environ[TRACEBACKS] != "0":
         return
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)
+    elif isinstance(error, MissingConfigException) and error.missing_cfg_file == "hydra/launcher/joblib":
+        status, text = 2, "hydra/launcher=joblib: is not installed; pip install -e '.[sweep]'"
     elif isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         status, text = 2, str(error)
     elif isinstance(error, OSError) and error.filename is not None:
@@ -82,7 +92,8 @@ def _report(error: Exception) -> None:
     else:
         return
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    sys.exit(status)
+    if leave:
+        sys.exit(status)
 
 
 def _quoted(argument: str, texts: tuple[str, ...]) -> str:

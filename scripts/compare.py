@@ -9,13 +9,21 @@ from minillm.cli import script
 from minillm.configuration import plain
 from minillm.evaluation.comparison import compare
 
+SETTINGS = {
+    "runs": str | list[str],
+    "sort_by": str,
+    "metrics": list[str],
+    "over": str | None,
+    "output_dir": str | None,
+}
 
-@script("compare", {"runs": str | list[str], "sort_by": str, "metrics": list[str], "output_dir": str | None})
+
+@script("compare", SETTINGS)
 def main(config: DictConfig) -> None:
     """Show the runs in one table, on the terminal and in files."""
     settings = plain(config)
     places = [settings["runs"]] if isinstance(settings["runs"], str) else settings["runs"]
-    comparison = compare(places, settings["metrics"], settings["sort_by"])
+    comparison = compare(places, settings["metrics"], settings["sort_by"], settings["over"])
     console = Console()
     comparison.show(console)
     if settings["output_dir"] is not None:

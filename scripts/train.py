@@ -55,6 +55,8 @@ def train(config: DictConfig) -> float | None:
     )
     log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
+    if "pruning" in callbacks and callbacks["pruning"].pruned:
+        return None
 
     best = trainer.checkpoint_callback.best_model_path
     if not best:

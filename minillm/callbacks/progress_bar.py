@@ -1,6 +1,7 @@
 """The progress bar on a terminal, and a line an epoch in the log."""
 
 import logging
+import multiprocessing
 from typing import Any
 
 import lightning as L
@@ -11,6 +12,12 @@ log = logging.getLogger(__name__)
 
 class ProgressBar(RichProgressBar):
     """Lightning's rich progress bar with loss and tokens/s; logs the validation figures of each epoch in one line."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Draw no bar in one of several processes that share a terminal: they would draw over each other."""
+        if multiprocessing.current_process().name != "MainProcess":
+            self.disable()
+        super().setup(trainer, pl_module, stage)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return what stands behind the bar."""

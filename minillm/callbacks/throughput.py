@@ -12,11 +12,12 @@ from minillm.tokenization import PAD
 class Throughput(L.Callback):
     """Logs ``train/tokens_per_second``: targets trained on over all processes, padding not counted.
 
-    Measured from one logged step to the next, waiting for data included, validation left out.
+    Measured from one logged optimizer step to the next, waiting for data included, validation left out.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock: a run that is resumed within an epoch does not start that epoch."""
+        self._logged_step = trainer.global_step
         self._restart(pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -32,7 +33,10 @@ class Throughput(L.Callback):
     ) -> None:
         """Count the batch's targets; at a logged step, log the speed since the last one."""
         self._tokens += (batch["targets"] != PAD).sum()
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        step = trainer.global_step
+        # A step of several accumulated batches is logged at the one that completes it.
+        if step % trainer.log_every_n_steps == 0 and step != self._logged_step:  # type: ignore[attr-defined]
+            self._logged_step = step
             tokens = int(self._tokens) * trainer.world_size  # waits for the device, so that the time is true
             seconds = time.perf_counter() - self._start
             pl_module.log("train/tokens_per_second", tokens / seconds, prog_bar=True)

@@ -9,8 +9,9 @@ import logging
 import math
 import os
 import re
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from rich.table import Table
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.page import render, shown
 from minillm.evaluation.plots import runs_by_figure
-from minillm.evaluation.results import figures, read_evaluation
+from minillm.evaluation.results import figures, logged_figures, read_evaluation
 from minillm.files import written_whole
 
 log = logging.getLogger(__name__)
 
 # Any of these makes a folder that of a run.
 LEFT_BY_A_RUN = (".hydra", "checkpoints", "evaluation")
+# What the search leaves in the folder of a run that it has given up.
+PRUNED = "pruned.txt"
 # Of these figures more is better; of all others less is.
 HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
 
@@ -43,19 +46,23 @@ class Run:
 
     Args:
         folder: where it is.
-        trustworthy: ``yes`` or ``NO``; of a run without figures why it has none.
-        figures: by name, as `minillm.evaluation.results.figures` returns them.
-        overrides: the settings that its command line named, such as ``model.dropout``.
+        trustworthy: ``yes`` or ``NO``; of a run that was not audited why.
+        figures: by name, as `minillm.evaluation.results` returns them: evaluated ones, else what training logged.
+        overrides: the settings that its command line named, such as ``model.dropout``, and what it said.
         config: its whole configuration.
         choices: its choice in each config group.
+        others: folders of further runs that it stands for; the figures are then means.
+        spread: the sample standard deviation of each figure over these runs.
     """
 
     folder: Path
     trustworthy: str
     figures: Mapping[str, float]
-    overrides: Sequence[str]
+    overrides: Mapping[str, str]
     config: DictConfig
     choices: Mapping[str, str]
+    others: Sequence[Path] = ()
+    spread: Mapping[str, float] = field(default_factory=dict)
 
     def setting(self, name: str) -> str:
         """Return a setting's value, whether the run overrode it or not; for a config group its choice."""
@@ -63,7 +70,8 @@ class Run:
             value = OmegaConf.select(self.config, name)
             if value is not None and not OmegaConf.is_dict(value):
                 return str(value)
-        return str(self.choices.get(name, ""))
+        # A choice of several files is in the command line alone.
+        return str(self.choices.get(name, self.overrides.get(name, "")))
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,10 @@ class Comparison:
         """The folder that all runs are in."""
         return Path(os.path.commonpath([run.folder.resolve().parent for run in self.runs]))
 
+    def label(self, run: Run) -> str:
+        """Return what names a run, or the runs that it stands for, in the folder that all are in."""
+        return ", ".join(str(folder.resolve().relative_to(self.parent)) for folder in (run.folder, *run.others))
+
     @property
     def header(self) -> list[str]:
         """The names of the columns."""
@@ -101,12 +113,17 @@ class Comparison:
         Args:
             form: how a figure is written.
         """
+
+        def cell(run: Run, name: str) -> str:
+            spread = f" ± {form(run.spread[name])}" if name in run.spread else ""
+            return form(run.figures[name]) + spread if name in run.figures else ""
+
         return [
             [
-                str(run.folder.resolve().relative_to(self.parent)),
+                self.label(run),
                 run.trustworthy,
                 *map(run.setting, self.settings),
-                *(form(run.figures[name]) if name in run.figures else "" for name in self.metrics),
+                *(cell(run, name) for name in self.metrics),
             ]
             for run in self.runs
         ]
@@ -133,10 +150,21 @@ class Comparison:
         return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
     def csv(self) -> str:
-        """Return the table as CSV: whole paths, and every figure with all its digits."""
+        """Return the table as CSV: whole paths, every figure with all its digits, its spread in a column of its own."""
+        spread = [name for name in self.metrics if any(name in run.spread for run in self.runs)]
+        header = ["run", "trustworthy", *self.settings, *self.metrics, *(f"{name} ±" for name in spread)]
+        rows = [
+            [
+                " ".join(str(folder) for folder in (run.folder, *run.others)),
+                run.trustworthy,
+                *map(run.setting, self.settings),
+                *(run.figures.get(name, "") for name in self.metrics),
+                *(run.spread.get(name, "") for name in spread),
+            ]
+            for run in self.runs
+        ]
         text = io.StringIO()
-        rows = [[str(run.folder), *cells[1:]] for run, cells in zip(self.runs, self.rows(repr), strict=True)]
-        csv.writer(text, lineterminator="\n").writerows([self.header, *rows])
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
         return text.getvalue()
 
     def html(self) -> str:
@@ -169,22 +197,25 @@ class Comparison:
                 file.write_text(text, encoding="utf-8")
 
 
-def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str) -> Comparison:
+def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: str | None = None) -> Comparison:
     """Return the runs that some places mean, the best one first.
 
     Args:
         places: folders of runs, folders of such folders (a sweep's, or ``outputs``), and globs of both.
         metrics: names of the figures to show, such as ``test/loss``.
         sort_by: name of the figure to sort by.
+        over: a setting, such as ``seed``: runs that differ in it alone become one, with mean and spread of each figure.
 
     Raises:
-        SettingError: there is no run, or a figure that none of the evaluated runs has.
+        SettingError: there is no run, a figure that none of the evaluated runs has, or a setting ``over`` which none
+            differ.
     """
     runs = [read_run(folder) for folder in find_runs(places)]
     known = {name for run in runs for name in run.figures}
+    evaluated = any(run.trustworthy in ("yes", "NO") for run in runs)
     for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
         for name in names:
-            if known and name not in known:
+            if evaluated and name not in known:
                 close = difflib.get_close_matches(name, known, cutoff=0.3) or sorted(known)
                 raise SettingError(setting, name, f"no run has this figure; there are {', '.join(close)}")
 
@@ -195,10 +226,38 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str) -> Comp
         return -value if sort_by.rpartition("/")[2].startswith(HIGHER_IS_BETTER) else value
 
     overridden = dict.fromkeys(name for run in runs for name in run.overrides)
+    settings = [name for name in overridden if len({run.setting(name) for run in runs}) > 1]
+    if over is not None:
+        if over not in settings:
+            raise SettingError(
+                "over", over, f"is not what the runs differ in; that is {', '.join(settings) or 'nothing'}"
+            )
+        settings.remove(over)
+        alike: dict[tuple[str, ...], list[Run]] = {}
+        for run in runs:
+            alike.setdefault(tuple(map(run.setting, settings)), []).append(run)
+        runs = [_mean(group) for group in alike.values()]
     return Comparison(
         runs=sorted(runs, key=badness),
-        settings=[name for name in overridden if len({run.setting(name) for run in runs}) > 1],
-        metrics=list(dict.fromkeys([sort_by, *metrics])),
+        settings=settings,
+        # Runs that were not evaluated lack most figures: no empty columns for them.
+        metrics=list(dict.fromkeys([sort_by, *(name for name in metrics if evaluated or name in known)])),
+    )
+
+
+def _mean(runs: Sequence[Run]) -> Run:
+    """Return one run that stands for several, each figure the mean of those that have it."""
+    first, *others = runs
+    if not others:
+        return first
+    values = {name: [run.figures[name] for run in runs if name in run.figures] for run in runs for name in run.figures}
+    verdicts = {run.trustworthy for run in runs}
+    return replace(
+        first,
+        trustworthy="NO" if "NO" in verdicts else ", ".join(sorted(verdicts)),
+        figures={name: statistics.fmean(of) for name, of in values.items()},
+        others=[run.folder for run in others],
+        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1},
     )
 
 
@@ -239,15 +298,26 @@ def read_run(folder: Path) -> Run:
         trustworthy = "damaged"
     if evaluation is not None:
         trustworthy = "yes" if evaluation["trustworthy"] else "NO"
+    elif (folder / PRUNED).is_file():
+        trustworthy = "pruned"
     parser = OverridesParser.create()
+    overrides = [parser.parse_override(line) for line in _read(folder / ".hydra" / "overrides.yaml")]
     return Run(
         folder,
         trustworthy,
-        figures(evaluation or {}),
-        [parser.parse_override(line).key_or_group for line in _read(folder / ".hydra" / "overrides.yaml")],
+        {**_logged_figures(folder), **figures(evaluation or {})},
+        {override.key_or_group: override.get_value_element_as_str() for override in overrides},
         _read(folder / ".hydra" / "config.yaml"),
         OmegaConf.select(_read(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {},
     )
+
+
+def _logged_figures(folder: Path) -> dict[str, float]:
+    try:
+        return logged_figures(folder)
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s: damaged (%s)", folder / "metrics.csv", error)
+        return {}
 
 
 def _read(path: Path) -> Any:

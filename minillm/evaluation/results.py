@@ -1,5 +1,6 @@
 """A run's evaluation as others read it: from its file, and as figures by name."""
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,25 @@ def read_evaluation(run: Path) -> Evaluation | None:
     if not isinstance(evaluation, dict) or evaluation.get("schema") != SCHEMA or "splits" not in evaluation:
         raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; evaluate the run again")
     return cast(Evaluation, evaluation)
+
+
+def logged_figures(run: Path) -> dict[str, float]:
+    """Return the figures that training logged in ``metrics.csv``: of the validation with the lowest loss, and of test.
+
+    Args:
+        run: the run's folder.
+    """
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen: dict[str, float] = {}
+    for split, order in ("val", lambda row: -float(row["val/loss"])), ("test", lambda row: int(row["step"])):
+        if splits := [row for row in rows if row.get(f"{split}/loss")]:
+            best = max(splits, key=order)
+            chosen |= {name: float(value) for name, value in best.items() if name.startswith(f"{split}/") and value}
+    return chosen
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:

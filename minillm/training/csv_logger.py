@@ -1,5 +1,6 @@
 """Logged figures in one CSV file."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,13 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from minillm.files import written_whole
+
 
 class MetricsCSV(CSVLogger):
-    """Writes ``metrics.csv`` into a folder; a resumed run adds its rows to those that are there.
+    """Writes ``metrics.csv`` into a folder; a resumed run adds its rows to those of the steps before it.
+
+    What a killed run logged behind its last checkpoint, the resumed one logs again: such rows are taken out.
 
     Args:
         save_dir: the folder.
@@ -33,10 +38,42 @@ class MetricsCSV(CSVLogger):
 
 
 class _Appending(ExperimentWriter):
-    """Lightning's writer without its first act, which deletes the file that is there."""
+    """Lightning's writer, which would delete the file that is there; this one keeps the steps before its own."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._begun = False
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
             with path.open(encoding="utf-8") as file:
                 self.metrics_keys = file.readline().strip().split(",")
+
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        """Record a row; before the first one, take out the rows that an earlier run has from this step on."""
+        if not self._begun and step is not None:
+            self._drop_from(step, set(metrics_dict))
+        self._begun = True
+        super().log_metrics(metrics_dict, step)
+
+    def _drop_from(self, step: int, names: set[str]) -> None:
+        """Take out the rows behind a step, and those of the step itself that hold one of these figures."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a process that was killed may have left half a line
+        rows = list(csv.DictReader(whole.splitlines()))
+        again = set(self.metrics_keys) & names - {"epoch"}  # the epoch stands in every row
+
+        def stays(row: dict[str, str]) -> bool:
+            behind = int(row["step"]) - step
+            return behind < 0 or (behind == 0 and not any(row[name] for name in again))
+
+        kept = [row for row in rows if stays(row)]
+        if len(kept) < len(rows) or whole != text:
+            with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+                writer.writeheader()
+                writer.writerows(kept)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol, cast
 
 import lightning as L
@@ -96,6 +97,12 @@ class TrainingModule(L.LightningModule):
             words = message.replace("learning rate", "lr").replace("beta ", "betas ").replace("epsilon", "eps")
             culprit = next((name for name in settings if re.search(rf"\b{name}\b", words)), None)
             raise SettingError(f"optimizer.{culprit or '_target_'}", settings.get(culprit), message) from error
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Let the optimizer be made with another learning rate; what the checkpoint says of it follows."""
+        self.make_optimizer = partial(self.make_optimizer, lr=lr)  # type: ignore[call-arg] # an optimizer's keyword
+        if "optimizer" in self.settings:
+            self.settings["optimizer"]["lr"] = lr
 
     def forward(self, inputs: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the network's logits (B, T, V)."""

@@ -1,0 +1,133 @@
+"""A learning rate from a trial of many."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch import callbacks
+from matplotlib.figure import Figure
+
+from minillm.errors import SettingError
+from minillm.files import written_whole
+from minillm.training import TrainingModule
+
+log = logging.getLogger(__name__)
+
+FEW = 10  # so many first values of the smoothed loss are still those of a few batches
+
+
+class LearningRateFinder(callbacks.LearningRateFinder):
+    """Lightning's learning-rate range test (Smith 2017): trains a little at rising rates, then anew with the one found.
+
+    The one found is that at which the smoothed loss falls most steeply over the logarithm of the rate. It replaces
+    ``optimizer.lr``: the training is then the same, bit for bit, as if it had been set. ``learning_rate.json`` and
+    ``learning_rate.svg`` in the run's folder show what was found. A resumed run keeps the rate that it has.
+
+    Args:
+        dirpath: the run's folder.
+        min_lr: the first rate to try.
+        max_lr: the last one.
+        num_training_steps: optimizer steps from the one to the other.
+        early_stop_threshold: end when the loss is so many times the lowest so far; None: never.
+
+    Raises:
+        SettingError: bounds without a range between them, or too few steps; when training begins, an optimizer with
+            more than one learning rate, or a loss that does not fall at any rate.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        min_lr: float = 1e-5,
+        max_lr: float = 1.0,
+        num_training_steps: int = 100,
+        early_stop_threshold: float | None = 4.0,
+    ) -> None:
+        if not 0 < min_lr < max_lr:
+            raise SettingError("min_lr", min_lr, f"must be over 0 and under max_lr={max_lr}")
+        if num_training_steps < 20:
+            raise SettingError("num_training_steps", num_training_steps, "must be at least 20, such as 100")
+        super().__init__(
+            min_lr, max_lr, num_training_steps, early_stop_threshold=early_stop_threshold, update_attr=False
+        )
+        self.dirpath = Path(dirpath)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the rate and set it."""
+        assert isinstance(pl_module, TrainingModule)
+        if trainer.ckpt_path is not None:
+            return
+        rates = sorted({group["initial_lr"] for group in trainer.optimizers[0].param_groups})
+        if len(rates) > 1:
+            shown = ", ".join(f"{rate:g}" for rate in rates)
+            advice = "the optimizer has these learning rates, and one can be found; set them yourself"
+            raise SettingError("callbacks.learning_rate_finder", shown, advice)
+        with _without_end(trainer), contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            self.lr_find(trainer, pl_module)  # it draws a progress bar of its own
+        if self.optimal_lr is None:  # a development run
+            return
+        results = self.optimal_lr.results
+        rates = results["lr"][FEW:]
+        losses = [loss * trainer.accumulate_grad_batches for loss in results["loss"][FEW:]]  # it has each batch's share
+        place = steepest(rates, losses)
+        if place is None:
+            bounds = f"[{self._min_lr:g}, {self._max_lr:g}]"
+            advice = "the loss falls at no learning rate between them; set optimizer.lr"
+            raise SettingError("callbacks.learning_rate_finder", bounds, advice)
+        found = rates[place]
+        log.info("learning rate found: %.3g", found)
+        pl_module.set_learning_rate(found)
+        trainer.strategy.setup_optimizers(trainer)  # a new schedule too: it keeps the rates that it began with
+        if trainer.is_global_zero:
+            self._write(rates, losses, place)
+
+    def _write(self, rates: list[float], losses: list[float], place: int) -> None:
+        """Write the figures and a plot of them."""
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.semilogx(rates, losses)
+        axes.plot(rates[place], losses[place], "o", color="tab:red", label=f"{rates[place]:.3g}")
+        axes.set(xlabel="learning rate", ylabel="smoothed loss, nats a token")
+        axes.legend()
+        with written_whole(self.dirpath / "learning_rate.svg") as file:
+            figure.savefig(file, format="svg")
+        with written_whole(self.dirpath / "learning_rate.json") as file:
+            found = {"found": rates[place], "lr": rates, "loss": losses}
+            file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _without_end(trainer: L.Trainer) -> Iterator[None]:
+    """Let the trial run have as many epochs as it needs."""
+    epochs = trainer.fit_loop.max_epochs
+    trainer.fit_loop.max_epochs = -1
+    try:
+        yield
+    finally:
+        trainer.fit_loop.max_epochs = epochs
+
+
+def steepest(rates: list[float], losses: list[float]) -> int | None:
+    """Return the place at which the loss falls most steeply over the logarithm of the rate; None if it never falls.
+
+    >>> steepest([10.0 ** -n for n in (5, 4, 3, 2, 1)], [9.0, 8.9, 7.0, 6.5, 8.0])
+    2
+
+    Args:
+        rates: rising.
+        losses: one for each rate; those that are not finite do not count.
+    """
+    finite = [place for place, loss in enumerate(losses) if math.isfinite(loss)]
+    if len(finite) < 2:
+        return None
+    logs = torch.tensor([math.log(rates[place]) for place in finite], dtype=torch.float64)
+    [slopes] = torch.gradient(torch.tensor([losses[place] for place in finite], dtype=torch.float64), spacing=(logs,))
+    lowest = int(slopes.argmin())
+    return finite[lowest] if slopes[lowest] < 0 else None

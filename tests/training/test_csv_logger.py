@@ -1,0 +1,39 @@
+import csv
+from pathlib import Path
+
+from minillm.training import MetricsCSV
+
+
+def write(folder: Path, *rows: tuple[int, dict[str, float]]) -> None:
+    logger = MetricsCSV(str(folder))
+    for step, metrics in rows:
+        logger.log_metrics({"epoch": 0.0, **metrics}, step)
+    logger.save()
+
+
+def read(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return [(row["step"], row["train/loss"], row.get("val/loss", "")) for row in csv.DictReader(file)]
+
+
+def test_a_resumed_run_replaces_what_was_logged_behind_its_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, *((step, {"train/loss": step / 2}) for step in (9, 19, 29, 39)), (39, {"val/loss": 7.0}))
+    write(tmp_path, (29, {"train/loss": 1.0}), (39, {"train/loss": 2.0}), (49, {"train/loss": 3.0}))
+    assert read(tmp_path) == [
+        *(("9", "4.5", ""), ("19", "9.5", "")),
+        *(("29", "1.0", ""), ("39", "2.0", ""), ("49", "3.0", "")),
+    ]
+
+
+def test_of_the_step_of_the_checkpoint_the_figures_that_are_not_logged_again_stay(tmp_path: Path) -> None:
+    write(tmp_path, (9, {"train/loss": 4.5}), (9, {"val/loss": 6.0}), (19, {"train/loss": 4.0}))
+    write(tmp_path, (9, {"val/loss": 5.0}))
+    assert read(tmp_path) == [("9", "4.5", ""), ("9", "", "5.0")]
+
+
+def test_half_a_line_of_a_killed_run_is_taken_out(tmp_path: Path) -> None:
+    write(tmp_path, (9, {"train/loss": 4.5}), (19, {"train/loss": 4.0}))
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text() + "0.0,2")
+    write(tmp_path, (29, {"train/loss": 3.5, "val/loss": 6.0}))
+    assert read(tmp_path) == [("9", "4.5", ""), ("19", "4.0", ""), ("29", "3.5", "6.0")]
