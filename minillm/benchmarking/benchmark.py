@@ -91,7 +91,7 @@ class Session:
         config = self.config.copy()
         # What a process writes is not kept, and nothing ends before its last turn.
         never: dict[str, Any] = {"max_epochs": -1, "max_steps": 1_000_000, "max_time": None, "limit_val_batches": 0}
-        ours = {"paths.output_dir": str(self._new_path("run")), **{f"trainer.{key}": never[key] for key in never}}
+        ours = {"paths.output_dir": str(self.new_path("run")), **{f"trainer.{key}": never[key] for key in never}}
         for name, value in {**ours, **(overrides or {})}.items():
             OmegaConf.update(config, name, value)
         return plain(config)
@@ -167,7 +167,7 @@ class Session:
             Unavailable: the contestant cannot take part.
             SettingError: a setting that it refuses.
         """
-        log_file = self._new_path("worker").with_suffix(".log")
+        log_file = self.new_path("worker").with_suffix(".log")
         return Worker(contestant.target, contestant.arguments, log_file, contestant.one_core)
 
     @cached_property
@@ -186,7 +186,8 @@ class Session:
         """Return the machine's speed for a Trainer's precision, in operations a second."""
         return self.peaks[PRECISIONS.get(precision, "float32")]["flops"]
 
-    def _new_path(self, kind: str) -> Path:
+    def new_path(self, kind: str) -> Path:
+        """Return where something that is not kept can be written."""
         self._names += 1
         return self.scratch / f"{kind}_{self._names}"
 

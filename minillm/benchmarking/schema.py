@@ -175,6 +175,26 @@ class Scaling(TypedDict):
     curves: dict[str, list[Point]]
 
 
+class LearningCurve(TypedDict):
+    """One training, tested on its way."""
+
+    seed: int
+    steps: list[int]
+    seconds: list[float]
+    """Of training, up to each test."""
+    bits_per_byte: list[float]
+    """Of the test split."""
+
+
+class Quality(TypedDict):
+    """Experiments that were trained for the same time."""
+
+    seconds: float
+    """That were meant."""
+    curves: dict[str, list[LearningCurve]]
+    """By experiment, one a seed."""
+
+
 class Result(TypedDict):
     """The whole file."""
 
@@ -186,4 +206,4 @@ class Result(TypedDict):
     config: dict[str, Any]
     """The composed configuration."""
     parts: dict[str, Any]
-    """By name: Training, Decoding, Text, Data, Scaling, or Skipped."""
+    """By name: Training, Decoding, Text, Data, Scaling, Quality, or Skipped."""
