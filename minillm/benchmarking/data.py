@@ -29,7 +29,7 @@ class DataSpeed:
     """
 
     batching: Sequence[Literal["dynamic", "packed"]] = ("dynamic", "packed")
-    steps: int = 20
+    steps: int = 10
     warmup: int = 5
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class DataSpeed:
             raise SettingError("batching", list(self.batching), "must name dynamic, packed or both")
         for name in "steps", "warmup":
             if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "must be at least 1, such as 20")
+                raise SettingError(name, getattr(self, name), "must be at least 1, such as 10")
 
     def measure(self, session: Session) -> Data:
         """Return speed and waiting of each way."""

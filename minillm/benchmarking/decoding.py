@@ -103,18 +103,16 @@ class DecodingSpeed:
 
     def show(self, figures: Decoding, console: Console) -> None:
         """Show the times of both."""
-        title = f"Decoding: greedy, float32, {figures['new_tokens']} tokens behind each prompt"
+        title = f"Decoding: greedy, float32, {figures['new_tokens']} tokens each; tokens/s by prompts at once"
         numbers = list(figures["prompt_tokens"])
-        heads = [f"tokens/s, {number} prompt{'s' if number != '1' else ''}" for number in numbers]
-        made = table(title, "", "ms a forward", "ms a cached token", *heads)
+        made = table(title, "", "forward, ms", "token, ms", *numbers)
         for name, found in figures["contestants"].items():
             if "skipped" not in found:
-                decoded = found
                 made.add_row(
                     name,
-                    shown(decoded["forward_ms"], ".2f"),
-                    shown(decoded["token_ms"], ".2f"),
-                    *(shown(decoded["tokens_per_second"][number]) for number in numbers),
+                    shown(found["forward_ms"], ".2f"),
+                    shown(found["token_ms"], ".2f"),
+                    *(shown(found["tokens_per_second"][number]) for number in numbers),
                 )
         console.print(made)
         show_skipped(figures["contestants"], console)

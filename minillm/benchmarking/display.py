@@ -45,9 +45,10 @@ def bars(axes: Axes, title: str, figures: Mapping[str, Spread], form: str = "{:,
 def curve(
     axes: Axes, title: str, values: Sequence[float], figures: Sequence[float], label: str, memory: Sequence[float] = ()
 ) -> None:
-    """Draw a figure over a size, both on a logarithmic scale; memory beside it, from 0."""
+    """Draw a figure over a size on a logarithmic scale; memory beside it."""
     axes.plot(values, figures, color=LINE, marker="o", label=label)
-    axes.set(xscale="log", yscale="log")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
     axes.set_xticks(list(values), [f"{value:g}" for value in values])
     axes.minorticks_off()
     axes.set_ylabel(label, color=LINE)

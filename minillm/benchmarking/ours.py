@@ -37,8 +37,11 @@ from minillm.training import TrainingModule, seed_everything
 def sizes_of(settings: dict[str, Any], vocab_size: int) -> Sizes:
     """Return the sizes in a composed config."""
     model = settings["model"]
-    names = ("max_length", "embedding_dim", "num_layers", "num_heads", "dropout")
-    return Sizes(vocab_size, *(model[name] for name in names))
+    dropout = model["dropout"]
+    if isinstance(dropout, dict):  # by place; a peer has the same everywhere
+        dropout = max(dropout.values(), default=0.0)
+    names = ("max_length", "embedding_dim", "num_layers", "num_heads")
+    return Sizes(vocab_size=vocab_size, dropout=dropout, **{name: model[name] for name in names})
 
 
 def build(settings: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> TrainingModule:
@@ -239,6 +242,7 @@ def _loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Lo
     device = str(trainer.strategy.root_device)
     prepare_device(device)
     module = build(settings, _tokenizer(tokenizer), vocab_size).to(device)
+    module.on_fit_start()  # chooses the code of the step
     warnings.filterwarnings("ignore", ".*trainer. reference is not registered.*")  # nothing is logged here
     optimizer = module.make_optimizer(module.network.named_parameters())
     clipping = settings["callbacks"].get("gradient_clipping") or {}

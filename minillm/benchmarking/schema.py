@@ -102,7 +102,7 @@ class Training(TypedDict):
     memory_ratio: dict[str, dict[str, float]]
     """The project's memory over each peer's: of the work (training), and with the imports (peak)."""
     vocabularies: dict[str, dict[str, Memory | Skipped]]
-    """Memory by contestant and vocabulary."""
+    """Memory by contestant and number of entries; the first is the table's own."""
 
 
 class Decoded(TypedDict):

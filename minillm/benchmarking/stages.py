@@ -102,6 +102,7 @@ def _work(articles: Sequence[Article], vocab_size: int, scratch: Path) -> dict[s
         store.add(article)
     clean = [cleaner.clean(article.text)[0] for article in articles]
     raw_size, clean_size = size(articles), float(sum(len(text.encode()) for text in clean))
+    quality.reason("", clean[0], clean[0])  # loads its language model, once a process
     fitted: dict[str, Tokenizer] = {"word": WordTokenizer(), "bpe": BPETokenizer()}
     for tokenizer in fitted.values():
         tokenizer.fit(clean, vocab_size)

@@ -24,10 +24,11 @@ class TextSpeed:
     """Sends the sample corpus, as often as need be, through each stage.
 
     Args:
-        megabytes: sizes of the corpus; the largest has as many rounds as the benchmark, the others are for the curve.
+        megabytes: sizes of the corpus; the largest has all rounds, the others one, for the curve.
         vocab_size: of the tokenizers.
         dump: a dump of a wiki (pages-articles XML, .bz2 or plain), to be made plain text of; None: no dump.
         dump_articles: its articles that are read; None: all.
+        rounds: at most, if the benchmark has more.
 
     Raises:
         SettingError: a size of 0, a vocabulary too small, or a dump that is not there.
@@ -37,6 +38,7 @@ class TextSpeed:
     vocab_size: int = 5000
     dump: str | None = None
     dump_articles: int | None = 2000
+    rounds: int = 3
 
     def __post_init__(self) -> None:
         if not min(self.megabytes, default=0) > 0:
@@ -45,11 +47,17 @@ class TextSpeed:
             raise SettingError("vocab_size", self.vocab_size, f"must be at least {BPETokenizer.smallest}, such as 5000")
         if self.dump is not None and not Path(self.dump).expanduser().is_file():
             raise SettingError("dump", self.dump, "is no file; give a pages-articles dump, .bz2 or plain")
+        if self.rounds < 1:
+            raise SettingError("rounds", self.rounds, "must be at least 1, such as 3")
         if self.dump_articles is not None and self.dump_articles < 1:
             raise SettingError("dump_articles", self.dump_articles, "must be at least 1, or null for all articles")
 
     def measure(self, session: Session) -> Text:
-        """Return MB/s of each stage, on one core and on all."""
+        """Return MB/s of each stage, on one core and on all.
+
+        Raises:
+            Unavailable: a stage failed.
+        """
         *smaller, largest = sorted(set(self.megabytes))
 
         def contestant(megabytes: float, one_core: bool, with_dump: bool) -> Contestant:
@@ -63,7 +71,8 @@ class TextSpeed:
             }
             return Contestant("minillm.benchmarking.stages:work_through", arguments, one_core)
 
-        outcomes = session.compete({"one": contestant(largest, True, True), "all": contestant(largest, False, True)})
+        pair = {"one core": contestant(largest, True, True), "all cores": contestant(largest, False, True)}
+        outcomes = session.compete(pair, rounds=min(self.rounds, session.rounds))
         for outcome in outcomes.values():
             if outcome.skipped:
                 raise Unavailable(outcome.skipped)
@@ -72,6 +81,8 @@ class TextSpeed:
         for megabytes in smaller:
             found = session.compete({f"{megabytes:g} MB": contestant(megabytes, True, False)}, rounds=1)
             [outcome] = found.values()
+            if outcome.skipped:
+                raise Unavailable(outcome.skipped)
             for name, speed in _speeds(outcome.turns).items():
                 points[name][f"{megabytes:g}"] = speed["median"]
         for name in points:

@@ -38,7 +38,7 @@ class TrainingSpeed:
             ``minillm-loop`` the same module in a bare loop; peers are named by library and arithmetic.
         steps: steps a turn.
         warmup: steps before the first turn.
-        vocabularies: for which memory is measured, besides.
+        vocabularies: others, for which memory alone is measured.
         overrides: settings that differ from the composed config's, by dotted name.
         vocab_size: of the networks; None: the tokenizer's.
         gpu_only: do without it where there is no GPU.
@@ -69,7 +69,7 @@ class TrainingSpeed:
         vocab_size = self.vocab_size or len(session.data.tokenizer)
         settings = session.settings(self.overrides)
         outcomes = session.compete(
-            {name: self._contestant(session, name, vocab_size, self.steps) for name in self.contestants}
+            {name: self._contestant(session, name, vocab_size, self.steps, self.warmup) for name in self.contestants}
         )
         contestants = {name: self._trained(session, outcome) for name, outcome in outcomes.items()}
         measured = {name: figures for name, figures in contestants.items() if "skipped" not in figures}
@@ -92,12 +92,12 @@ class TrainingSpeed:
                 for name, peer in peers.items()
                 if ours
             },
-            "vocabularies": self._vocabularies(session, list(measured)),
+            "vocabularies": self._vocabularies(session, measured, vocab_size),
         }
 
-    def _contestant(self, session: Session, name: str, vocab_size: int, steps: int) -> Contestant:
+    def _contestant(self, session: Session, name: str, vocab_size: int, steps: int, warmup: int) -> Contestant:
         settings = session.settings(self.overrides)
-        shared = {"steps": steps, "warmup": self.warmup, "rows": session.rows(settings, vocab_size)}
+        shared = {"steps": steps, "warmup": warmup, "rows": session.rows(settings, vocab_size)}
         if name in (TRAINER, LOOP):
             target = "train" if name == TRAINER else "loop"
             own = {"settings": settings, "tokenizer": session.tokenizer, "vocab_size": vocab_size}
@@ -131,18 +131,19 @@ class TrainingSpeed:
             "memory": outcome.turns[-1]["memory"],
         }
 
-    def _vocabularies(self, session: Session, names: Sequence[str]) -> dict[str, dict[str, Memory | Skipped]]:
-        """Return the memory that a step takes with other vocabularies; of the bare loop it is the Trainer's."""
+    def _vocabularies(
+        self, session: Session, measured: Mapping[str, Trained], vocab_size: int
+    ) -> dict[str, dict[str, Memory | Skipped]]:
+        """Return the memory with this and with other vocabularies; of the bare loop it is the Trainer's."""
         found: dict[str, dict[str, Memory | Skipped]] = {}
-        for name in names if self.vocabularies else ():
-            if name == LOOP and TRAINER in names:
+        for name in measured if self.vocabularies else ():
+            if name == LOOP and TRAINER in measured:
                 continue
-            found[name] = {}
-            for vocab_size in self.vocabularies:
-                contestant = self._contestant(session, name, vocab_size, steps=1)
-                outcome = session.compete({f"{name}, vocabulary {vocab_size:,}": contestant}, rounds=1)
-                [reached] = outcome.values()
-                found[name][str(vocab_size)] = (
+            found[name] = {str(vocab_size): measured[name]["memory"]}
+            for other in self.vocabularies:
+                contestant = self._contestant(session, name, other, steps=1, warmup=1)
+                [reached] = session.compete({f"{name}, vocabulary {other:,}": contestant}, rounds=1).values()
+                found[name][str(other)] = (
                     {"skipped": reached.skipped} if reached.skipped else reached.turns[-1]["memory"]
                 )
         return found

@@ -103,6 +103,7 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         ("benchmark.decoding.new_tokens=1", "benchmark.decoding.new_tokens=1: must be at least 2"),
         ("benchmark.text.megabytes=[]", "benchmark.text.megabytes=[]: must be sizes over 0"),
         ("benchmark.text.vocab_size=9", "benchmark.text.vocab_size=9: must be at least 260"),
+        ("benchmark.text.rounds=0", "benchmark.text.rounds=0: must be at least 1"),
         ("benchmark.text.dump=none.xml", "benchmark.text.dump=none.xml: is no file"),
         ("benchmark.data.batching=[]", "benchmark.data.batching=[]: must name dynamic"),
         ("benchmark.scaling.width=[0]", "benchmark.scaling.width=[0]: must be numbers from 1 on"),
