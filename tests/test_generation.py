@@ -116,10 +116,13 @@ class Fixed:
     def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
         return KeyValueCache(0, (batch_size, 1, capacity, 1), torch.device("cpu"), torch.float32)
 
-    def __call__(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         assert cache is not None
         cache.length += ids.size(1)
-        return self.logits.expand(*ids.shape, -1)
+        return ids[:, :, None].float()
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.logits.expand(*hidden.shape[:-1], -1)
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,12 @@ def test_a_character_of_several_bytes_is_streamed_whole() -> None:
         def new_cache(self, *sizes: int) -> Any:
             return self.like.new_cache(*sizes)
 
-        def forward(self, tokens: torch.Tensor, documents: Any = None, cache: Any = None) -> torch.Tensor:
+        def hidden(self, tokens: torch.Tensor, documents: Any = None, cache: Any = None) -> torch.Tensor:
             cache.length += tokens.size(1)
-            logits = torch.zeros(*tokens.shape, 260)
+            return tokens[:, :, None].float()
+
+        def head(self, hidden: torch.Tensor) -> torch.Tensor:
+            logits = torch.zeros(*hidden.shape[:-1], 260)
             logits[..., (*ids, EOS)[self.place]] = 9
             self.place += 1
             return logits

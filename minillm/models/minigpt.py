@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.errors import SettingError
+from minillm.models.cache import KeyValueCache, causal_mask_within_documents, positions_within_documents
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -25,68 +26,6 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angle = position * frequency
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
-
-
-def positions_within_documents(documents: Tensor) -> Tensor:
-    """Return each token's distance from the start of its document's run in the row.
-
-    Args:
-        documents: (B, T), equal numbers side by side belong to one document.
-
-    Returns:
-        (B, T) int64.
-
-    >>> positions_within_documents(torch.tensor([[7, 7, 7, 2, 2, 5]]))
-    tensor([[0, 1, 2, 0, 1, 0]])
-    """
-    index = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
-    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return index - torch.where(is_start, index, 0).cummax(dim=1).values
-
-
-def causal_mask_within_documents(documents: Tensor) -> Tensor:
-    """Return where attention may look: at tokens of the same document, not after oneself.
-
-    Args:
-        documents: (B, S), equal numbers side by side belong to one document.
-
-    Returns:
-        (B, S, S) bool, true where the row's token may look at the column's.
-    """
-    length = documents.size(1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return (documents[:, :, None] == documents[:, None, :]) & causal
-
-
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, allocated once for a batch.
-
-    Args:
-        num_layers: attention layers of the network.
-        shape: (B, H, capacity, D) of each layer's keys and of its values.
-        device: where they live.
-        dtype: what they are stored in.
-    """
-
-    def __init__(
-        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.documents = torch.zeros(shape[0], shape[2], device=device, dtype=torch.long)
-        self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        """Tokens a row that the cache has room for."""
-        return self.documents.size(1)
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's keys and values (B, H, T, D) of the newest tokens; return those of all tokens so far."""
-        end = self.length + key.size(2)
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
 class CausalSelfAttention(nn.Module):
@@ -105,9 +44,10 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        # One token without a mask looks at all that the cache holds.
+        is_causal = mask is None and length > 1
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=dropout)
         return self.projection(x.transpose(1, 2).reshape(batch, length, dim))
 
 
@@ -202,30 +142,31 @@ class MiniGPT(nn.Module):
         Args:
             ids: (B, T) token ids.
             documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document.
+                None: each row is one document, or goes on with the one that the cache ends in.
             cache: the tokens before these; it is extended by these.
 
         Returns:
             (B, T, vocab_size) logits of the token after each.
         """
-        start = cache.length if cache is not None else 0
-        end = start + ids.size(1)
+        return self.head(self.hidden(ids, documents, cache))
+
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Return what `head` makes logits of, (B, T, embedding_dim); arguments as for `forward`."""
+        length = ids.size(1) if cache is None else cache.length + ids.size(1)
+        if length > len(self.positions):
+            self.positions = sinusoidal_positions(2 * length, self.embedding.embedding_dim).to(self.positions)
         if cache is not None:
-            if end > cache.capacity:
-                raise ValueError(f"the cache has room for {cache.capacity} tokens, not for {end}")
-            cache.documents[:, start:end] = 0 if documents is None else documents
-            documents = cache.documents[:, :end]
-        if end > len(self.positions):
-            self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
-        if documents is None:
-            mask = None
-            positions = self.positions[:end]
+            places, mask = cache.place(ids.size(1), documents)
+            positions = F.embedding(places, self.positions)
+        elif documents is not None:
+            mask = causal_mask_within_documents(documents)[:, None]
+            positions = self.positions[positions_within_documents(documents)]
         else:
-            mask = causal_mask_within_documents(documents)[:, None, start:]
-            positions = self.positions[positions_within_documents(documents)[:, start:]]
+            mask = None
+            positions = self.positions[:length]
         x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
         if cache is not None:
-            cache.length = end
-        return self.head(self.norm(x))
+            cache.length = length
+        return self.norm(x)
