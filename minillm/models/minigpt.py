@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.errors import SettingError
+from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, causal_mask_within_documents, positions_within_documents
+from minillm.models.dropout import Dropout
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -34,7 +36,7 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attention_dropout = dropout
+        self.dropout = Dropout(dropout)
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
 
@@ -44,10 +46,7 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        dropout = self.attention_dropout if self.training else 0.0
-        # One token without a mask looks at all that the cache holds.
-        is_causal = mask is None and length > 1
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=dropout)
+        x = attention(q, k, v, mask, self.dropout)
         return self.projection(x.transpose(1, 2).reshape(batch, length, dim))
 
 
@@ -60,7 +59,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(dim, num_heads, dropout)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
@@ -111,7 +110,7 @@ class MiniGPT(nn.Module):
         self.max_length = max_length
         self.num_heads = num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
@@ -136,6 +135,26 @@ class MiniGPT(nn.Module):
         shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
+        end = ids.size(1) if cache is None else cache.length + ids.size(1)
+        if end > len(self.positions):
+            self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
+        if cache is not None:
+            places, mask = cache.place(ids.size(1), documents)
+            positions = F.embedding(places, self.positions)
+        elif documents is not None:
+            mask = causal_mask_within_documents(documents)[:, None]
+            positions = F.embedding(positions_within_documents(documents), self.positions)
+        else:
+            mask, positions = None, self.positions[:end]
+        x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length = end
+        return self.norm(x)
+
     def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Predict each next token.
 
@@ -149,24 +168,3 @@ class MiniGPT(nn.Module):
             (B, T, vocab_size) logits of the token after each.
         """
         return self.head(self.hidden(ids, documents, cache))
-
-    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return what `head` makes logits of, (B, T, embedding_dim); arguments as for `forward`."""
-        length = ids.size(1) if cache is None else cache.length + ids.size(1)
-        if length > len(self.positions):
-            self.positions = sinusoidal_positions(2 * length, self.embedding.embedding_dim).to(self.positions)
-        if cache is not None:
-            places, mask = cache.place(ids.size(1), documents)
-            positions = F.embedding(places, self.positions)
-        elif documents is not None:
-            mask = causal_mask_within_documents(documents)[:, None]
-            positions = self.positions[positions_within_documents(documents)]
-        else:
-            mask = None
-            positions = self.positions[:length]
-        x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache, layer)
-        if cache is not None:
-            cache.length = length
-        return self.norm(x)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
@@ -14,15 +14,26 @@ from torch.optim.lr_scheduler import LRScheduler
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.tokenization import Tokenizer
-from minillm.training.losses import cross_entropy
+from minillm.training.losses import TokenLosses, cross_entropy, linear_cross_entropy
 from minillm.training.metrics import LanguageModelling
+
+
+class HeadedNetwork(Protocol):
+    """A network whose logits are linear in what it returns as hidden."""
+
+    head: nn.Linear
+    """Without a bias."""
+
+    def hidden(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
+        """Return (B, T, D); times the head's weight they are the logits."""
 
 
 class TrainingModule(L.LightningModule):
     """Next-token training of a network, and its figures on validation and test.
 
     Args:
-        network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V).
+        network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V); for a `HeadedNetwork`
+            the loss never holds all of them.
         tokenizer: goes into the checkpoint, which is so complete in itself.
         optimizer: makes the optimizer of the parameters.
         scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
@@ -71,10 +82,18 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the smoothed loss of a batch; log it and the plain one."""
-        losses = cross_entropy(self(batch["inputs"], batch.get("documents")), batch["targets"], self.label_smoothing)
+        losses = self._losses(batch)
         self.log("train/loss", losses.loss, prog_bar=True)
         self.log("train/loss_smoothed", losses.smoothed.detach())
         return losses.smoothed
+
+    def _losses(self, batch: Batch) -> TokenLosses:
+        inputs, documents, targets = batch["inputs"], batch.get("documents"), batch["targets"]
+        if hasattr(self.network, "hidden"):
+            network = cast(HeadedNetwork, self.network)
+            hidden = network.hidden(inputs, documents)
+            return linear_cross_entropy(hidden, network.head.weight, targets, self.label_smoothing)
+        return cross_entropy(self(inputs, documents), targets, self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the most probable tokens (B, T); add the batch to the split's figures."""
