@@ -1,7 +1,6 @@
 """From a source to batches: everything between raw articles and the network, behind Lightning's interface."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from minillm.data.batching import (
 from minillm.data.encoded import EncodedSplit, write_split
 from minillm.errors import SettingError
 from minillm.files import written_whole
+from minillm.parallel import cores
 from minillm.tokenization import Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
@@ -224,5 +224,4 @@ class TextDataModule(L.LightningDataModule):
 
 def spare_cores() -> int:
     """Return how many cores the training itself does not need, for processes that make batches."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, cores - 2)
+    return max(0, cores() - 2)
