@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minillm.errors import SettingError
 from minillm.generation import Sampling, generate_tokens
-from minillm.models import KeyValueCache, MiniGPT
+from minillm.models import GPT2, KeyValueCache, MiniGPT, MiniGPTModern
 from minillm.tokenization import BOS, EOS, PAD, UNK
 
 GREEDY = Sampling(temperature=0)
@@ -26,7 +26,7 @@ def network() -> MiniGPT:
     return network
 
 
-def naively(network: MiniGPT, prompt: list[int], steps: int) -> list[int]:
+def naively(network: MiniGPT | GPT2 | MiniGPTModern, prompt: list[int], steps: int) -> list[int]:
     """Continue greedily without a cache: when the context has outgrown the window, its newest half stays."""
     context, written = list(prompt), []
     for _ in range(steps):
@@ -75,6 +75,21 @@ def test_prompts_of_different_lengths_give_together_what_each_gives_alone(
     prompts = [a_prompt(random_ids, length, seed=20 + n) for n, length in enumerate(lengths)]
     together = columns(list(generate_tokens(network, prompts, 40, GREEDY)), len(prompts))
     assert together == [naively(network, prompt, 40) for prompt in prompts]
+
+
+@pytest.mark.parametrize("kind", [GPT2, MiniGPTModern])
+def test_every_network_gives_for_prompts_together_what_a_loop_without_a_cache_gives_for_each(
+    kind: type[GPT2 | MiniGPTModern], random_ids: RandomIds
+) -> None:
+    torch.manual_seed(0)
+    network = kind(50, max_length=16, embedding_dim=32, num_layers=2).eval()
+    for name, parameter in network.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    prompts = [a_prompt(random_ids, length, seed=30 + length) for length in (1, 16, 5, 9)]
+    expected = [naively(network, prompt, 40) for prompt in prompts]
+    assert sum(map(len, expected)) > 60
+    assert columns(list(generate_tokens(network, prompts, 40, GREEDY)), 4) == expected
 
 
 def test_a_row_that_has_ended_stays_ended_and_disturbs_no_other(network: MiniGPT, random_ids: RandomIds) -> None:

@@ -4,7 +4,9 @@ from minillm.callbacks.bias_evaluation import BiasEvaluation
 from minillm.callbacks.bleu_evaluation import BleuEvaluation
 from minillm.callbacks.checkpointing import Checkpointing
 from minillm.callbacks.elapsed_time import ElapsedTime
+from minillm.callbacks.ema import EMA
 from minillm.callbacks.gradient_clipping import GradientClipping
+from minillm.callbacks.learning_rate import LearningRate
 from minillm.callbacks.memory import Memory
 from minillm.callbacks.progress_bar import ProgressBar
 from minillm.callbacks.random_state import RandomState
@@ -12,11 +14,13 @@ from minillm.callbacks.text_samples import TextSamples
 from minillm.callbacks.throughput import Throughput
 
 __all__ = [
+    "EMA",
     "BiasEvaluation",
     "BleuEvaluation",
     "Checkpointing",
     "ElapsedTime",
     "GradientClipping",
+    "LearningRate",
     "Memory",
     "ProgressBar",
     "RandomState",

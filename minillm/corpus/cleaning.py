@@ -80,6 +80,26 @@ DOUBLED = re.compile("[‘’‚‛]{2}")
 RANGE = re.compile(r"(?<=\d) ?[–‒] ?(?=\d)|(?<=\d)—(?=\d)|(?<=\w)[–‒](?=\w)|(?<![^\s(\[«\"])[–‒](?=\d)")
 TYPED_DASH = re.compile(r"(?<=[^\S\n])-{2,3}(?=[^\S\n])")
 
+MONTHS = (
+    "enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "septiembre", "octubre", "noviembre",
+    "diciembre",
+)  # fmt: skip
+MONTH, DAY, YEAR = f"(?P<month>{'|'.join(MONTHS)})", r"(?P<day>0?[1-9]|[12]\d|3[01])", r"(?P<year>[12]\d{3})"
+DATES = tuple(
+    re.compile(rf"(?<![\w.,/-]){form}(?![\w/-]|[.,]\d)", re.IGNORECASE)
+    for form in (
+        rf"{DAY}(?:\.?[ºo]|ro)? de {MONTH}(?: del? (?:año )?{YEAR})?",
+        rf"{MONTH} {DAY}(?:,| del?) {YEAR}",
+        rf"{DAY}(?P<sign>[/.-])(?P<number>0?[1-9]|1[0-2])(?P=sign){YEAR}",
+        rf"{YEAR}-(?P<number>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])",
+    )
+)
+DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})(?![\d.,]*\d)")  # not three digits, so no thousands
+THOUSANDS = re.compile(
+    r"(?<![\w.,'/-])(?<!\d )(?P<whole>\d{1,3}(?:(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)?)"
+    r"(?P<decimals>[.,]\d+)?(?![\w'/-]|[., ]\d)"
+)
+
 LOOSE = (" ,", " ;", " .", " :", " )", " ]", " »", "( ", "[ ", "« ", "¿ ", "¡ ")
 LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
 
@@ -274,6 +294,65 @@ def spaces(text: str) -> str:
     return LOOSE_SPACE.sub("", text) if any(pair in text for pair in LOOSE) else text
 
 
+def dates(text: str) -> str:
+    """Write dates as "12 de marzo de 1998": day first, the month in small letters. Day and month alone too.
+
+    Numeric dates are read day first, as Spanish has them, or as ISO 8601; years have four digits and one date one sign.
+
+    >>> dates("El 12/03/1998, 1-5-2004 o 2001-09-11")
+    'El 12 de marzo de 1998, 1 de mayo de 2004 o 11 de septiembre de 2001'
+    >>> dates("el 1.º de Mayo, el 05 de junio del 1990; marzo 3 de 1821")
+    'el 1 de mayo, el 5 de junio de 1990; 3 de marzo de 1821'
+    >>> dates("12/03/98, 31/13/1998, 24-10, 1998-2004")
+    '12/03/98, 31/13/1998, 24-10, 1998-2004'
+    """
+    for pattern in DATES:
+        text = pattern.sub(_date, text)
+    return text
+
+
+def _date(match: re.Match[str]) -> str:
+    found = match.groupdict()
+    month = found["month"].lower() if found.get("month") else MONTHS[int(found["number"]) - 1]
+    year = f" de {found['year']}" if found["year"] else ""
+    return f"{int(found['day'])} de {month}{year}"
+
+
+def numbers(text: str) -> str:
+    """Write numbers from 10,000 on in groups of three with a space between, smaller ones in one, decimals with a comma.
+
+    A sign between groups is taken for one only where nothing else can be meant: two signs or more ("1.234.567"),
+    another sign at the decimals ("1.234,5"), or a text whose other numbers show which of point and comma is its decimal
+    sign.
+
+    >>> numbers("1.234.567, 1,234,567.5, 1 234 567 y 12 345,60; 3.141 y 0,125")
+    '1 234 567, 1 234 567,5, 1 234 567 y 12 345,60; 3.141 y 0,125'
+    >>> numbers("12.345 habitantes en 1.492,5 km², el 3,5 %")
+    '12 345 habitantes en 1492,5 km², el 3,5 %'
+    """
+    if not any(character.isdigit() for character in text):
+        return text
+    signs = {match[1] for match in DECIMAL.finditer(text)}
+    decimal = signs.pop() if len(signs) == 1 else None
+    return THOUSANDS.sub(lambda match: _number(match, decimal), text)
+
+
+def _number(match: re.Match[str], decimal: str | None) -> str:
+    whole, sign, decimals = match["whole"], match["sign"], match["decimals"] or ""
+    digits = re.sub(r"\D", "", whole)
+    if not sign:
+        return match[0]
+    if decimals.startswith(sign) or whole.startswith("0"):
+        return match[0]  # "1.234.5" is no number; nor is "0.125" a thousand
+    if sign == " " and len(digits) < 5:
+        return match[0]  # "el 7 123 personas": two numbers side by side
+    certain = whole.count(sign) > 1 or decimals or sign in " '" or (decimal is not None and sign != decimal)
+    if not certain:
+        return match[0]
+    grouped = f"{int(digits):,}".replace(",", " ") if len(digits) > 4 else digits
+    return grouped + decimals.replace(".", ",")
+
+
 STEPS: tuple[Callable[[str], str], ...] = (
     mojibake,
     html_entities,
@@ -288,6 +367,8 @@ STEPS: tuple[Callable[[str], str], ...] = (
     quotes,
     dashes,
     spaces,
+    dates,
+    numbers,
 )
 
 
@@ -296,7 +377,7 @@ class Cleaner:
     """The chain of cleaning steps, each of which can be switched off; a field is named as its function.
 
     The chain runs until nothing changes any more, so what one step uncovers another one still sees, and clean text
-    stays as it is.
+    stays as it is. The last two steps write another text rather than a cleaner one, and are off unless asked for.
     """
 
     mojibake: bool = True
@@ -312,6 +393,8 @@ class Cleaner:
     quotes: bool = True
     dashes: bool = True
     spaces: bool = True
+    dates: bool = False
+    numbers: bool = False
 
     def clean(self, text: str) -> tuple[str, dict[str, int]]:
         """Return the clean text and how many characters shorter each step made it.

@@ -13,7 +13,7 @@ A batch is a dict: ``inputs`` and ``targets`` (B, T) int64, padded with [PAD]; `
 split are exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from minillm.data.encoded import EncodedSplit
 from minillm.tokenization import PAD
 
 Batch = dict[str, Tensor]
@@ -81,6 +80,17 @@ class Windows(Dataset[Batch]):
             "unknown_bytes": torch.tensor(self.split.unknown_bytes[begins].sum()),
         }
 
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean of a figure of each token over the targets of each window.
+
+        Args:
+            values: (V,).
+        """
+        figures = [values[self.split[index][1:]] for index in range(len(self.split))]
+        starts = [np.arange(0, len(document), self.max_length) for document in figures]
+        sums = [np.add.reduceat(document, start) for document, start in zip(figures, starts, strict=True)]
+        return np.concatenate(sums) / self.lengths
+
 
 class PackedRows(Dataset[Batch]):
     """A split's documents end to end, in an order drawn anew each epoch, cut into rows of ``max_length``.
@@ -91,9 +101,10 @@ class PackedRows(Dataset[Batch]):
         seed: with the epoch it decides the order.
     """
 
-    def __init__(self, split: EncodedSplit, max_length: int, seed: int) -> None:
+    def __init__(self, split: Documents, max_length: int, seed: int) -> None:
         self.split, self.max_length, self.seed = split, max_length, seed
-        self.lengths: np.ndarray = np.full(-(-split.num_targets // max_length), max_length)
+        targets = int(split.lengths.sum()) - len(split)
+        self.lengths: np.ndarray = np.full(-(-targets // max_length), max_length)
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -134,14 +145,24 @@ class PackedRows(Dataset[Batch]):
             "unknown_bytes": torch.tensor(self.split.unknown_bytes[starting].sum()),
         }
 
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean of a figure of each token over the targets of each row; see `Windows.mean`."""
+        figures = np.concatenate([values[self.split[int(index)][1:]] for index in self.order])
+        starts = np.arange(0, len(figures), self.max_length)
+        return np.add.reduceat(figures, starts) / np.diff(starts, append=len(figures))
+
 
 class TrainingBatches(Sampler[list[int]]):
     """Batches of items of similar length, in an order that depends on (seed, epoch) alone.
 
     The shuffled items are taken ``pool`` batches at a time and sorted by length within; then the batches are shuffled.
 
+    Each epoch has as many batches as the first one's items make, so that a schedule knows its steps. Where epochs have
+    different items (`minillm.data.augmentation`), one with more leaves some batches out by chance, one with fewer has
+    some twice.
+
     Args:
-        lengths: (N,) length of each item.
+        lengths: (N,) length of each item; may be set anew for an epoch.
         batch_size: items a batch; the last one may have fewer.
         seed: with the epoch it decides the order.
         rank: this process's number.
@@ -155,6 +176,7 @@ class TrainingBatches(Sampler[list[int]]):
     ) -> None:
         self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
         self.rank, self.world_size = rank, world_size
+        self.batches = -(-len(lengths) // batch_size) // world_size
         self.epoch = 0
         self.start = 0  # how many of its batches an iteration leaves out: they were seen before a resume
 
@@ -163,7 +185,7 @@ class TrainingBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size) // self.world_size
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -172,7 +194,7 @@ class TrainingBatches(Sampler[list[int]]):
         pools = [items[start : start + size] for start in range(0, len(items), size)]
         by_length = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
         batches = [by_length[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
-        order = random.permutation(len(batches))[: len(self) * self.world_size]
+        order = np.resize(random.permutation(len(batches)), len(self) * self.world_size)
         mine = order[self.rank :: self.world_size][self.start :]
         return (batches[index].tolist() for index in mine)
 
@@ -205,26 +227,36 @@ class ResumableLoader(DataLoader[Batch]):
     Its iterator does nothing before its first batch is asked for: Lightning makes it before it tells the epoch.
 
     Args:
-        dataset: what the indices mean.
+        dataset: what the indices mean: `Windows`, or what has ``lengths`` and draws its items in ``set_epoch``.
         batches: the epoch's batches of indices.
+        change: what is done to a batch, given the epoch and the batch's number; None: nothing.
         options: further arguments of DataLoader.
     """
 
-    def __init__(self, dataset: Windows | PackedRows, batches: TrainingBatches, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Batch],
+        batches: TrainingBatches,
+        change: Callable[[Batch, int, int], Batch] | None = None,
+        **options: Any,
+    ) -> None:
         self._batches = batches
+        self._change = change
         self._position = 0
         super().__init__(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._position = self._batches.start
-        if isinstance(self.dataset, PackedRows):
-            self.dataset.set_epoch(self._batches.epoch)
+        epoch = self._batches.epoch
+        if not isinstance(self.dataset, Windows):
+            self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+            self._batches.lengths = self.dataset.lengths  # type: ignore[attr-defined]
         batches = super().__iter__()
         # Not in the sampler: with worker processes PyTorch asks it for an iterator twice.
         self._batches.start = 0
         for batch in batches:
             self._position += 1
-            yield batch
+            yield self._change(batch, epoch, self._position - 1) if self._change else batch
 
     def state_dict(self) -> dict[str, int]:
         """Return how many of the epoch's batches were handed out."""

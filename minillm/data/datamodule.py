@@ -1,7 +1,8 @@
 """From a source to batches: everything between raw articles and the network, behind Lightning's interface."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from minillm.corpus import SPLITS, Cleaner, Corpus, DuplicateFilter, QualityFilter, Source
 from minillm.corpus.fingerprint import fingerprint
+from minillm.data.augmentation import Augmentation, Augmented
 from minillm.data.batching import (
     Batch,
+    Documents,
     EvaluationBatches,
     PackedRows,
     ResumableLoader,
@@ -21,11 +24,12 @@ from minillm.data.batching import (
     Windows,
     evaluation_loader,
 )
+from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
 from minillm.data.encoded import EncodedSplit, write_split
 from minillm.errors import SettingError
 from minillm.files import written_whole
 from minillm.parallel import cores
-from minillm.tokenization import Tokenizer, load_tokenizer
+from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
 VERSION = 1
@@ -55,7 +59,9 @@ class TextDataModule(L.LightningDataModule):
         split: shares of articles for training, validation and test; they sum to 1.
         batching: how training batches are filled: ``dynamic`` (windows) or ``packed``.
         data_dir: folder of the caches.
-        seed: with the epoch it decides the order of the batches.
+        seed: with the epoch it decides the order of the batches, and what augmentation and curriculum draw.
+        augmentation: what is changed in the training split, anew each epoch; None: nothing.
+        curriculum: what training begins with; None: everything.
 
     Raises:
         SettingError: a setting that cannot work.
@@ -78,11 +84,11 @@ class TextDataModule(L.LightningDataModule):
         batching: Literal["dynamic", "packed"] = "dynamic",
         data_dir: str | Path = "outputs/data",
         seed: int = 0,
+        augmentation: Augmentation | None = None,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__()
-        if vocab_size < tokenizer.smallest:
-            advice = f"tokenizer={tokenizer.kind} needs at least {tokenizer.smallest}; 5000 would do"
-            raise SettingError("vocab_size", vocab_size, advice)
+        tokenizer.check_size(vocab_size)
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
         if batch_size < 1:
@@ -91,6 +97,10 @@ class TextDataModule(L.LightningDataModule):
             raise SettingError("num_workers", num_workers, "must be at least 0")
         if batching not in ("dynamic", "packed"):
             raise SettingError("batching", batching, "must be dynamic or packed")
+        augmentation = augmentation or Augmentation()
+        if augmentation.bpe_dropout > 0 and not isinstance(tokenizer, BPETokenizer):
+            advice = f"tokenizer={tokenizer.kind} has no merges to leave out; use tokenizer=bpe"
+            raise SettingError("data.augmentation.bpe_dropout", augmentation.bpe_dropout, advice)
         self.corpus = Corpus(
             source=source,
             cleaner=cleaning,
@@ -107,6 +117,7 @@ class TextDataModule(L.LightningDataModule):
         self.vocab_size, self.max_length = vocab_size, max_length
         self.batch_size, self.num_workers = batch_size, min(num_workers, spare_cores())
         self.batching, self.data_dir, self.seed = batching, Path(data_dir), seed
+        self.augmentation, self.curriculum = augmentation, curriculum or Curriculum()
         self.tokenizer: Tokenizer
         self.manifest: dict[str, Any]
         self.splits: dict[str, EncodedSplit] = {}
@@ -166,19 +177,31 @@ class TextDataModule(L.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return the training batches, resumable in the middle of an epoch."""
         split = self.splits["train"]
-        dataset: Windows | PackedRows
+        cut: Callable[[Documents], Windows | PackedRows] = partial(Windows, max_length=self.max_length)
         if self.batching == "packed":
-            dataset = PackedRows(split, self.max_length, self.seed)
-        else:
-            dataset = Windows(split, self.max_length)
+            cut = partial(PackedRows, max_length=self.max_length, seed=self.seed)
+        dataset: Windows | PackedRows | Augmented = cut(split)
+        if self.augmentation.is_on:
+            texts = self.corpus.articles("train")["text"]
+            dataset = Augmented(split, texts, self.tokenizer, self.augmentation, cut, self.seed)
         batches = TrainingBatches(dataset.lengths, self.batch_size, self.seed, *self._share())
+        change: Callable[[Batch, int, int], Batch] | None = None
+        if self.curriculum.by:
+            pace = Pace(self.curriculum, *self._training_batches(len(batches)))
+            if self.curriculum.by == "length":
+                change = partial(_shortened, pace=pace, max_length=self.max_length)
+            else:
+                costs = unigram_costs(split, len(self.tokenizer))
+                batches = EasiestFirst(
+                    partial(dataset.mean, costs), pace, dataset.lengths, self.batch_size, self.seed, *self._share()
+                )
         if not len(batches):
             raise SettingError(
                 "data.batch_size",
                 self.batch_size,
                 f"the {len(dataset)} training windows fill no batch for each process",
             )
-        self._train_loader = ResumableLoader(dataset, batches, **self._loader_options())
+        self._train_loader = ResumableLoader(dataset, batches, change, **self._loader_options())
         if self._train_loader_state is not None:
             self._train_loader.load_state_dict(self._train_loader_state)
             self._train_loader_state = None
@@ -209,6 +232,20 @@ class TextDataModule(L.LightningDataModule):
         batches = EvaluationBatches(dataset.lengths, self.batch_size, *self._share())
         return evaluation_loader(dataset, batches, **self._loader_options())
 
+    def _training_batches(self, per_epoch: int) -> tuple[int, int | None]:
+        """Return how many batches an epoch and the whole training have, the latter None where it has no end.
+
+        Without a trainer, an epoch is the whole training.
+        """
+        trainer = self.trainer
+        if trainer is None:
+            return per_epoch, per_epoch
+        limit = trainer.limit_train_batches
+        per_epoch = min(per_epoch, limit) if isinstance(limit, int) else int(per_epoch * limit)
+        ends = [per_epoch * trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
+        ends += [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps != -1 else []
+        return per_epoch, min(ends, default=None)
+
     def _share(self) -> tuple[int, int]:
         """Return this process's number and how many share the work."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -220,6 +257,10 @@ class TextDataModule(L.LightningDataModule):
             # A generator of its own: an iterator draws a seed from it, and the global one belongs to the network.
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+def _shortened(batch: Batch, epoch: int, number: int, pace: Pace, max_length: int) -> Batch:
+    return in_pieces(batch, max(2, round(pace.share(epoch, number) * max_length)))
 
 
 def spare_cores() -> int:

@@ -17,24 +17,27 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dr
 
     Args:
         query: (B, H, T, D).
-        key: (B, H, S, D).
-        value: (B, H, S, D).
-        mask: (B or 1, 1, T, S) bool, true where a query may look; None: at all keys up to its own place, the
-            last query's being the last (T = S or T = 1).
+        key: (B, K, S, D); K divides H, and H / K query heads side by side share one (Ainslie et al. 2023).
+        value: (B, K, S, D).
+        mask: (B or 1, 1, T, S) bool, true where a query may look; None: at all keys up to its own place, T = S or 1.
         dropout: of the attention weights.
 
     Returns:
         (B, H, T, D).
     """
     batch, heads, length, dim = query.shape
+    groups = key.size(1)
     if query.device.type != "cpu" or not dropout.training:
         p = dropout.p if dropout.training else 0.0
-        is_causal = mask is None and length > 1
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, is_causal=is_causal)
+        causal, shared = mask is None and length > 1, groups < heads
+        return F.scaled_dot_product_attention(query, key, value, mask, p, is_causal=causal, enable_gqa=shared)
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool).tril()
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -math.inf)
-    bias = bias.expand(batch, heads, length, key.size(2)).flatten(0, 1)
-    scores = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=dim**-0.5)
+    # The heads that share keys are rows of one matrix.
+    rows = query.reshape(batch * groups, -1, dim)
+    bias = bias.view(-1, 1, length, key.size(2)).repeat(1, 1, heads // groups, 1)
+    bias = bias.expand(batch, groups, -1, -1).flatten(0, 1)
+    scores = torch.baddbmm(bias, rows, key.flatten(0, 1).transpose(1, 2), alpha=dim**-0.5)
     return torch.bmm(dropout(scores.softmax(dim=-1)), value.flatten(0, 1)).view(query.shape)

@@ -2,44 +2,15 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-
-def positions_within_documents(documents: Tensor) -> Tensor:
-    """Return each token's distance from the start of its document's run in the row.
-
-    Args:
-        documents: (B, T), equal numbers side by side belong to one document.
-
-    Returns:
-        (B, T) int64.
-
-    >>> positions_within_documents(torch.tensor([[7, 7, 7, 2, 2, 5]]))
-    tensor([[0, 1, 2, 0, 1, 0]])
-    """
-    index = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
-    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return index - torch.where(is_start, index, 0).cummax(dim=1).values
-
-
-def causal_mask_within_documents(documents: Tensor, start: int = 0) -> Tensor:
-    """Return where attention may look: at tokens of the same document, not after oneself.
-
-    Args:
-        documents: (B, S), equal numbers side by side belong to one document.
-        start: the first token that looks; those before it are only looked at.
-
-    Returns:
-        (B, S - start, S) bool, true where the row's token may look at the column's.
-    """
-    place = torch.arange(documents.size(1), device=documents.device)
-    return (documents[:, start:, None] == documents[:, None, :]) & (place <= place[start:, None])
+from minillm.models.placing import causal_mask_within_documents, positions_within_documents
 
 
 class KeyValueCache:
     """Keys and values of the tokens seen so far, allocated once for a batch and written in place.
 
-    All rows grow together; `length` tokens are seen so far. A network asks `place` where new tokens stand, each of its
+    All rows grow together; `length` tokens are seen so far. A network asks `place` where new
+    tokens stand, each of its
     attention layers calls `append`, and in the end the network sets `length`.
 
     Args:
@@ -111,3 +82,26 @@ class KeyValueCache:
         self.keys[layer][:, :, self.length : end] = key
         self.values[layer][:, :, self.length : end] = value
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+def place(ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None) -> tuple[Tensor, Tensor | None]:
+    """Tell where the newest tokens of each row stand, and what they may look at.
+
+    Args:
+        ids: (B, T) token ids.
+        documents: (B, T), equal numbers side by side belong to one document; None: each row is one document, or goes
+            on with the one that the cache ends in.
+        cache: the tokens before these, S - T of them; None: there are none.
+
+    Returns:
+        Their positions within their documents, (T,) or (B, T) int64; and the mask (B, 1, T, S), true where one may look
+        at a token, None where that is every token up to oneself.
+
+    Raises:
+        ValueError: the cache has no room for them.
+    """
+    if cache is not None:
+        return cache.place(ids.size(1), documents)
+    if documents is None:
+        return torch.arange(ids.size(1), device=ids.device), None
+    return positions_within_documents(documents), causal_mask_within_documents(documents)[:, None]

@@ -8,6 +8,8 @@
 """
 
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,8 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.models.attention import attention
-from minillm.models.cache import KeyValueCache, causal_mask_within_documents, positions_within_documents
-from minillm.models.dropout import Dropout
+from minillm.models.cache import KeyValueCache, place
+from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -53,13 +55,14 @@ class CausalSelfAttention(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each normalized before and added to what came in."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: DropoutRates, gelu: Literal["none", "tanh"] = "none") -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, num_heads, dropout)
+        self.attention = CausalSelfAttention(dim, num_heads, dropout.attention)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = Dropout(dropout)
+        activation = nn.Sequential(nn.GELU(gelu), Dropout(dropout.feedforward))
+        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), activation, nn.Linear(4 * dim, dim))
+        self.dropout = Dropout(dropout.residual)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
@@ -78,7 +81,7 @@ class MiniGPT(nn.Module):
         num_layers: blocks.
         num_heads: attention heads a block.
         dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
-            sublayer's output.
+            sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -91,7 +94,7 @@ class MiniGPT(nn.Module):
         embedding_dim: int = 256,
         num_layers: int = 2,
         num_heads: int = 4,
-        dropout: float = 0.1,
+        dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
         sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
@@ -105,13 +108,12 @@ class MiniGPT(nn.Module):
             raise SettingError(
                 "num_heads", num_heads, f"must divide embedding_dim={embedding_dim}; one of {divisors} would do"
             )
-        if not 0 <= dropout < 1:
-            raise SettingError("dropout", dropout, "must be at least 0 and under 1, such as 0.1")
+        rates = dropout_rates(dropout)
         self.max_length = max_length
         self.num_heads = num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, dropout) for _ in range(num_layers))
+        self.dropout = Dropout(rates.embedding)
+        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
         # Not in the checkpoint: it is a formula, and it grows when a longer input comes.
@@ -140,14 +142,8 @@ class MiniGPT(nn.Module):
         end = ids.size(1) if cache is None else cache.length + ids.size(1)
         if end > len(self.positions):
             self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
-        if cache is not None:
-            places, mask = cache.place(ids.size(1), documents)
-            positions = F.embedding(places, self.positions)
-        elif documents is not None:
-            mask = causal_mask_within_documents(documents)[:, None]
-            positions = F.embedding(positions_within_documents(documents), self.positions)
-        else:
-            mask, positions = None, self.positions[:end]
+        positions, mask = place(ids, documents, cache)
+        positions = F.embedding(positions, self.positions)
         x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)

@@ -1,11 +1,22 @@
 """Byte-level byte-pair encoding: no text is unknown."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, Encoded, Tokenizer
+from minillm.errors import SettingError
+from minillm.tokenization.names import counting, frequent_names
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Encoded, Tokenizer, parted_by
+
+# What GPT-2 parts a text into, for the options that part it otherwise.
+DIGIT, NUMBER = r" ?\p{N}", r" ?\p{N}+"
+NAME = r" ?\p{Lu}\p{L}*(?: \p{Lu}\p{L}*)+"
+PIECES = ("'s|'t|'re|'ve|'m|'ll|'d", r" ?\p{L}+", r" ?[^\s\p{L}\p{N}]+", r"\s+(?!\S)", r"\s+")
 
 
 class BPETokenizer(Tokenizer):
@@ -19,6 +30,10 @@ class BPETokenizer(Tokenizer):
 
     The vocabulary spells bytes as GPT-2 does (`token` gives "Ġde" for " de"); `decode` gives text, with U+FFFD for
     bytes that are not yet a character.
+
+    With ``digits`` no token holds two digits. With ``names`` the vocabulary's last entries are names that stand behind
+    a space: merges of the lowest rank put their pieces together once all others are done, so that text without these
+    pieces side by side is encoded as it would be without.
     """
 
     kind = "bpe"
@@ -26,9 +41,17 @@ class BPETokenizer(Tokenizer):
     smallest = len(SPECIAL_TOKENS) + 256
     VERSION = 1
 
-    def _pipeline(self, model: models.Model) -> tokenizers.Tokenizer:
+    def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer(model)
         native.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if self.digits or names:
+            pieces = [*([NAME] if names else []), DIGIT if self.digits else NUMBER, *PIECES]
+            native.pre_tokenizer = pre_tokenizers.Sequence(
+                [
+                    pre_tokenizers.Split(Regex("|".join(pieces)), behavior="isolated"),
+                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+                ]
+            )
         native.decoder = decoders.ByteLevel()
         return native
 
@@ -39,6 +62,47 @@ class BPETokenizer(Tokenizer):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
+
+    def check_size(self, vocab_size: int) -> None:
+        """Check that a vocabulary of this size can be fitted.
+
+        Raises:
+            SettingError: it is too small, or too small for so many names.
+        """
+        super().check_size(vocab_size)
+        if (most := vocab_size - self.smallest) < self.names:
+            raise SettingError("tokenizer.names", self.names, f"vocab_size={vocab_size} leaves room for {most} at most")
+
+    def _trained(self, texts: Iterable[str], vocab_size: int, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
+        if not self.names:
+            return super()._trained(texts, vocab_size)
+        runs: Counter[str] = Counter()
+        native = super()._trained(counting(texts, runs), vocab_size - self.names)
+        state = json.loads(native.to_str())["model"]
+        vocab, merges = state["vocab"], [tuple(merge) for merge in state["merges"]]
+
+        def join(pieces: list[str]) -> str:
+            """Make one entry of pieces; return it."""
+            whole = pieces[0]
+            for piece in pieces[1:]:
+                merges.append((whole, piece))
+                whole += piece
+                vocab.setdefault(whole, len(vocab))
+            return whole
+
+        for parts in frequent_names(runs, self.names):
+            pieces = [native.encode(f" {part}").tokens for part in parts]
+            whole = "".join(piece for word in pieces for piece in word)
+            lacking = sum(len(word) - 1 for word in pieces) + 1
+            if whole not in vocab and len(vocab) + lacking <= vocab_size:
+                join([join(word) for word in pieces])
+                native = self._pipeline(models.BPE(vocab, merges, unk_token=SPECIAL_TOKENS[UNK]), names=parts)
+        return native
+
+    @classmethod
+    def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
+        names = sum(bool(re.search("[^Ġ]Ġ", token)) for token in native.get_vocab())
+        return {"digits": parted_by(native, f"{DIGIT}|"), "names": names}
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode many texts at once, on all cores; no byte is unknown."""

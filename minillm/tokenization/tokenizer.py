@@ -1,5 +1,6 @@
 """The interface that both tokenizers share, around a native `tokenizers.Tokenizer`."""
 
+import json
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -38,6 +39,14 @@ class Tokenizer(ABC):
     The special tokens are plain entries of the vocabulary, at 0 to 3, and not "added tokens" of the library: those are
     searched for in the text, so that an article which mentions "[EOS]" would end there. As entries they cannot arise
     from text, because both kinds part brackets from letters.
+
+    Args:
+        digits: spell numbers digit by digit: few tokens that are all known, in place of many rare ones.
+        names: entries for names of several words, such as "Nueva York", the most frequent ones; 0: none. Fitting then
+            holds the texts in memory.
+
+    Raises:
+        SettingError: names under 0.
     """
 
     kind: ClassVar[str]
@@ -49,13 +58,16 @@ class Tokenizer(ABC):
     VERSION: ClassVar[int]
     """Raised when the same text would be fitted or encoded otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, digits: bool = False, names: int = 0) -> None:
+        if names < 0:
+            raise SettingError("names", names, "must be at least 0, such as 200")
+        self.digits, self.names = digits, names
         _keep_forks_serial()
         self._native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
 
     @abstractmethod
-    def _pipeline(self, model: models.Model) -> tokenizers.Tokenizer:
-        """Put the model between its pre-tokenizer and its decoder."""
+    def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
+        """Put the model between its pre-tokenizer and its decoder; the pre-tokenizer keeps the names whole."""
 
     @abstractmethod
     def _trainer(self, vocab_size: int) -> trainers.Trainer:
@@ -74,16 +86,27 @@ class Tokenizer(ABC):
             SettingError: vocab_size is too small.
             OutsideError: there is no text.
         """
-        if vocab_size < self.smallest:
-            raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
+        self.check_size(vocab_size)
         written = (text for text in texts if text.strip())
         first = next(written, None)
         if first is None:
             raise OutsideError("no text to fit the tokenizer on: the training split has no article with text")
-        native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
-        native.train_from_iterator(chain([first], written), self._trainer(vocab_size))
+        self._native = self._trained(chain([first], written), vocab_size)
+
+    def check_size(self, vocab_size: int) -> None:
+        """Check that a vocabulary of this size can be fitted.
+
+        Raises:
+            SettingError: it is too small.
+        """
+        if vocab_size < self.smallest:
+            raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
+
+    def _trained(self, texts: Iterable[str], vocab_size: int, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
+        native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]), names)
+        native.train_from_iterator(texts, self._trainer(vocab_size))
         # Training registers the special tokens as added tokens; only the model goes on, see the class docstring.
-        self._native = self._pipeline(native.model)
+        return self._pipeline(native.model, names)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without [BOS] and [EOS]."""
@@ -113,7 +136,8 @@ class Tokenizer(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return what decides how a text is encoded, apart from the fitted vocabulary, for fingerprints."""
-        return {"kind": self.kind, "version": self.VERSION}
+        options = {"digits": self.digits, "names": self.names}
+        return {"kind": self.kind, "version": self.VERSION, **{name: on for name, on in options.items() if on}}
 
     def to_json(self) -> str:
         """Return the whole tokenizer in the format of the tokenizers library."""
@@ -133,9 +157,14 @@ class Tokenizer(ABC):
             raise OutsideError(f"not a tokenizer of miniLLM: ids 0 to 3 are not {', '.join(SPECIAL_TOKENS)}")
         if set(native.get_vocab().values()) != set(range(native.get_vocab_size())):
             raise OutsideError("a damaged tokenizer: its ids have gaps")
-        tokenizer = cls()
+        tokenizer = cls(**cls._options(native))
         tokenizer._native = native
         return tokenizer
+
+    @classmethod
+    @abstractmethod
+    def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
+        """Return the arguments of the constructor that a fitted tokenizer was made with."""
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer to a file, whole or not at all.
@@ -163,6 +192,11 @@ class Tokenizer(ABC):
         except UnicodeDecodeError as error:
             raise OutsideError(f"cannot read the tokenizer {path}: it is not UTF-8") from error
         return cls.from_json(json_text)
+
+
+def parted_by(native: tokenizers.Tokenizer, pattern: str) -> bool:
+    """Return whether the pre-tokenizer's own pattern holds this one."""
+    return json.dumps(pattern)[1:-1] in json.dumps(json.loads(native.to_str())["pre_tokenizer"])
 
 
 def parse(json_text: str) -> tokenizers.Tokenizer:

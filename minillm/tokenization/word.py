@@ -1,11 +1,15 @@
 """A vocabulary of the most frequent words, with exact spacing."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Encoded, Tokenizer
+from minillm.tokenization.names import counting, frequent_names
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Encoded, Tokenizer, parted_by
 
 # Insides of character classes. The degree sign, dashes, straight quotes, apostrophes, slashes, the line break and
 # whatever else is in none of the three have no usual side, and so no space of their own.
@@ -16,14 +20,33 @@ OPENING = r"(\[{«“‘„¿¡"
 # A run of letters and digits; a separator between two digits belongs to the number: "1.492,5".
 WORD = rf"[{LETTER}]++(?:(?<=\p{{N}})[.,:](?=\p{{N}})[{LETTER}]++)*+"
 
-# One token: several spaces; or a word or usual mark, with what touches it against the rule; or any other character.
-TOKEN = (
-    r" {2,}"
-    rf"|(?: ?[{CLOSING}]|[{OPENING}]|{WORD})"
-    rf"(?:(?<=[{LETTER}{CLOSING}])[{OPENING}]|(?<=[{CLOSING}]){WORD})*+"
-    rf"(?:(?<=[{OPENING}]) (?=[{LETTER}{OPENING}]))?"
-    rf"| ?[^{LETTER}{CLOSING}{OPENING} ](?: (?=[{LETTER}{OPENING}]))?"
-)
+# The same where numbers are spelled: one digit, or a run of letters, and digits and letters that touch it ("H2O").
+SPELLED = r"(?:\p{N}|[\p{L}\p{M}]++)(?:(?<=\p{N})[\p{L}\p{M}]++|(?<=[\p{L}\p{M}])\p{N})*+"
+
+# A space between two digits, which then has to be told.
+DIGIT_APART = r" (?<=\p{N} )(?=\p{N})"
+
+
+def token_pattern(digits: bool = False, names: Sequence[str] = ()) -> str:
+    """Return the pattern of one token.
+
+    It is several spaces; or a word, name or usual mark, with what touches it against the rule; or any other character.
+    """
+    word = SPELLED if digits else WORD
+    first = [rf" ?[{CLOSING}]", rf"[{OPENING}]", word]
+    if names:
+        longest_first = sorted(names, key=lambda name: (-len(name), name))
+        first.insert(0, rf"(?=\p{{Lu}})(?:{'|'.join(map(re.escape, longest_first))})(?![{LETTER}])")
+    if digits:
+        first.insert(0, rf"{DIGIT_APART}{word}")
+    return (
+        r" {2,}"
+        rf"|(?:{'|'.join(first)})"
+        rf"(?:(?<=[{LETTER}{CLOSING}])[{OPENING}]|(?<=[{CLOSING}]){word})*+"
+        rf"(?:(?<=[{OPENING}]) (?=[{LETTER}{OPENING}]))?"
+        rf"| ?[^{LETTER}{CLOSING}{OPENING} ](?: (?=[{LETTER}{OPENING}]))?"
+    )
+
 
 # Stands between two tokens while a text is put together: a noncharacter, which Unicode keeps out of texts.
 SEAM = "\uffff"
@@ -43,6 +66,9 @@ class WordTokenizer(Tokenizer):
     word, and U+FFFF.
 
     Words are parted at hyphens and apostrophes: the parts of "franco-prusiana" are known more often than the whole.
+
+    With ``digits`` a number is a token a digit, none of which is unknown, and no space stands between two digits by the
+    rule. With ``names`` the most frequent names are one token each, so far as the vocabulary goes.
     """
 
     kind = "word"
@@ -50,14 +76,17 @@ class WordTokenizer(Tokenizer):
     smallest = len(SPECIAL_TOKENS) + 1
     VERSION = 1
 
-    def _pipeline(self, model: models.Model) -> tokenizers.Tokenizer:
+    def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer(model)
         # What the pattern leaves unmatched is the spaces that the rule puts back.
-        native.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN), behavior="removed", invert=True)
+        pattern = Regex(token_pattern(self.digits, names))
+        native.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
+        between_digits = [decoders.Replace(Regex(rf"(?<=\p{{N}}){SEAM}(?=\p{{N}})"), "")] if self.digits else []
         native.decoder = decoders.Sequence(
             [
                 decoders.Replace(Regex(r"\z"), SEAM),
                 decoders.Fuse(),
+                *between_digits,
                 decoders.Replace(Regex(rf"(?<=[{LETTER}{CLOSING}]){SEAM}(?=[{LETTER}{OPENING}])"), " "),
                 decoders.Replace(SEAM, ""),
             ]
@@ -68,6 +97,18 @@ class WordTokenizer(Tokenizer):
         return trainers.WordLevelTrainer(
             vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
         )
+
+    def _trained(self, texts: Iterable[str], vocab_size: int, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
+        if self.names:
+            runs: Counter[str] = Counter()
+            texts = list(counting(texts, runs))
+            names = [" ".join(parts) for parts in frequent_names(runs, self.names)]
+        return super()._trained(texts, vocab_size, names)
+
+    @classmethod
+    def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
+        names = sum(bool(re.search(r"[^\W\d_] [^\W\d_]", token)) for token in native.get_vocab())
+        return {"digits": parted_by(native, SPELLED), "names": names}
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode many texts at once, on all cores; bytes are counted where a word is unknown."""

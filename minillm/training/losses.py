@@ -108,11 +108,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.types = hidden.dtype, weight.dtype
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         is_target = targets != PAD
-        counted = hidden * is_target[:, None]  # a row of padding weighs nothing in the weight's gradient
         mean_weight = weight.mean(dim=0, dtype=exact)
         log_sum_exp, target_logits = hidden.new_empty(2, len(hidden), dtype=exact)
-        hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight, dtype=exact)
+        if with_gradient:
+            counted = hidden * is_target[:, None]  # a row of padding weighs nothing in the weight's gradient
+            hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight, dtype=exact)
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS_ELSEWHERE) // len(weight))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):

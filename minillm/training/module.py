@@ -1,6 +1,8 @@
 """What training does with a network, behind Lightning's interface."""
 
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, cast
 
@@ -10,12 +12,21 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._triton import has_triton
 
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.tokenization import Tokenizer
 from minillm.training.losses import TokenLosses, cross_entropy, linear_cross_entropy
 from minillm.training.metrics import LanguageModelling
+
+
+def missing_for_compile(device: torch.device) -> str | None:
+    """Return what torch.compile lacks for code that runs on a device; None: nothing."""
+    if device.type == "cuda":
+        return None if has_triton() else "Triton"
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    return None if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
 
 
 class HeadedNetwork(Protocol):
@@ -35,38 +46,49 @@ class TrainingModule(L.LightningModule):
         network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V); for a `HeadedNetwork`
             the loss never holds all of them.
         tokenizer: goes into the checkpoint, which is so complete in itself.
-        optimizer: makes the optimizer of the parameters.
+        optimizer: makes the optimizer of the named parameters, as any of PyTorch's does.
         scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
         label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
+        compile: whether torch.compile makes the training step's code: ``on``, ``off``, or ``auto``: on a GPU, where
+            it can. On the processor the code that it makes is slower.
         settings: the run's whole configuration, as plain values: goes into the checkpoint.
 
     Raises:
-        SettingError: label_smoothing outside [0, 1), or a value that the optimizer refuses.
+        SettingError: label_smoothing outside [0, 1), another word for compile, or a value that the optimizer refuses.
     """
 
     def __init__(
         self,
         network: nn.Module,
         tokenizer: Tokenizer,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
         scheduler: Callable[[Optimizer, int | None], LRScheduler],
         label_smoothing: float = 0.1,
+        compile: str | bool = "auto",
         settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise SettingError("label_smoothing", label_smoothing, "must be at least 0 and under 1, such as 0.1")
+        if isinstance(compile, bool):  # YAML reads a bare on or off as true or false
+            compile = "on" if compile else "off"
+        if compile not in ("off", "on", "auto"):
+            raise SettingError("compile", compile, "must be off, on or auto")
+        self.compile_mode = compile
         self.network = network
         self.tokenizer, self.settings = tokenizer, settings or {}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self._check_optimizer()
         self.label_smoothing = label_smoothing
+        self._hidden_or_logits = getattr(network, "hidden", network.forward)
         self.val_metrics, self.test_metrics = LanguageModelling(), LanguageModelling()
 
     def _check_optimizer(self) -> None:
         """Find a bad setting now, and not when the training begins."""
         try:
-            self.make_optimizer(self.network.parameters())
+            self.make_optimizer(self.network.named_parameters())
+        except SettingError as error:
+            raise error.within("optimizer") from error
         except (TypeError, ValueError) as error:
             settings = getattr(self.make_optimizer, "keywords", {})
             message = " ".join(str(error).split())
@@ -80,6 +102,18 @@ class TrainingModule(L.LightningModule):
         # A network that knows nothing of documents serves as well, where each row is one.
         return self.network(inputs) if documents is None else self.network(inputs, documents)
 
+    def on_fit_start(self) -> None:
+        """Choose the code of the training step; validation and test keep the plain one.
+
+        Raises:
+            SettingError: compile is on and the machine lacks what it needs.
+        """
+        missing = missing_for_compile(self.device)
+        if self.compile_mode == "on" and missing:
+            raise SettingError("training.compile", "on", f"needs {missing}; off would do")
+        if self.compile_mode == "on" or (self.compile_mode == "auto" and self.device.type == "cuda" and not missing):
+            self._hidden_or_logits = torch.compile(self._hidden_or_logits)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the smoothed loss of a batch; log it and the plain one."""
         losses = self._losses(batch)
@@ -88,12 +122,12 @@ class TrainingModule(L.LightningModule):
         return losses.smoothed
 
     def _losses(self, batch: Batch) -> TokenLosses:
-        inputs, documents, targets = batch["inputs"], batch.get("documents"), batch["targets"]
+        inputs = batch["inputs"], *([batch["documents"]] if "documents" in batch else [])
+        output = self._hidden_or_logits(*inputs)
         if hasattr(self.network, "hidden"):
-            network = cast(HeadedNetwork, self.network)
-            hidden = network.hidden(inputs, documents)
-            return linear_cross_entropy(hidden, network.head.weight, targets, self.label_smoothing)
-        return cross_entropy(self(inputs, documents), targets, self.label_smoothing)
+            weight = cast(HeadedNetwork, self.network).head.weight
+            return linear_cross_entropy(output, weight, batch["targets"], self.label_smoothing)
+        return cross_entropy(output, batch["targets"], self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the most probable tokens (B, T); add the batch to the split's figures."""
@@ -125,7 +159,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``."""
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self.network.named_parameters())
         steps = self.trainer.estimated_stepping_batches
         scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
         return {

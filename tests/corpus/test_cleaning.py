@@ -84,6 +84,37 @@ CASES = {
         ("¿ Qué ? ¡ Ah !", "¿Qué ? ¡Ah !"),
     ],
 }
+ASKED_FOR = {  # steps that are off unless asked for
+    "dates": [
+        ("el 12 de Marzo del 1998 y el 1º de MAYO", "el 12 de marzo de 1998 y el 1 de mayo"),
+        (
+            "(12-3-1998), 12.03.1998; 31/12/1999.",
+            "(12 de marzo de 1998), 12 de marzo de 1998; 31 de diciembre de 1999.",
+        ),
+        ("Nació en Octubre 5, 1901.", "Nació en 5 de octubre de 1901."),
+        ("el 7 de julio del año 2003", "el 7 de julio de 2003"),
+        ("1998-03-12", "12 de marzo de 1998"),
+    ],
+    "numbers": [
+        ("1.234.567 de 12,345,678 o 1'234'567", "1 234 567 de 12 345 678 o 1 234 567"),
+        ("8.400 m, un 3,5 %", "8400 m, un 3,5 %"),
+        ("8,400 m, un 3.5 %", "8400 m, un 3.5 %"),
+        ("1.234,50 € o $1,234.50", "1234,50 € o $1234,50"),
+        ("los 12\u00a0345 de 1939", "los 12 345 de 1939"),
+    ],
+}
+KEPT = {  # what another reading is possible of, or what is no date or number
+    "dates": [
+        "12/03/98, 31/13/1998, 32/1/1998, 12/03-1998, 24-10, 1998-2004, 1998-3-12, v12.03.1998, 12.03.1998.5",
+        "el 12 de marzo y el 3 de mayo de 1808; en marzo de 1998; 112 de marzo de 1998; 1/2/3/1998",
+    ],
+    "numbers": [
+        "12.345 habitantes, pi es 3.142, 12,345",
+        "12.345 y 3,5 y 3.5",
+        "0.125 y 0,125 de 1.2.3, 1.234.5, 192.168.1.20, 1.234,567,891",
+        "en 1492, en 1998 123 456 personas, el 7 123, 10:30, 1-2, 3/4, tel. 555 123-456, v1.234.567",
+    ],
+}
 
 GOOD = [
     "«¿Qué?», dijo; 1.492,5 km (1492). El 59 % de 5'' y 3' 20''.",
@@ -112,7 +143,22 @@ def test_good_text_stays_as_it_is(text: str) -> None:
     assert Cleaner().clean(text)[0] == text
 
 
-@pytest.mark.parametrize("step", [step.__name__ for step in STEPS])
+@pytest.mark.parametrize(
+    ("step", "text", "written"), [(step, *case) for step, cases in ASKED_FOR.items() for case in cases]
+)
+def test_dates_and_numbers_are_written_in_one_form_where_that_is_asked_for(step: str, text: str, written: str) -> None:
+    asked = Cleaner(**{step: True})
+    assert asked.clean(text)[0] == written == asked.clean(written)[0]
+    assert Cleaner().clean(text)[0] == text.replace("\u00a0", " ")
+    assert step not in Cleaner().clean(text)[1]
+
+
+@pytest.mark.parametrize(("step", "text"), [(step, text) for step, texts in KEPT.items() for text in texts])
+def test_what_may_be_meant_otherwise_stays(step: str, text: str) -> None:
+    assert Cleaner(**{step: True}).clean(text)[0] == text
+
+
+@pytest.mark.parametrize("step", [step.__name__ for step in STEPS if step.__name__ in CASES])
 def test_each_step_can_be_switched_off(step: str) -> None:
     text = CASES[step][0][0]
     assert Cleaner(**{step: False}).clean(text)[0] != Cleaner().clean(text)[0]
@@ -125,9 +171,9 @@ def test_the_sample_loses_nothing_but_headings_and_blank_lines(sample: list[Arti
         assert Cleaner().clean(article.text)[0] == "\n".join(lines).replace("–1,5", "-1,5")
 
 
-def test_clean_text_stays_as_it_is(sample: list[Article]) -> None:
-    cleaner = Cleaner()
-    nasty = [text for cases in CASES.values() for text, _ in cases]
+@pytest.mark.parametrize("cleaner", [Cleaner(), Cleaner(dates=True, numbers=True)], ids=["default", "all"])
+def test_clean_text_stays_as_it_is(sample: list[Article], cleaner: Cleaner) -> None:
+    nasty = [text for cases in (CASES | ASKED_FOR).values() for text, _ in cases]
     nasty += ["".join(pair) for pair in itertools.permutations(nasty, 2)][::7]
     for text in [article.text for article in sample] + nasty:
         clean, _ = cleaner.clean(text)

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_evaluation_reads_each_item_once_over_all_processes_the_longest_first(wo
     assert sorted(item for share in shares for batch in share for item in batch) == list(range(101))
 
 
-def a_loader(split: EncodedSplit, kind: str, epoch: int = 1, **options: int) -> ResumableLoader:
+def a_loader(split: EncodedSplit, kind: str, epoch: int = 1, **options: Any) -> ResumableLoader:
     dataset = Windows(split, 8) if kind == "windows" else PackedRows(split, 8, seed=0)
     batches = TrainingBatches(dataset.lengths, 3, seed=0)
     batches.set_epoch(epoch)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minillm.errors import SettingError
 from minillm.models import MiniGPT
+from minillm.models.dropout import Dropout
 
 RandomIds = Callable[..., Tensor]
 SMALL = {"vocab_size": 50, "max_length": 24, "embedding_dim": 32, "num_layers": 2, "num_heads": 4}
@@ -244,6 +245,16 @@ def test_dropout_acts_in_training_alone(random_ids: RandomIds) -> None:
     assert not torch.equal(network(ids), network(ids))
     network.eval()
     assert torch.equal(network(ids), network(ids))
+
+
+@pytest.mark.parametrize("place", ["embedding", "attention", "residual", "feedforward"])
+def test_each_place_has_a_dropout_of_its_own(random_ids: RandomIds, place: str) -> None:
+    network = MiniGPT(**SMALL, dropout={place: 0.5})
+    ids = random_ids(1, 24)
+    assert not torch.equal(network(ids), network(ids))
+    assert [module.p for module in network.modules() if isinstance(module, Dropout)].count(0.5) == (
+        1 if place == "embedding" else SMALL["num_layers"]
+    )
 
 
 @pytest.mark.parametrize(

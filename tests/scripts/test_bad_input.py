@@ -48,6 +48,18 @@ def refused(script: Run, *arguments: str) -> str:
         ("data.num_workers=-1", "data.num_workers=-1: must be at least 0"),
         ("data.batching=loose", "data.batching=loose: must be Literal['dynamic', 'packed'], not str"),
         ("data.cleaning.urls=3", "data.cleaning.urls=3: must be bool, not int"),
+        ("data.cleaning.dates=si", "data.cleaning.dates=si: must be bool, not str"),
+        ("data.cleaning.numbers=2", "data.cleaning.numbers=2: must be bool, not int"),
+        ("tokenizer.digits=all", "tokenizer.digits=all: must be bool, not str"),
+        ("tokenizer.names=-1", "tokenizer.names=-1: must be at least 0"),
+        ("data.augmentation.word_dropout=2", "data.augmentation.word_dropout=2: must be a probability"),
+        ("data.augmentation.word_dropout=x", "data.augmentation.word_dropout=x: must be float, not str"),
+        ("data.augmentation.sentence_reordering=-1", "data.augmentation.sentence_reordering=-1: must be a probability"),
+        ("data.augmentation.bpe_dropout=1.5", "data.augmentation.bpe_dropout=1.5: must be a probability"),
+        ("data.augmentation.bpe_dropout=0.1", "data.augmentation.bpe_dropout=0.1: tokenizer=word has no merges"),
+        ("data.curriculum.by=size", "data.curriculum.by=size: must be Optional[Literal['length', 'difficulty']]"),
+        ("data.curriculum.warmup=-1", "data.curriculum.warmup=-1: must be a share of the training"),
+        ("data.curriculum.start=0", "data.curriculum.start=0: must be over 0"),
         ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=32; one of [1, 2, 4, 8, 16] would do"),
         ("model.num_layers=two", "model.num_layers=two: must be int, not str"),
         ("model._target_=os.system", "model."),
@@ -57,7 +69,9 @@ def refused(script: Run, *arguments: str) -> str:
         ("optimizer.lr=-1", "optimizer.lr=-1: Invalid learning rate: -1"),
         ("optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),
         ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1: Invalid weight_decay"),
+        ("optimizer.decay=biases", "optimizer.decay=biases: must be Literal['all', 'matrices'], not str"),
         ("scheduler.warmup=-1", "scheduler.warmup=-1: must be a share of the training"),
+        ("training.compile=yes", "training.compile=yes: must be off, on or auto"),
         ("training.label_smoothing=2", "training.label_smoothing=2: must be at least 0 and under 1"),
         ("trainer.accelerator=foo", "trainer.accelerator=foo: You selected an invalid accelerator name"),
         ("trainer.precision=7", "trainer.precision=7: Precision 7 is invalid"),
@@ -80,6 +94,28 @@ def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str
 
 
 @pytest.mark.parametrize(
+    ("choice", "setting", "says"),
+    [
+        ("model=minigpt_modern", "model.num_kv_heads=3", "model.num_kv_heads=3: must divide num_heads=4"),
+        ("model=minigpt_modern", "model.head_dim=7", "model.head_dim=7: must be even, such as 8"),
+        ("model=minigpt_modern", "model.dropout={head:0.1}", "model.dropout.head=0.1: is no place"),
+        ("model=gpt2", "model.dropout={residual:2}", "model.dropout.residual=2: must be at least 0 and under 1"),
+        ("optimizer=muon", "optimizer.lr=-1", "optimizer.lr=-1: must be at least 0"),
+        ("optimizer=muon", "optimizer.momentum=1", "optimizer.momentum=1: must be at least 0 and under 1"),
+        ("optimizer=muon", "optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: Invalid beta parameter"),
+        ("scheduler=wsd", "scheduler.decay=-0.2", "scheduler.decay=-0.2: must be a share of the training"),
+        ("scheduler=wsd", "scheduler.after=sudden", "scheduler.after=sudden: must be Literal["),
+        ("scheduler=cosine", "scheduler.final=2", "scheduler.final=2: must be a share of optimizer.lr from 0 to 1"),
+        ("callbacks=[default,ema]", "callbacks.ema.decay=1", "callbacks.ema.decay=1: must be at least 0 and under 1"),
+    ],
+)
+def test_a_setting_of_another_choice_that_cannot_work_is_named(
+    train: Run, choice: str, setting: str, says: str
+) -> None:
+    assert refused(train, choice, setting).startswith(says)
+
+
+@pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("data.max_lenght=3", "Could not override 'data.max_lenght'."),
@@ -96,6 +132,17 @@ def test_a_vocabulary_too_small_for_bytes_is_refused_before_any_reading(train: R
     says = refused(train, "tokenizer=bpe", "data.vocab_size=100", "paths.data_dir=fresh")
     assert says.startswith("data.vocab_size=100: tokenizer=bpe needs at least 260")
     assert not Path("fresh").exists()
+
+
+def test_names_that_leave_no_room_for_bytes_are_refused_before_any_reading(train: Run) -> None:
+    says = refused(train, "tokenizer=bpe", "data.vocab_size=300", "tokenizer.names=41", "paths.data_dir=fresh")
+    assert says.startswith("tokenizer.names=41: vocab_size=300 leaves room for 40 at most")
+    assert not Path("fresh").exists()
+
+
+def test_a_curriculums_share_of_a_training_without_an_end_is_refused(train: Run) -> None:
+    endless = ("trainer.max_epochs=-1", "scheduler=constant", "scheduler.warmup=0", "data.curriculum.by=length")
+    assert refused(train, *endless).startswith("data.curriculum.warmup=0.3: is a share of a training without an end")
 
 
 def test_a_trainer_that_cannot_be_is_refused_before_any_reading(train: Run) -> None:

@@ -33,6 +33,30 @@ COMMAND = [
     "callbacks.bleu_evaluation.max_articles=2",
 ]
 
+CHOICES = {
+    "dynamic": ("data.batching=dynamic",),
+    "packed": ("data.batching=packed",),
+    "modern": (
+        "model=minigpt_modern",
+        "optimizer=muon",
+        "scheduler=wsd",
+        "callbacks=[default,ema]",
+        "data.batching=packed",
+    ),
+    "optional": (  # whatever may be switched on between the text and the batches; the curriculum outlasts the kill
+        "tokenizer=bpe",
+        "tokenizer.digits=true",
+        "tokenizer.names=20",
+        "data.cleaning.dates=true",
+        "data.cleaning.numbers=true",
+        "data.augmentation.word_dropout=0.1",
+        "data.augmentation.bpe_dropout=0.1",
+        "data.augmentation.sentence_reordering=0.5",
+        "data.curriculum.by=difficulty",
+        "data.curriculum.warmup=0.7",
+    ),
+}
+
 
 def command(run: Path, *overrides: str) -> list[str]:
     return [*COMMAND, f"hydra.run.dir={run}", f"paths.data_dir={run.parent / 'data'}", *overrides]
@@ -65,28 +89,32 @@ def train_until_killed(run: Path, step: int, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the checkpoints' folder of a run that nothing interrupted, made once for each way of batching."""
-    return functools.cache(
-        lambda batching: train(tmp_path_factory.mktemp(batching) / "whole", f"data.batching={batching}")
-    )
+    """Return the checkpoints' folder of a run that nothing interrupted, made once for each set of choices."""
+    return functools.cache(lambda choices: train(tmp_path_factory.mktemp(choices) / "whole", *CHOICES[choices]))
 
 
 # Within the first epoch, at the end of one, within a later one; into another folder, or on in its own.
 @pytest.mark.parametrize(
-    ("batching", "epochs", "folder"),
-    [("dynamic", 0.5, "resumed"), ("dynamic", 1.0, "resumed"), ("packed", 1.7, "killed")],
+    ("choices", "epochs", "folder"),
+    [
+        ("dynamic", 0.5, "resumed"),
+        ("dynamic", 1.0, "resumed"),
+        ("packed", 1.7, "killed"),
+        ("modern", 1.4, "resumed"),
+        ("optional", 1.3, "resumed"),
+    ],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(
-    uninterrupted: Callable[[str], Path], batching: str, epochs: float, folder: str
+    uninterrupted: Callable[[str], Path], choices: str, epochs: float, folder: str
 ) -> None:
-    checkpoints = uninterrupted(batching)
+    checkpoints = uninterrupted(choices)
     whole = read_checkpoint(checkpoints / "last.ckpt")
     runs = checkpoints.parent.parent
     step = round(epochs * whole["global_step"] / 3)
-    last = train_until_killed(runs / f"killed-{epochs}", step, f"data.batching={batching}")
+    last = train_until_killed(runs / f"killed-{epochs}", step, *CHOICES[choices])
     rows = (runs / f"killed-{epochs}" / "metrics.csv").read_text().splitlines()
 
-    resumed = train(runs / f"{folder}-{epochs}", f"data.batching={batching}", f"ckpt_path={last}")
+    resumed = train(runs / f"{folder}-{epochs}", *CHOICES[choices], f"ckpt_path={last}")
 
     for name in ("last.ckpt", "best.ckpt"):
         expected, actual = read_checkpoint(checkpoints / name), read_checkpoint(resumed / name)
@@ -95,6 +123,11 @@ def test_a_killed_and_resumed_run_ends_with_the_same_weights(
         assert_equal_tensors(actual["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
         assert actual["metrics"]["val/loss"] == expected["metrics"]["val/loss"]
         assert actual["lr_schedulers"] == expected["lr_schedulers"]
+        assert ("EMA" in actual["callbacks"]) == (choices == "modern")
+        if choices == "modern":  # beside the average, which is in the state_dict, what the average is of
+            average, trained = actual["state_dict"].values(), actual["callbacks"]["EMA"]["weights"]
+            assert not all(map(torch.equal, average, trained))
+            assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
     if folder == "killed":  # its own folder: the rows from before the kill are kept
         assert len((resumed.parent / "metrics.csv").read_text().splitlines()) > len(rows)
 

@@ -154,6 +154,42 @@ def test_the_two_kinds_describe_themselves_differently() -> None:
     assert BPETokenizer().describe() == {"kind": "bpe", "version": 1}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{"digits": True}, {"names": 3}, {"digits": True, "names": 3}], ids=str)
+def test_options_are_described_saved_and_loaded_with_the_tokenizer(
+    kind: type[Tokenizer], options: dict[str, int], articles: list[str]
+) -> None:
+    tokenizer = kind(**options)  # type: ignore[arg-type]
+    described = {**kind().describe(), **options}
+    assert tokenizer.describe() == described
+    articles = articles[:150]
+    tokenizer.fit(articles, 1500)
+    plain = kind()
+    plain.fit(articles, 1500)
+    assert tokenizer.encode_batch(articles) != plain.encode_batch(articles)
+    loaded = load_tokenizer(tokenizer.to_json())
+    assert loaded.describe() == described
+    assert loaded.encode_batch(articles) == tokenizer.encode_batch(articles)
+    backward = kind(**options)  # type: ignore[arg-type]
+    backward.fit(reversed(articles), 1500)
+    assert backward.to_json() == tokenizer.to_json()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vocabulary_larger_than_the_text_supports_is_as_large_as_it_can_be(
+    kind: type[Tokenizer], articles: list[str]
+) -> None:
+    tokenizer = kind()
+    tokenizer.fit(articles[:20], 32000)
+    assert kind.smallest < len(tokenizer) < 32000
+    assert not any(UNK in encoded.ids for encoded in tokenizer.encode_batch(articles[:20]))
+
+
+def test_a_number_of_names_under_0_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^names=-1: must be at least 0"):
+        WordTokenizer(names=-1)
+
+
 @pytest.mark.parametrize(("kind", "vocab_size"), [(WordTokenizer, 4), (WordTokenizer, -1), (BPETokenizer, 259)])
 def test_a_vocabulary_too_small_is_refused_with_the_least_that_works(kind: type[Tokenizer], vocab_size: int) -> None:
     with pytest.raises(SettingError, match=f"^vocab_size={vocab_size}: .* at least {kind.smallest}$"):

@@ -27,6 +27,12 @@ GOLDEN = {
     "Uno.\nDos,tres  cuatro": "Uno . ↵ Dos ,tres ␣␣ cuatro",
 }
 
+SPELLED = {  # digit by digit
+    "Son 1.492,5 km (1492).": "Son 1 .4 9 2 ,5 km ( 1 4 9 2 ) .",
+    "10 000 H2O, A320, 3D, 1980s; 24-10, 12:30": "1 0 ␣0 0 0 H2O , A3 2 0 , 3D , 1 9 8 0s ; 2 4 - 1 0 , 1 2 :3 0",
+    "en 1492 2 barcos (3 y 4) 5°, 6  7\n8 9": "en 1 4 9 2 ␣2 barcos ( 3 y 4 ) 5 ° , 6 ␣␣ 7 ↵ 8 ␣9",
+}
+
 
 @pytest.fixture(scope="module")
 def articles() -> list[str]:
@@ -41,9 +47,9 @@ def fitted(articles: list[str]) -> WordTokenizer:
     return tokenizer
 
 
-def knowing(*texts: str) -> WordTokenizer:
+def knowing(*texts: str, digits: bool = False, names: int = 0) -> WordTokenizer:
     """Return a tokenizer that knows every token of the texts."""
-    tokenizer = WordTokenizer()
+    tokenizer = WordTokenizer(digits, names)
     tokenizer.fit(texts, 10**6)
     return tokenizer
 
@@ -56,18 +62,42 @@ def test_a_text_is_parted_into_these_tokens_and_put_together_again(text: str, to
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_every_article_decodes_to_itself_when_every_token_is_known(articles: list[str]) -> None:
-    tokenizer = knowing(*articles)
+@pytest.mark.parametrize(("text", "tokens"), SPELLED.items())
+def test_numbers_are_spelled_where_that_is_asked_for(text: str, tokens: str) -> None:
+    tokenizer = knowing(text, digits=True)
+    shown = [tokenizer.token(i).replace(" ", "␣").replace("\n", "↵") for i in tokenizer.encode(text)]
+    assert " ".join(shown) == tokens
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_frequent_names_are_one_token_where_that_is_asked_for(articles: list[str]) -> None:
+    tokenizer = WordTokenizer(names=50)
+    tokenizer.fit(articles, 5000)
+    text = "En Nueva York y en los Estados Unidos la Segunda Guerra Mundial, en Nueva Yorkshire no."
+    shown = [tokenizer.token(i) for i in tokenizer.encode(text)]
+    assert {"Nueva York", "Estados Unidos", "Segunda Guerra Mundial", "Nueva"} <= set(shown)
+    assert tokenizer.decode(tokenizer.encode("los Estados Unidos, Nueva York")) == "los Estados Unidos, Nueva York"
+    counts = Counter(i for encoded in tokenizer.encode_batch(articles) for i in encoded.ids)
+    order = [(-counts[i], tokenizer.token(i)) for i in range(4, len(tokenizer))]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(("digits", "names"), [(False, 0), (True, 0), (True, 200)])
+def test_every_article_decodes_to_itself_when_every_token_is_known(
+    articles: list[str], digits: bool, names: int
+) -> None:
+    tokenizer = knowing(*articles, digits=digits, names=names)
     for article, encoded in zip(articles, tokenizer.encode_batch(articles), strict=True):
         assert encoded.unknown_bytes == 0
         assert tokenizer.decode(encoded.ids) == article.strip(" ")
 
 
-def test_any_text_decodes_to_itself_but_for_a_single_space_at_its_end_or_before_its_first_word() -> None:
+@pytest.mark.parametrize("digits", [False, True])
+def test_any_text_decodes_to_itself_but_for_a_single_space_at_its_end_or_before_its_first_word(digits: bool) -> None:
     choose = random.Random(0)
     pieces = [*"aañ1.,:;()«»¿?¡!\"'-—…%°º/[]{}#\n\t\0\u00a0\u0301🙂漢", *" " * 12, "[PAD]", "hola", "1.492,5"]
     texts = ["".join(choose.choices(pieces, k=choose.randrange(30))) for _ in range(3000)]
-    tokenizer = knowing("hola", *texts)
+    tokenizer = knowing("hola", *texts, digits=digits)
     for text in texts:
         kept = re.sub(r"^ (?=[\w\u0301(«¿¡[{])|(?<! ) \Z", "", text)
         assert tokenizer.decode(tokenizer.encode(text)) == kept

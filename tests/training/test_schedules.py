@@ -1,21 +1,20 @@
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 
 from minillm.errors import SettingError
 from minillm.training import warmup_schedule
+from minillm.training.schedules import After
 
 LR = 0.002
 
 
-def rates(
-    steps: int, total_steps: int | None, warmup: float, after: Literal["linear", "constant", "cosine"]
-) -> list[float]:
+def rates(steps: int, total_steps: int | None, warmup: float, after: After, **settings: float) -> list[float]:
     """Return the learning rate of each optimizer step, as training sees it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
-    scheduler = warmup_schedule(optimizer, total_steps, warmup, after)
+    scheduler = warmup_schedule(optimizer, total_steps, warmup, after, **settings)
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -41,7 +40,22 @@ def test_cosine_is_half_a_wave() -> None:
     assert rates(200, 200, 20, "cosine")[:20] == pytest.approx([LR * (step + 1) / 20 for step in range(20)])
 
 
-@pytest.mark.parametrize("after", ["linear", "cosine"])
+def test_warmup_stable_decay_stays_at_the_top_and_falls_at_the_end() -> None:
+    seen = rates(100, 100, 0.1, "sqrt", decay=0.2)
+    assert seen[:10] == pytest.approx([LR * (step + 1) / 10 for step in range(10)])
+    assert seen[10:80] == [LR] * 70
+    assert seen[80:] == pytest.approx([LR * (1 - math.sqrt(step / 20)) for step in range(20)])
+    assert rates(100, 100, 10, "linear", decay=40)[60:] == pytest.approx([LR * (1 - step / 40) for step in range(40)])
+
+
+@pytest.mark.parametrize("after", ["linear", "cosine", "sqrt"])
+def test_a_fall_ends_at_the_share_that_is_asked_for(after: Any) -> None:
+    whole, part = rates(30, 20, 5, after), rates(30, 20, 5, after, final=0.1)
+    assert part == pytest.approx([rate if step < 5 else 0.1 * LR + 0.9 * rate for step, rate in enumerate(whole)])
+    assert part[20:] == pytest.approx([0.1 * LR] * 10)
+
+
+@pytest.mark.parametrize("after", ["linear", "cosine", "sqrt"])
 def test_the_rate_ends_at_zero_and_stays_there(after: Any) -> None:
     seen = rates(30, 20, 0.0, after)
     assert seen[0] == LR
@@ -49,22 +63,27 @@ def test_the_rate_ends_at_zero_and_stays_there(after: Any) -> None:
     assert seen[20:] == [0] * 10
 
 
-@pytest.mark.parametrize("after", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("after", ["linear", "cosine", "sqrt", "constant"])
 def test_no_step_is_wasted_on_a_rate_of_zero(after: Any) -> None:
     for total, warmup in (1, 0.1), (2, 0.5), (5, 5), (10, 0.99), (7, 100):
         assert min(rates(total, total, warmup, after)) > 0
 
 
 @pytest.mark.parametrize(
-    ("total_steps", "warmup", "after", "message"),
+    ("total_steps", "warmup", "after", "settings", "message"),
     [
-        (100, -0.1, "linear", "scheduler.warmup=-0.1: "),
-        (None, 10, "linear", "trainer.max_epochs=-1: a schedule needs an end"),
-        (None, 10, "cosine", "trainer.max_epochs=-1: "),
-        (None, 0.1, "constant", "scheduler.warmup=100"),
+        (100, -0.1, "linear", {}, "scheduler.warmup=-0.1: "),
+        (None, 10, "linear", {}, "trainer.max_epochs=-1: a schedule needs an end"),
+        (None, 10, "cosine", {}, "trainer.max_epochs=-1: "),
+        (None, 0.1, "constant", {}, "scheduler.warmup=100"),
+        (100, 0.1, "sqrt", {"decay": 0}, "scheduler.decay=0: must be a share of the training"),
+        (100, 0.1, "constant", {"decay": 0.2}, "scheduler.decay=0.2: scheduler=constant never falls"),
+        (100, 0.1, "linear", {"final": 1.5}, "scheduler.final=1.5: must be a share of optimizer.lr"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(total_steps: int | None, warmup: float, after: Any, message: str) -> None:
+def test_a_schedule_that_cannot_be_is_refused(
+    total_steps: int | None, warmup: float, after: Any, settings: dict[str, float], message: str
+) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(SettingError, match=message):
-        warmup_schedule(optimizer, total_steps, warmup, after)
+        warmup_schedule(optimizer, total_steps, warmup, after, **settings)

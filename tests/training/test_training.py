@@ -17,6 +17,7 @@ from minillm.data import TextDataModule
 from minillm.errors import SettingError
 from minillm.models import MiniGPT
 from minillm.training import TrainingModule, build_trainer, seed_everything, warmup_schedule
+from minillm.training.module import missing_for_compile
 
 # train/loss of the first 20 steps, as they came out when the arithmetic was last changed on purpose. Without dropout,
 # whose random numbers PyTorch draws otherwise on another make of processor.
@@ -52,14 +53,22 @@ class Recorder(L.Callback):
         self.figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def a_module(data: TextDataModule, lr: float = 0.01, smoothing: float = 0.1, dropout: float = 0.0) -> TrainingModule:
+def a_module(
+    data: TextDataModule,
+    lr: float = 0.01,
+    smoothing: float = 0.1,
+    dropout: float = 0.0,
+    layers: int = 2,
+    compile: str = "off",
+) -> TrainingModule:
     seed_everything(0)
     return TrainingModule(
-        MiniGPT(len(data.tokenizer), max_length=64, embedding_dim=32, dropout=dropout),
+        MiniGPT(len(data.tokenizer), max_length=64, embedding_dim=32, num_layers=layers, dropout=dropout),
         data.tokenizer,
         optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=0.01),
         scheduler=partial(warmup_schedule, warmup=5),
         label_smoothing=smoothing,
+        compile=compile,
     )
 
 
@@ -170,3 +179,22 @@ def test_a_setting_that_the_optimizer_refuses_is_named_before_training(
 def test_a_seed_that_numpy_does_not_take_is_refused(seed: int) -> None:
     with pytest.raises(SettingError, match=f"seed={seed}: must be from 0 to 4294967295"):
         seed_everything(seed)
+
+
+@pytest.mark.skipif(missing_for_compile(torch.device("cpu")) is not None, reason="torch.compile needs a C++ compiler")
+def test_compiled_code_learns_what_the_plain_code_learns(data: TextDataModule, tmp_path: Path) -> None:
+    compiled, plain = (
+        train(a_module(data, layers=1, compile=compile), data, tmp_path, max_steps=4) for compile in ("on", "off")
+    )
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert compiled.norms == pytest.approx(plain.norms, rel=1e-3)
+
+
+def test_compiled_code_without_a_compiler_is_refused(
+    data: TextDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(SettingError, match=r"training\.compile=on: needs a C\+\+ compiler; off would do"):
+        train(a_module(data, compile="on"), data, tmp_path, max_steps=1)
+    assert len(train(a_module(data, compile="auto"), data, tmp_path, max_steps=1).losses) == 1

@@ -1,0 +1,1 @@
+"""How fast the project is, measured beside its peers: one file a question, each contestant in a process of its own."""

@@ -1,0 +1,102 @@
+"""GPT-2 (Radford et al. 2019), the form that later ones are compared with; transformers' weights fit into it.
+
+- Learned positions, added to the embedded tokens; there are no more of them than the context has places.
+- Pre-LayerNorm blocks with biases and the tanh form of GELU.
+- The head is the embedding's transpose (Press and Wolf 2017).
+- Weights begin at std 0.02, those that write to the residual stream at 0.02 / sqrt(2 num_layers).
+"""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from minillm.errors import SettingError
+from minillm.models.cache import KeyValueCache, place
+from minillm.models.dropout import Dropout, dropout_rates
+from minillm.models.minigpt import Block
+
+
+class GPT2(nn.Module):
+    """GPT-2 in any size.
+
+    Args:
+        vocab_size: entries of the tokenizer's vocabulary.
+        max_length: tokens of context; longer inputs have no positions.
+        embedding_dim: width of the residual stream, a multiple of ``num_heads``.
+        num_layers: blocks.
+        num_heads: attention heads a block.
+        dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
+            sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
+
+    Raises:
+        SettingError: a size that cannot be built.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_length: int = 128,
+        embedding_dim: int = 256,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        dropout: float | Mapping[str, float] = 0.1,
+    ) -> None:
+        super().__init__()
+        sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SettingError(name, size, "must be at least 1")
+        if embedding_dim % num_heads:
+            raise SettingError("num_heads", num_heads, f"must divide embedding_dim={embedding_dim}")
+        rates = dropout_rates(dropout)
+        self.max_length, self.num_heads = max_length, num_heads
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.position_embedding = nn.Embedding(max_length, embedding_dim)
+        self.dropout = Dropout(rates.embedding)
+        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates, gelu="tanh") for _ in range(num_layers))
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
+        self.head.weight = self.embedding.weight
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                writes = name.endswith(("attention.projection.weight", "feedforward.2.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * num_layers) if writes else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
+        """Return an empty cache for ``batch_size`` rows of at most ``capacity`` tokens."""
+        weight = self.head.weight
+        shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
+        return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
+
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
+        length = ids.size(1) if cache is None else cache.length + ids.size(1)
+        if length > self.max_length:
+            raise ValueError(f"GPT-2 has learned {self.max_length} positions; {length} tokens need more")
+        positions, mask = place(ids, documents, cache)
+        x = self.dropout(self.embedding(ids) + self.position_embedding(positions))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length = length
+        return self.norm(x)
+
+    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Predict each next token.
+
+        Args:
+            ids: (B, T) token ids; with those in the cache at most ``max_length``.
+            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
+                None: each row is one document.
+            cache: the tokens before these; it is extended by these.
+
+        Returns:
+            (B, T, vocab_size) logits of the token after each.
+
+        Raises:
+            ValueError: there are more tokens than positions.
+        """
+        return self.head(self.hidden(ids, documents, cache))

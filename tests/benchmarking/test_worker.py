@@ -1,0 +1,80 @@
+"""Contestants' processes: turns, memory of their own, and failures that are told in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minillm.benchmarking.worker import MIB, Turns, Unavailable, Worker, resident
+from minillm.errors import OutsideError, SettingError
+
+
+def fill(turns: Turns, megabytes: int) -> None:
+    """Take memory in the first turn, and keep none of it; print what must not get between the answers."""
+    turns.imported()
+    turns.ready(warm=True)
+    print("a library's hello")
+    while True:
+        about = turns.wait()
+        block = np.ones(about["times"] * megabytes * MIB, dtype=np.uint8)
+        turns.done(total=int(block.sum(dtype=np.int64)) // MIB)
+        del block
+
+
+def fail(turns: Turns, how: str) -> None:
+    """Fail in one of the ways there are."""
+    errors: dict[str, Exception] = {
+        "missing": Unavailable("it is not installed"),
+        "setting": SettingError("model.num_heads", 3, "must divide"),
+        "outside": OutsideError("the disk is full"),
+        "fault": RuntimeError("two\nlines"),
+    }
+    if how in errors:
+        raise errors[how]
+    turns.ready()
+    turns.wait()
+    raise SystemExit(7)
+
+
+def worker(tmp_path: Path, function: str, **arguments: Any) -> Worker:
+    return Worker(f"{Path(__file__).stem}:{function}", arguments, tmp_path / "log")
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def test_turns_come_one_by_one_and_the_peak_is_the_process_s_own(tmp_path: Path) -> None:
+    ballast = np.ones(200 * MIB, dtype=np.uint8)  # what this process has must not count
+    with worker(tmp_path, "fill", megabytes=40) as process:
+        assert process.facts == {"warm": True}
+        first, second = process.turn(times=1), process.turn(times=2)
+    assert (first["total"], second["total"]) == (40, 80)
+    assert 40 <= first["memory"]["training"] < 60
+    assert 80 <= second["memory"]["training"] < 100
+    assert second["memory"]["peak"] < resident()
+    assert second["memory"]["peak"] == pytest.approx(second["memory"]["imports"] + second["memory"]["training"])
+    assert "a library's hello" in (tmp_path / "log").read_text()
+    assert ballast.any()
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "says"),
+    [
+        ("missing", Unavailable, "it is not installed"),
+        ("setting", SettingError, "model.num_heads=3: must divide"),
+        ("outside", OutsideError, "the disk is full"),
+        ("fault", Unavailable, "RuntimeError: two lines"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(tmp_path: Path, how: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error) as raised:
+        worker(tmp_path, "fail", how=how)
+    assert str(raised.value) == says
+
+
+def test_a_process_that_dies_at_its_turn_is_noticed(tmp_path: Path) -> None:
+    with worker(tmp_path, "fail", how="dies") as process, pytest.raises(Unavailable, match="ended with status 7"):
+        process.turn()

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minillm.models.attention import attention
+from minillm.models.dropout import Dropout
+from minillm.models.placing import causal_mask_within_documents
+
+
+def queries_keys_values(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 3, 2, 9, 8, dtype=torch.float64, generator=generator).to(dtype)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def documents_mask() -> Tensor:
+    documents = torch.tensor([[0] * 9, [0, 0, 0, 1, 1, 1, 1, 2, -1], [5, 6, 6, 6, 6, 6, 7, 7, 7]])
+    return causal_mask_within_documents(documents)[:, None]
+
+
+MASKS = {"causal": None, "documents": documents_mask(), "shared": torch.ones(1, 1, 9, 9, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_training_without_dropout_is_pytorchs_attention_and_has_its_gradients(mask: str) -> None:
+    inputs = queries_keys_values()
+    ours = attention(*inputs, MASKS[mask], Dropout(0.0))
+    theirs = F.scaled_dot_product_attention(*inputs, MASKS[mask], is_causal=mask == "causal")
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, weights), torch.autograd.grad(theirs, inputs, weights), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_under_autocast_it_is_off_by_bfloat16s_error_alone(mask: str) -> None:
+    inputs = queries_keys_values(torch.float32)
+    exact = attention(*inputs, MASKS[mask], Dropout(0.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = attention(*inputs, MASKS[mask], Dropout(0.0))
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+def test_dropout_takes_weights_away_and_keeps_the_mean() -> None:
+    query, key, value = (x.detach() for x in queries_keys_values())
+    torch.manual_seed(0)
+    mean = sum(attention(query, key, value, None, Dropout(0.3)) for _ in range(4000)) / 4000
+    assert isinstance(mean, Tensor)
+    exact = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    assert not mean.equal(exact)
+    torch.testing.assert_close(mean, exact, rtol=0, atol=0.12)  # four standard errors of the widest

@@ -1,0 +1,121 @@
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typeguard
+from PIL import Image
+
+from minillm.benchmarking import peers, schema
+
+Run = Callable[..., Any]
+TINY = (
+    "rounds=2",
+    "data.num_articles=60",
+    "data.vocab_size=400",
+    "data.max_length=32",
+    "data.batch_size=4",
+    "model.embedding_dim=32",
+    "model.num_layers=1",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "benchmark=quick",
+    "benchmark.training.contestants=[minillm,transformers-float32]",
+    "benchmark.training.steps=2",
+    "benchmark.text.megabytes=[0.02]",
+    "benchmark.text.vocab_size=400",
+    "benchmark.data.batching=[packed]",
+    "benchmark.scaling.width=[16]",
+    "benchmark.scaling.vocabulary=[200]",
+)
+
+
+@pytest.fixture
+def result(run_script: Run) -> dict[str, Any]:
+    """What the whole benchmark leaves, at sizes that take seconds."""
+    ended = run_script("benchmark", *TINY, "hydra.run.dir=run")
+    assert ended.status == 0, ended.stderr
+    found: dict[str, Any] = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))
+    return {"stdout": ended.stdout, **found}
+
+
+def test_one_command_measures_everything_and_leaves_figures_and_drawings(result: dict[str, Any]) -> None:
+    shown = result.pop("stdout")
+    typeguard.check_type(result, schema.Result)
+    parts = result["parts"]
+    assert parts.pop("large") == {"skipped": "it needs a GPU"}
+    forms = {"training": schema.Training, "decoding": schema.Decoding, "text": schema.Text, "data": schema.Data}
+    for name, form in {**forms, "scaling": schema.Scaling}.items():
+        typeguard.check_type(parts[name], form)
+        assert name.capitalize() in shown
+    with Image.open("run/benchmark.png") as drawing:
+        assert min(drawing.size) > 500
+    assert {path.name for path in Path("run").iterdir()} == {".hydra", "benchmark.json", "benchmark.png"}
+
+    machine = result["machine"]
+    assert machine["device"] == "cpu"
+    assert {dtype: peak["size"] for dtype, peak in machine["matmul"].items()} == {"float32": 2048, "bfloat16": 2048}
+
+    training = parts["training"]["contestants"]
+    trained = training["minillm"]
+    assert trained["parameters"] == 400 * 32 * 2 + 12 * 32 * 32 + 13 * 32 + 2 * 32
+    assert len(trained["step_ms"]["values"]) == 2
+    for speed, step in zip(trained["tokens_per_second"]["values"], trained["step_ms"]["values"], strict=True):
+        assert speed * step == pytest.approx(1000 * 4 * 32)  # every place of the 4 x 32 is a target
+    expected = trained["flops_per_token"] / machine["matmul"]["float32"]["flops"]
+    assert trained["mfu"]["median"] == pytest.approx(trained["tokens_per_second"]["median"] * expected)
+    assert trained["memory"]["training"] > 0
+
+    curves = parts["scaling"]["curves"]
+    assert {name: [point["value"] for point in points] for name, points in curves.items()} == {
+        "width": [16],
+        "vocabulary": [200],
+    }
+    if "fork" in multiprocessing.get_all_start_methods():
+        assert all(point["memory"]["training"] > 0 for points in curves.values() for point in points)
+
+    if reason := peers.missing("transformers"):
+        assert training["transformers-float32"] == {"skipped": reason}
+        assert parts["decoding"]["contestants"]["transformers"] == {"skipped": reason}
+        assert reason in shown
+    else:
+        assert training["transformers-float32"]["parameters"] == training["minillm"]["parameters"] + 32 * 32
+        assert set(parts["training"]["speedup"]) == {"transformers-float32"}
+        assert set(parts["decoding"]["speedup"]["transformers"]) == {"1", "4"}
+    assert set(parts["text"]["curve"]["cleaning"]) == {"0.02"}
+    assert 0 <= parts["data"]["batching"]["packed"]["wait_share"]["median"] < 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("parts=[traning]", "parts=['traning']: there is no part traning; choose of training, decoding, text"),
+        ("parts=[]", "parts=[]: measures nothing"),
+        ("parts=training", "parts=training: must be list[str], not str"),
+        ("rounds=0", "rounds=0: must be at least 1"),
+        ("rounds=few", "rounds=few: must be int, not str"),
+        ("benchmark.training.steps=0", "benchmark.training.steps=0: must be at least 1"),
+        ("benchmark.training.contestants=[]", "benchmark.training.contestants=[]: nobody takes part"),
+        ("benchmark.training.contestants=[gpt5]", "benchmark.training.contestants=['gpt5']: must be "),
+        ("benchmark.decoding.prompts=[0]", "benchmark.decoding.prompts=[0]: must be numbers from 1 on"),
+        ("benchmark.decoding.new_tokens=1", "benchmark.decoding.new_tokens=1: must be at least 2"),
+        ("benchmark.text.megabytes=[]", "benchmark.text.megabytes=[]: must be sizes over 0"),
+        ("benchmark.text.vocab_size=9", "benchmark.text.vocab_size=9: must be at least 260"),
+        ("benchmark.text.dump=none.xml", "benchmark.text.dump=none.xml: is no file"),
+        ("benchmark.data.batching=[]", "benchmark.data.batching=[]: must name dynamic"),
+        ("benchmark.scaling.width=[0]", "benchmark.scaling.width=[0]: must be numbers from 1 on"),
+        ("benchmark.scaling.vocabulary=[3]", "benchmark.scaling.vocabulary=[3]: must be at least 8"),
+        ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=256"),
+        ("benchmark=fast", "In 'benchmark': Could not find 'benchmark/fast'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_before_anything_is_measured(
+    run_script: Run, setting: str, says: str
+) -> None:
+    ended = run_script("benchmark", setting)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"error: {says}")
+    assert len(ended.stderr.splitlines()) == 1
+    assert not list(Path().rglob("benchmark.*"))
