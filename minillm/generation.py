@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from minillm.errors import SettingError
 from minillm.models import KeyValueCache
-from minillm.tokenization import BOS, EOS, PAD, UNK
+from minillm.tokenization import EOS, PAD
 
-NEVER_GENERATED = (PAD, UNK, BOS)
+FIRST_GENERATED = EOS  # [PAD], [UNK] and [BOS], the ids before it, are never chosen
 
 
 class CachedNetwork(Protocol):
@@ -22,8 +24,11 @@ class CachedNetwork(Protocol):
     def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
         """Return an empty cache."""
 
-    def __call__(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return logits (B, T, V)."""
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Return (B, T, dim), what `head` makes logits of; the cache is extended by the ids (B, T)."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V) of what `hidden` returned."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +70,61 @@ class Sampling:
             occurred: (B, V) bool, tokens that the repetition penalty applies to.
 
         Returns:
-            (B, V) probabilities; [PAD], [UNK] and [BOS] have none.
+            (B, V) probabilities; [PAD], [UNK] and [BOS] have none. Tokens as probable as the last one that ``top_k`` or
+            ``top_p`` lets through come through with it.
         """
-        logits = logits.float().clone()
-        if occurred is not None and self.repetition_penalty != 1:
-            penalized = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
-            logits = torch.where(occurred, penalized, logits)
-        logits[:, NEVER_GENERATED] = float("-inf")
+        scores = self._scores(logits, occurred)
         if self.temperature == 0:
-            return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.size(-1)).float()
-        # Beginning at 0 nothing grows beyond float32, however low the temperature.
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
-        if self.top_k is not None:
-            weakest = logits.topk(min(self.top_k, logits.size(-1))).values[:, -1:]
-            logits = logits.masked_fill(logits < weakest, float("-inf"))
+            probabilities = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=-1, keepdim=True), 1)
+        else:
+            # Beginning at 0 nothing grows beyond float32, however low the temperature.
+            scores = (scores - scores.amax(dim=-1, keepdim=True)) / self.temperature
+            if self.top_k is not None or self.top_p is not None:
+                scores = scores.masked_fill(scores < self._weakest(scores), float("-inf"))
+            probabilities = scores.softmax(dim=-1)
+        return torch.nn.functional.pad(probabilities, (FIRST_GENERATED, 0))
+
+    def choose(self, logits: Tensor, occurred: Tensor | None, draws: Tensor | None) -> Tensor:
+        """Return the next token of each row, (B,).
+
+        Args:
+            logits: (B, V).
+            occurred: as for `probabilities`.
+            draws: (B,) float64, uniform over [0, 1); not looked at where the temperature is 0.
+        """
+        if self.temperature == 0 or draws is None:
+            return self._scores(logits, occurred).argmax(dim=-1) + FIRST_GENERATED
+        # One draw a row, and the token whose part of [0, 1) it falls into: V of them, as torch.multinomial makes, take
+        # longer than the network.
+        cumulative = self.probabilities(logits, occurred).cumsum(dim=-1, dtype=torch.float64)
+        return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+
+    def _scores(self, logits: Tensor, occurred: Tensor | None) -> Tensor:
+        """Return the logits of what may be chosen, (B, V - FIRST_GENERATED) float32, the occurred ones penalized."""
+        scores = logits[:, FIRST_GENERATED:].float()
+        if occurred is None or self.repetition_penalty == 1:
+            return scores
+        penalized = torch.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty)
+        return torch.where(occurred[:, FIRST_GENERATED:], penalized, scores)
+
+    def _weakest(self, scores: Tensor) -> Tensor:
+        """Return the score (B, 1) under which ``top_k`` and ``top_p`` let none through."""
+        descending = _sorted(scores).flip(-1)
+        last = descending.size(-1) - 1
+        weakest = descending[:, last if self.top_k is None else min(self.top_k - 1, last), None]
         if self.top_p is not None:
-            descending, order = logits.sort(descending=True, stable=True)
-            probabilities = descending.softmax(dim=-1)
+            probabilities = descending.masked_fill(descending < weakest, float("-inf")).softmax(dim=-1)
             # A token stays while those before it have not reached top_p: the first always does.
-            reached = probabilities.cumsum(dim=-1) - probabilities >= self.top_p
-            logits = logits.masked_fill(torch.empty_like(reached).scatter_(-1, order, reached), float("-inf"))
-        return logits.softmax(dim=-1)
+            before = probabilities.cumsum(dim=-1) - probabilities
+            weakest = descending.gather(1, ((before < self.top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True) - 1)
+        return weakest
+
+
+def _sorted(x: Tensor) -> Tensor:
+    """Return the rows of (B, V) in ascending order."""
+    if x.device.type == "cpu":  # NumPy's sort is 20 times as fast as PyTorch's there
+        return torch.from_numpy(np.sort(x.numpy()))
+    return x.sort(dim=-1).values
 
 
 def generate_tokens(
@@ -99,15 +138,15 @@ def generate_tokens(
     """Continue several prompts at once; yield each step's token of every row.
 
     A row sees at most the last ``network.max_length`` tokens. When it would outgrow that, the newest half of its
-    window is read again from position 0 and it goes on from there, so that one token costs one token almost always,
-    and what a row gives does not depend on its neighbours.
+    window is read again from position 0 and it goes on from there, so that one token costs one token almost always.
+    What a row gives does not depend on its neighbours.
 
     Args:
         network: in eval mode, on ``device``.
-        prompts: token ids of each, [BOS] first; at least one and at most ``network.max_length`` of them.
+        prompts: token ids of each, [BOS] first; at least one, and of more than ``network.max_length`` the end is seen.
         max_new_tokens: steps at most; it ends sooner when every row has come to [EOS].
         sampling: how a token is chosen.
-        seed: of the draws; None: a new one each time.
+        seed: of the first row's draws; each further row has the next one. None: new ones each time.
         device: where the network is.
 
     Yields:
@@ -116,52 +155,95 @@ def generate_tokens(
     Raises:
         SettingError: a seed of more than 64 bits.
     """
-    generator = torch.Generator(device)
     if seed is None:
-        generator.seed()
-    elif -(2**63) <= seed < 2**64:
-        generator.manual_seed(seed)
-    else:
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    elif not -(2**63) <= seed < 2**64:
         raise SettingError("seed", seed, "has more than 64 bits; 0 would do")
-    contexts = [list(prompt) for prompt in prompts]
-    if not contexts:
-        return
-    active = [True] * len(contexts)
-    cache: KeyValueCache | None = None
-    occurred: Tensor | None = None
-    for _ in range(max_new_tokens):
-        with torch.inference_mode():
-            if cache is None or cache.length == cache.capacity or max(map(len, contexts)) > network.max_length:
-                newest = max(1, network.max_length // 2)
-                contexts = [ids if len(ids) <= network.max_length else ids[-newest:] for ids in contexts]
-                ids, documents = _left_padded(contexts, device)
-                cache = network.new_cache(len(contexts), network.max_length)
-                logits = network(ids, documents, cache)[:, -1]
-            else:
-                ids = torch.tensor([[context[-1]] for context in contexts], device=device)
-                logits = network(ids, torch.ones_like(ids), cache)[:, -1]
-            if sampling.repetition_penalty != 1 and occurred is None:
-                occurred = torch.zeros_like(logits, dtype=torch.bool)
-                for row, prompt in enumerate(prompts):
-                    occurred[row, list(prompt)] = True
-            probabilities = sampling.probabilities(logits, occurred)
-            chosen = torch.multinomial(probabilities, 1, generator=generator)
-            if occurred is not None:
-                occurred.scatter_(1, chosen, True)
-        step: list[int | None] = []
-        for row, token in enumerate(chosen.squeeze(1).tolist()):
-            active[row] = active[row] and token != EOS
-            step.append(token if active[row] else None)
-            # A finished row keeps one token, so that it never outgrows its window or widens the others'.
-            contexts[row] = [*contexts[row], token] if active[row] else [EOS]
-        if not any(active):
+    rows = [_Row(number, list(prompt), (seed + number) % 2**64) for number, prompt in enumerate(prompts)]
+    batch: _Batch | None = None
+    for _ in range(max_new_tokens if rows else 0):
+        if batch is None or batch.is_full:
+            rows = [row for row in rows if not row.has_ended]
+            batch = _Batch(network, rows, sampling, device)
+        step: list[int | None] = [None] * len(prompts)
+        for row, token in zip(rows, batch.next_tokens(), strict=True):
+            row.has_ended |= token == EOS
+            if not row.has_ended:
+                row.ids.append(token)
+                step[row.number] = token
+        if all(row.has_ended for row in rows):
             return
         yield step
 
 
-def _left_padded(contexts: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Return ids (B, T) that end together, and documents (B, T): 1 for the tokens, 0 for the padding before them."""
-    longest = max(map(len, contexts))
-    ids = torch.tensor([[PAD] * (longest - len(context)) + list(context) for context in contexts], device=device)
-    documents = torch.tensor([[0] * (longest - len(context)) + [1] * len(context) for context in contexts])
-    return ids, documents.to(device)
+@dataclass
+class _Row:
+    """A text that is being written: the prompt's place, all tokens so far, and of which on the network sees them."""
+
+    number: int
+    ids: list[int]
+    seed: int
+    start: int = 0
+    has_ended: bool = False
+
+    @cached_property
+    def random(self) -> np.random.Generator:
+        """The row's own draws: neither its neighbours nor the device change them."""
+        return np.random.default_rng(self.seed)
+
+
+class _Batch:
+    """Rows that are read at once and then go on together, until one of them has filled its window.
+
+    Args:
+        network: what predicts.
+        rows: the texts so far; one that has outgrown its window is set to begin at its newest half.
+        sampling: how a token is chosen.
+        device: where the network is.
+    """
+
+    def __init__(
+        self, network: CachedNetwork, rows: Sequence[_Row], sampling: Sampling, device: torch.device | str
+    ) -> None:
+        self.network, self.rows, self.sampling = network, rows, sampling
+        window = network.max_length
+        for row in rows:
+            if len(row.ids) - row.start > window:
+                row.start = len(row.ids) - max(1, window // 2)
+        contexts = [row.ids[row.start :] for row in rows]
+        longest = max(map(len, contexts))
+        # They end together; what is missing before the beginning of a shorter one counts as another document.
+        self.ids = torch.tensor([[PAD] * (longest - len(context)) + context for context in contexts], device=device)
+        self.documents: Tensor | None = None
+        if any(len(context) < longest for context in contexts):
+            padding = torch.tensor([[longest - len(context)] for context in contexts])
+            self.documents = (torch.arange(longest) >= padding).long().to(device)
+        with torch.inference_mode():
+            self.cache = network.new_cache(len(rows), window)
+        # The draws (steps, B) of all steps until it is full, those after the reading and after each further token.
+        self.draws: Iterator[Tensor | None] = iter(lambda: None, 0)
+        if sampling.temperature:
+            draws = np.stack([row.random.random(window - longest + 1) for row in rows], axis=1)
+            self.draws = iter(torch.from_numpy(draws).to(device))
+        self.occurred: Tensor | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a row has filled its window."""
+        return self.cache.length == self.cache.capacity
+
+    @torch.inference_mode()
+    def next_tokens(self) -> list[int]:
+        """Return the next token of each row."""
+        hidden = self.network.hidden(self.ids, self.documents, self.cache)
+        logits = self.network.head(hidden[:, -1])
+        if self.sampling.repetition_penalty != 1 and self.occurred is None:
+            self.occurred = torch.zeros_like(logits, dtype=torch.bool)
+            for number, row in enumerate(self.rows):
+                self.occurred[number, row.ids] = True
+        chosen = self.sampling.choose(logits, self.occurred, next(self.draws))[:, None]
+        if self.occurred is not None:
+            self.occurred.scatter_(1, chosen, True)
+        self.ids, self.documents = chosen, None
+        tokens: list[int] = chosen.squeeze(1).tolist()
+        return tokens

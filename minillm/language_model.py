@@ -72,8 +72,29 @@ class LanguageModel:
         Raises:
             SettingError: an empty prompt, one longer than the context, or a value outside its range.
         """
+        return self.generate_batch([prompt], max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 50,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Return each prompt with its continuation, all generated at once; arguments and errors as for `generate`.
+
+        Each text is what `generate` gives for its prompt alone: the first with this seed, the next with ``seed + 1``,
+        and so on.
+        """
+        prompts = [prompt.rstrip(" ") for prompt in prompts]
+        for prompt in prompts:
+            self._check_fits(prompt, self._prompt_ids(prompt, max_new_tokens))
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-        return "".join(self.stream(prompt, max_new_tokens, sampling, seed))
+        continuations = self.continue_batch(prompts, max_new_tokens, sampling, seed)
+        return [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
 
     def stream(
         self, prompt: str, max_new_tokens: int = 50, sampling: Sampling | None = None, seed: int | None = None
@@ -81,10 +102,7 @@ class LanguageModel:
         """Yield the prompt, then its continuation as it is generated; together they are what `generate` returns."""
         prompt = prompt.rstrip(" ")
         ids = self._prompt_ids(prompt, max_new_tokens)
-        if len(ids) > self.max_length:
-            shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
-            advice = f"has {len(ids)} tokens with [BOS], the model's context only {self.max_length}; shorten it"
-            raise SettingError("prompt", repr(shown), advice)
+        self._check_fits(prompt, ids)
         yield prompt
         # What comes is the difference between the decoded texts: a tokenizer may need the token before to decode one.
         written = len(self.tokenizer.decode(ids))
@@ -104,10 +122,10 @@ class LanguageModel:
     ) -> list[str]:
         """Return the continuations of several prompts, generated at once, without the prompts themselves.
 
-        Of a prompt longer than the context the end is seen.
+        Of a prompt longer than the context the end is seen. The draws of each prompt are as `generate_batch` says.
 
         Raises:
-            SettingError: an empty prompt.
+            SettingError: an empty prompt, or a seed of more than 64 bits.
         """
         ids = [self._prompt_ids(prompt, max_new_tokens) for prompt in prompts]
         continued = [list(row) for row in ids]
@@ -120,6 +138,12 @@ class LanguageModel:
                     row.append(token)
         decode = self.tokenizer.decode
         return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
+
+    def _check_fits(self, prompt: str, ids: Sequence[int]) -> None:
+        if len(ids) > self.max_length:
+            shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+            advice = f"has {len(ids)} tokens with [BOS], the model's context only {self.max_length}; shorten it"
+            raise SettingError("prompt", repr(shown), advice)
 
     def _prompt_ids(self, prompt: str, max_new_tokens: int) -> list[int]:
         if max_new_tokens < 0:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from minillm.errors import SettingError
 from minillm.generation import Sampling, generate_tokens
-from minillm.models import KeyValueCache, MiniGPT
+from minillm.models import GPT2, KeyValueCache, MiniGPT, MiniGPTModern
 from minillm.tokenization import BOS, EOS, PAD, UNK
 
 GREEDY = Sampling(temperature=0)
@@ -26,7 +26,7 @@ def network() -> MiniGPT:
     return network
 
 
-def naively(network: MiniGPT, prompt: list[int], steps: int) -> list[int]:
+def naively(network: MiniGPT | GPT2 | MiniGPTModern, prompt: list[int], steps: int) -> list[int]:
     """Continue greedily without a cache: when the context has outgrown the window, its newest half stays."""
     context, written = list(prompt), []
     for _ in range(steps):
@@ -77,6 +77,21 @@ def test_prompts_of_different_lengths_give_together_what_each_gives_alone(
     assert together == [naively(network, prompt, 40) for prompt in prompts]
 
 
+@pytest.mark.parametrize("kind", [GPT2, MiniGPTModern])
+def test_every_network_gives_for_prompts_together_what_a_loop_without_a_cache_gives_for_each(
+    kind: type[GPT2 | MiniGPTModern], random_ids: RandomIds
+) -> None:
+    torch.manual_seed(0)
+    network = kind(50, max_length=16, embedding_dim=32, num_layers=2).eval()
+    for name, parameter in network.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    prompts = [a_prompt(random_ids, length, seed=30 + length) for length in (1, 16, 5, 9)]
+    expected = [naively(network, prompt, 40) for prompt in prompts]
+    assert sum(map(len, expected)) > 60
+    assert columns(list(generate_tokens(network, prompts, 40, GREEDY)), 4) == expected
+
+
 def test_a_row_that_has_ended_stays_ended_and_disturbs_no_other(network: MiniGPT, random_ids: RandomIds) -> None:
     let_end(network)
     prompts = [a_prompt(random_ids, 4, seed=seed) for seed in range(12)]
@@ -87,6 +102,28 @@ def test_a_row_that_has_ended_stays_ended_and_disturbs_no_other(network: MiniGPT
     assert columns(steps, 12) == expected
     for before, after in pairwise(steps):
         assert all(later is None for earlier, later in zip(before, after, strict=True) if earlier is None)
+
+
+def test_a_row_draws_as_it_would_alone_with_its_own_seed(network: MiniGPT, random_ids: RandomIds) -> None:
+    sampling = Sampling(temperature=1.6, top_p=0.98, repetition_penalty=1.1)
+    prompts = [a_prompt(random_ids, length, seed=40 + length) for length in (1, 3, 4, 9, 16, 30)]
+    together = columns(list(generate_tokens(network, prompts, 50, sampling, 2**64 - 3)), len(prompts))
+    seeds = (2**64 - 3, 2**64 - 2, 2**64 - 1, 0, 1, 2)
+    alone = [
+        columns(list(generate_tokens(network, [prompt], 50, sampling, seed)), 1)[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    assert together == alone
+    assert len({len(tokens) for tokens in together}) > 2  # some have ended while others went on
+    assert max(map(len, together)) == 50  # far past the window
+
+
+def test_logits_are_made_of_the_newest_token_alone(network: MiniGPT, random_ids: RandomIds) -> None:
+    shapes = []
+    network.head.register_forward_hook(lambda _module, inputs, _output: shapes.append(inputs[0].shape))
+    list(generate_tokens(network, [a_prompt(random_ids, 9, seed=1)] * 3, 30, GREEDY))
+    assert len(shapes) == 30
+    assert set(shapes) == {(3, 32)}
 
 
 def test_it_ends_when_every_row_has(network: MiniGPT, random_ids: RandomIds) -> None:
@@ -116,10 +153,13 @@ class Fixed:
     def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
         return KeyValueCache(0, (batch_size, 1, capacity, 1), torch.device("cpu"), torch.float32)
 
-    def __call__(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         assert cache is not None
         cache.length += ids.size(1)
-        return self.logits.expand(*ids.shape, -1)
+        return ids[:, :, None].float()
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.logits.expand(*hidden.shape[:-1], -1)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +213,25 @@ def test_top_p_looks_at_what_temperature_and_top_k_have_left() -> None:
     assert probabilities(Sampling(temperature=0.5, top_k=2, top_p=0.74), 0.5, 0.3, 0.2) == pytest.approx(
         [25 / 34, 9 / 34, 0]
     )
+
+
+def test_what_is_as_probable_as_the_last_one_let_through_comes_with_it() -> None:
+    assert probabilities(Sampling(top_k=2), 0.4, 0.2, 0.2, 0.2) == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    assert probabilities(Sampling(top_p=0.5), 0.4, 0.25, 0.25, 0.1) == pytest.approx([4 / 9, 2.5 / 9, 2.5 / 9, 0])
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, top_k=20), Sampling(0.8, top_p=0.7), Sampling(2.0)])
+def test_a_token_is_chosen_where_its_part_of_the_probability_holds_the_draw(sampling: Sampling) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 50, generator=generator) * 3
+    draws = torch.rand(400, generator=generator, dtype=torch.float64)
+    draws[:20], draws[20:40] = 0, 1 - 2**-53
+    chosen = sampling.choose(logits, None, draws)
+    distribution = sampling.probabilities(logits).double()
+    for row, token in enumerate(chosen.tolist()):
+        below = distribution[row, :token].sum().item()
+        assert distribution[row, token] > 0
+        assert below - 1e-6 <= draws[row] <= below + distribution[row, token] + 1e-6
 
 
 def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits() -> None:

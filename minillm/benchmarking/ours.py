@@ -28,7 +28,6 @@ from minillm.benchmarking.worker import Turns
 from minillm.checkpoint import build_network
 from minillm.configuration import instantiate, plain
 from minillm.data import TextDataModule
-from minillm.generation import Sampling
 from minillm.language_model import LanguageModel
 from minillm.tokenization import EOS, Tokenizer, load_tokenizer
 from minillm.training import TrainingModule, seed_everything
@@ -219,10 +218,7 @@ def decode(
     model = LanguageModel(network, words)
 
     def write(prompts: Sequence[str], tokens: int) -> None:
-        if hasattr(model, "generate_batch"):
-            model.generate_batch(prompts, max_new_tokens=tokens, temperature=0.0)
-        else:
-            model.continue_batch(prompts, tokens, Sampling(temperature=0))
+        model.generate_batch(prompts, max_new_tokens=tokens, temperature=0.0)
 
     take_part_in_decoding(turns, network, write, prompts, new_tokens, model.max_length, device)
 

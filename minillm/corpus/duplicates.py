@@ -8,6 +8,8 @@ import hashlib
 import re
 import zlib
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -52,9 +54,31 @@ class DuplicateFilter:
         if self.shingle_words < 1:
             raise SettingError("shingle_words", self.shingle_words, "must be at least 1, such as 3")
 
+    def sketch(self, text: str) -> "Sketch":
+        """Return the little of a text by which it is compared with others."""
+        words = WORD.findall(text.lower())
+        digest = hashlib.sha256(" ".join(words).encode()).digest()
+        if not self.near:
+            return Sketch(digest, None)
+        signature = _empty_signature(self.num_perm).copy()
+        signature.update_batch(shingles(words, self.shingle_words))
+        return Sketch(digest, signature.hashvalues)
+
     def start(self) -> "SeenTexts":
         """Return a fresh memory for one pass over a corpus."""
         return SeenTexts(self)
+
+
+class Sketch(NamedTuple):
+    """What is left of a text to compare it by.
+
+    Attributes:
+        digest: SHA-256 of its words.
+        hashes: (num_perm,) uint64, its MinHash signature; None where near-duplicates are not looked for.
+    """
+
+    digest: bytes
+    hashes: np.ndarray | None
 
 
 class SeenTexts:
@@ -68,26 +92,33 @@ class SeenTexts:
         self.duplicates = duplicates
         self._digests: set[bytes] = set()
         self._signatures: list[MinHash] = []
-        self._empty = MinHash(num_perm=duplicates.num_perm, hashfunc=int)  # shingles come hashed
         # Candidates are compared afterwards, so a miss costs more than a false alarm.
         self._index = MinHashLSH(threshold=duplicates.threshold, num_perm=duplicates.num_perm, weights=(0.1, 0.9))
 
-    def reason(self, text: str) -> str | None:
-        """Return how a text repeats an earlier one; remember it and return None where it does not."""
-        words = WORD.findall(text.lower())
-        digest = hashlib.sha256(" ".join(words).encode()).digest()
-        if self.duplicates.exact and digest in self._digests:
+    def reason(self, text: str | Sketch) -> str | None:
+        """Return how a text repeats an earlier one; remember it and return None where it does not.
+
+        Args:
+            text: the text, or its sketch by `DuplicateFilter.sketch`, which another process may have made.
+        """
+        sketch = self.duplicates.sketch(text) if isinstance(text, str) else text
+        if self.duplicates.exact and sketch.digest in self._digests:
             return "exact duplicate"
-        if self.duplicates.near:
-            signature = self._empty.copy()
-            signature.update_batch(shingles(words, self.duplicates.shingle_words))
+        if sketch.hashes is not None:
+            signature = _empty_signature(self.duplicates.num_perm).copy()
+            signature.hashvalues = sketch.hashes
             candidates = (self._signatures[key] for key in self._index.query(signature))
             if any(signature.jaccard(candidate) >= self.duplicates.threshold for candidate in candidates):
                 return "near duplicate"
             self._index.insert(len(self._signatures), signature, check_duplication=False)
             self._signatures.append(signature)
-        self._digests.add(digest)
+        self._digests.add(sketch.digest)
         return None
+
+
+@cache
+def _empty_signature(num_perm: int) -> MinHash:
+    return MinHash(num_perm=num_perm, hashfunc=int)  # shingles come hashed
 
 
 def shingles(words: list[str], length: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import functools
 import re
 from dataclasses import dataclass
 
+import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from minillm.corpus.cleaning import trailing_sections
@@ -88,7 +89,10 @@ def is_spanish(text: str) -> bool:
 
 @functools.cache
 def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # It computes in float32 anyway; converted once, the table costs 57 MB and a text two thirds of the time.
+    identifier.nb_ptc = identifier.nb_ptc.astype(np.float32)
+    return identifier
 
 
 def _is_disambiguation(title: str, raw_text: str) -> bool:

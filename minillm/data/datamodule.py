@@ -1,7 +1,6 @@
 """From a source to batches: everything between raw articles and the network, behind Lightning's interface."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, u
 from minillm.data.encoded import EncodedSplit, write_split
 from minillm.errors import SettingError
 from minillm.files import written_whole
+from minillm.parallel import cores
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
@@ -265,5 +265,4 @@ def _shortened(batch: Batch, epoch: int, number: int, pace: Pace, max_length: in
 
 def spare_cores() -> int:
     """Return how many cores the training itself does not need, for processes that make batches."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, cores - 2)
+    return max(0, cores() - 2)

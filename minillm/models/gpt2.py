@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from minillm.errors import SettingError
+from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
-from minillm.models.minigpt import Block, KeyValueCache
-from minillm.models.placing import place
+from minillm.models.minigpt import Block
 
 
 class GPT2(nn.Module):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.models.attention import attention
+from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 
 
@@ -29,68 +30,6 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
     angle = position * frequency
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
-
-
-def positions_within_documents(documents: Tensor) -> Tensor:
-    """Return each token's distance from the start of its document's run in the row.
-
-    Args:
-        documents: (B, T), equal numbers side by side belong to one document.
-
-    Returns:
-        (B, T) int64.
-
-    >>> positions_within_documents(torch.tensor([[7, 7, 7, 2, 2, 5]]))
-    tensor([[0, 1, 2, 0, 1, 0]])
-    """
-    index = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
-    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return index - torch.where(is_start, index, 0).cummax(dim=1).values
-
-
-def causal_mask_within_documents(documents: Tensor) -> Tensor:
-    """Return where attention may look: at tokens of the same document, not after oneself.
-
-    Args:
-        documents: (B, S), equal numbers side by side belong to one document.
-
-    Returns:
-        (B, S, S) bool, true where the row's token may look at the column's.
-    """
-    length = documents.size(1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return (documents[:, :, None] == documents[:, None, :]) & causal
-
-
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, allocated once for a batch.
-
-    Args:
-        num_layers: attention layers of the network.
-        shape: (B, H, capacity, D) of each layer's keys and of its values.
-        device: where they live.
-        dtype: what they are stored in.
-    """
-
-    def __init__(
-        self, num_layers: int, shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.documents = torch.zeros(shape[0], shape[2], device=device, dtype=torch.long)
-        self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        """Tokens a row that the cache has room for."""
-        return self.documents.size(1)
-
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's keys and values (B, H, T, D) of the newest tokens; return those of all tokens so far."""
-        end = self.length + key.size(2)
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
 class CausalSelfAttention(nn.Module):
@@ -200,21 +139,11 @@ class MiniGPT(nn.Module):
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
-        start = cache.length if cache is not None else 0
-        end = start + ids.size(1)
-        if cache is not None:
-            if end > cache.capacity:
-                raise ValueError(f"the cache has room for {cache.capacity} tokens, not for {end}")
-            cache.documents[:, start:end] = 0 if documents is None else documents
-            documents = cache.documents[:, :end]
+        end = ids.size(1) if cache is None else cache.length + ids.size(1)
         if end > len(self.positions):
             self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
-        if documents is None:
-            mask = None
-            positions = self.positions[:end]
-        else:
-            mask = causal_mask_within_documents(documents)[:, None, start:]
-            positions = self.positions[positions_within_documents(documents)[:, start:]]
+        positions, mask = place(ids, documents, cache)
+        positions = F.embedding(positions, self.positions)
         x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
@@ -228,7 +157,7 @@ class MiniGPT(nn.Module):
         Args:
             ids: (B, T) token ids.
             documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document.
+                None: each row is one document, or goes on with the one that the cache ends in.
             cache: the tokens before these; it is extended by these.
 
         Returns:

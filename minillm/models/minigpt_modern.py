@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.models.attention import attention
+from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
-from minillm.models.minigpt import KeyValueCache
 from minillm.models.normalization import RMSNorm
-from minillm.models.placing import place
 
 
 def rotary_angles(places: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:

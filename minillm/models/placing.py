@@ -1,34 +1,36 @@
-"""Where the tokens of a row stand, and what each may look at."""
+"""Where the tokens of a row stand within their documents, and what each may look at."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from minillm.models.minigpt import KeyValueCache, causal_mask_within_documents, positions_within_documents
 
-
-def place(ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None) -> tuple[Tensor, Tensor | None]:
-    """Place the newest tokens of each row; a cache learns which documents they belong to.
+def positions_within_documents(documents: Tensor) -> Tensor:
+    """Return each token's distance from the start of its document's run in the row.
 
     Args:
-        ids: (B, T) token ids.
-        documents: (B, T), equal numbers side by side belong to one document; None: each row is one document.
-        cache: the tokens before these, S - T of them.
+        documents: (B, T), equal numbers side by side belong to one document.
 
     Returns:
-        Their places within their documents, (T,) or (B, T) int64; and the mask (B, 1, T, S), true where one may look at
-        a token, None where that is every token up to oneself and there is nothing before them.
+        (B, T) int64.
 
-    Raises:
-        ValueError: the cache has no room for them.
+    >>> positions_within_documents(torch.tensor([[7, 7, 7, 2, 2, 5]]))
+    tensor([[0, 1, 2, 0, 1, 0]])
     """
-    if cache is None and documents is None:
-        return torch.arange(ids.size(1), device=ids.device), None
-    start = 0
-    if cache is not None:
-        start, end = cache.length, cache.length + ids.size(1)
-        if end > cache.capacity:
-            raise ValueError(f"the cache has room for {cache.capacity} tokens, not for {end}")
-        cache.documents[:, start:end] = 0 if documents is None else documents
-        documents = cache.documents[:, :end]
-    assert documents is not None
-    return positions_within_documents(documents)[:, start:], causal_mask_within_documents(documents)[:, None, start:]
+    index = torch.arange(documents.size(1), device=documents.device).expand_as(documents)
+    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return index - torch.where(is_start, index, 0).cummax(dim=1).values
+
+
+def causal_mask_within_documents(documents: Tensor, start: int = 0) -> Tensor:
+    """Return where attention may look: at tokens of the same document, not after oneself.
+
+    Args:
+        documents: (B, S), equal numbers side by side belong to one document.
+        start: the first token that looks; those before it are only looked at.
+
+    Returns:
+        (B, S - start, S) bool, true where the row's token may look at the column's.
+    """
+    place = torch.arange(documents.size(1), device=documents.device)
+    return (documents[:, start:, None] == documents[:, None, :]) & (place <= place[start:, None])

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minillm.models.minigpt import CausalSelfAttention, KeyValueCache, MiniGPT
+from minillm.models.cache import KeyValueCache
+from minillm.models.minigpt import CausalSelfAttention, MiniGPT
 
 
 class UnmaskedSelfAttention(CausalSelfAttention):

@@ -88,6 +88,24 @@ def test_the_funnel_counts_each_article_once_in_the_order_of_the_checks(
     ]
 
 
+def test_a_large_corpus_is_examined_by_several_processes_and_comes_out_the_same(
+    sample: list[Article], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [article.text for article in sample[:80]] + [article.text for article in sample[10:15]] + ["Corto."]
+    file = tmp_path / "records.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": n, "title": str(n), "text": text}) + "\n" for n, text in enumerate(texts))
+    )
+    serial = Corpus(FilesSource(str(file)), tmp_path / "serial").prepare()
+    for name, value in ("ALONE", 60_000), ("SHARED", 12), ("cores", lambda: 2):
+        monkeypatch.setattr(f"minillm.corpus.corpus.{name}", value)
+    shared = Corpus(FilesSource(str(file)), tmp_path / "shared").prepare()
+    assert json.loads((serial / "manifest.json").read_text())["funnel"]["exact duplicate"] == 5
+    assert shared.name == serial.name
+    for path in serial.iterdir():
+        assert (shared / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 def test_the_same_corpus_is_made_once(make_corpus: MakeCorpus) -> None:
     folder = make_corpus(num_articles=60).prepare()
     before = folder.stat().st_mtime_ns

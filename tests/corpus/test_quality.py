@@ -3,9 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from minillm.corpus import Article, Cleaner, QualityFilter
-from minillm.corpus.quality import is_spanish
+from minillm.corpus.quality import _identifier, is_spanish
 from minillm.errors import SettingError
 
 PROSE = (
@@ -125,3 +126,9 @@ def test_the_language_model_is_loaded_on_first_use_only() -> None:
 def test_another_language_cannot_be_asked_for() -> None:
     with pytest.raises(SettingError, match=r"^language=fr: must be es, or null"):
         QualityFilter(language="fr")
+
+
+def test_the_language_is_judged_by_the_probabilities_of_the_library_as_it_comes(sample: list[Article]) -> None:
+    untouched = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    for text in [*OTHER_LANGUAGES.values(), PROSE, *(article.text[:1200] for article in sample[:60])]:
+        assert _identifier().rank(text) == untouched.rank(text)

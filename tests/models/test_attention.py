@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from minillm.models.attention import attention
 from minillm.models.dropout import Dropout
-from minillm.models.minigpt import causal_mask_within_documents
+from minillm.models.placing import causal_mask_within_documents
 
 
 def queries_keys_values(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -157,6 +157,40 @@ def test_rows_of_different_lengths_share_a_cache_when_padded_on_the_left(
     torch.testing.assert_close(logits[1], alone[1], rtol=1e-4, atol=1e-5)
 
 
+def test_tokens_without_a_document_go_on_with_their_rows_own(network: MiniGPT, random_ids: RandomIds) -> None:
+    ids = random_ids(2, 20)
+    documents = torch.tensor([[0] * 5 + [1] * 15, [3] * 8 + [4] * 12])
+    expected = network(ids, documents)
+    cache = network.new_cache(2, 20)
+    pieces = [network(ids[:, :10], documents[:, :10], cache)]
+    pieces += [network(piece, cache=cache) for piece in ids[:, 10:].split([1, 1, 4, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_document_may_begin_in_the_middle_of_a_cache(network: MiniGPT, random_ids: RandomIds) -> None:
+    ids = random_ids(2, 16)
+    documents = torch.tensor([[0] * 6 + [1] * 4 + [2] * 6, [0] * 9 + [1] * 7])
+    expected = network(ids, documents)
+    cache = network.new_cache(2, 16)
+    pieces = [network(ids[:, :4], documents[:, :4], cache)]
+    pieces += [network(ids[:, t : t + 1], documents[:, t : t + 1], cache) for t in range(4, 12)]
+    pieces += [network(ids[:, t : t + 1], None, cache) for t in range(12, 16)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_keeps_the_memory_that_it_began_with(network: MiniGPT, random_ids: RandomIds) -> None:
+    cache = network.new_cache(2, 24)
+    tensors = [*cache.keys, *cache.values, cache.documents]
+    places = [tensor.data_ptr() for tensor in tensors]
+    ids = random_ids(2, 24)
+    network(ids[:, :9], torch.tensor([[0] * 3 + [1] * 6, [1] * 9]), cache)
+    first = cache.keys[0][:, :, :9].clone()
+    for t in range(9, 24):
+        network(ids[:, t : t + 1], cache=cache)
+    assert [tensor.data_ptr() for tensor in (*cache.keys, *cache.values, cache.documents)] == places
+    assert torch.equal(cache.keys[0][:, :, :9], first)
+
+
 def test_a_full_cache_says_so(network: MiniGPT, random_ids: RandomIds) -> None:
     cache = network.new_cache(1, 4)
     network(random_ids(1, 4), cache=cache)

@@ -4,10 +4,8 @@ import bz2
 import contextlib
 import functools
 import hashlib
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +19,7 @@ from minillm.corpus.article import Article, sha256
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
 from minillm.errors import OutsideError, SettingError
+from minillm.parallel import batches, in_order
 from minillm.progress import open_tracked
 
 VERSION = 1  # raised when the same dump would yield other articles
@@ -80,7 +79,7 @@ class DumpSource:
             convert = functools.partial(_articles_of, dialect=dump.dialect, base=dump.base)
             pages = (page for page in dump.pages(counts) if page[0] not in held)
             try:
-                for kind in _in_order(convert, _batches(pages), self.processes):
+                for _, kind in in_order(convert, batches(pages, BATCH), self.processes):
                     if isinstance(kind, Article):
                         yield kind
                     else:
@@ -171,30 +170,3 @@ def _article_of(page: Page, dialect: Dialect, base: str) -> Kind:
     url = f"{base}/{quote(title.replace(' ', '_'), safe='/:(),')}"
     text = plain_text(source, dialect)
     return Article(page_id, title, text, revision_id, url, timestamp, LICENCE, sha256(source))
-
-
-def _in_order(
-    convert: Callable[[list[Page]], list[Kind]], batches: Iterator[list[Page]], processes: int
-) -> Iterator[Kind]:
-    """Yield what the pages of all batches become, in order; few batches are under way at a time: bounds the memory."""
-    if processes == 1:
-        for batch in batches:
-            yield from convert(batch)
-        return
-    under_way: deque[Future[list[Kind]]] = deque()
-    # Not forked: a copy of a process with threads may come to a standstill.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        try:
-            for batch in batches:
-                under_way.append(pool.submit(convert, batch))
-                if len(under_way) > 3 * processes:
-                    yield from under_way.popleft().result()
-            while under_way:
-                yield from under_way.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _batches(pages: Iterator[Page]) -> Iterator[list[Page]]:
-    while batch := list(islice(pages, BATCH)):
-        yield batch
