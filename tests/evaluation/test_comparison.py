@@ -131,3 +131,42 @@ def test_cells_of_any_kind_are_shown_as_they_are(evaluation: Evaluation, make_ru
     terminal = io.StringIO()
     comparison.show(Console(file=terminal))
     assert "<b>|[red]" in terminal.getvalue()
+
+
+def test_runs_that_differ_in_the_seed_alone_become_one_with_mean_and_spread(
+    evaluation: Evaluation, make_run: MakeRun, tmp_path: Path
+) -> None:
+    for name, dropout, seed, loss in ("a", 0.1, 0, 4.0), ("b", 0.1, 1, 4.4), ("c", 0.3, 0, 4.1), ("d", 0.5, 0, 4.9):
+        judged = with_figures(evaluation, loss, 0.25)
+        judged["trustworthy"] = name != "b"
+        make_run(name, judged, model__dropout=dropout, data__seed=seed)
+    comparison = compare([str(tmp_path)], ["test/accuracy"], "test/loss", over="data.seed")
+    assert comparison.header == ["run", "trustworthy", "model.dropout", "test/loss", "test/accuracy"]
+    assert comparison.rows("{:.3f}".format) == [
+        ["c", "yes", "0.3", "4.100", "0.250"],
+        ["a, b", "NO", "0.1", "4.200 ± 0.283", "0.250 ± 0.000"],
+        ["d", "yes", "0.5", "4.900", "0.250"],
+    ]
+    rows = list(csv.DictReader(io.StringIO(comparison.csv())))
+    assert [(row["test/loss"], row["test/loss ±"][:5]) for row in rows] == [("4.1", ""), ("4.2", "0.282"), ("4.9", "")]
+    with pytest.raises(
+        SettingError, match=r"over=data.source: is not what the runs differ in; that is model.dropout, data.seed"
+    ):
+        compare([str(tmp_path)], [], "test/loss", over="data.source")
+
+
+def test_a_run_that_was_not_evaluated_shows_what_its_training_logged(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("whole", data__seed=0)
+    pruned = make_run("pruned", data__seed=1)
+    (pruned / "pruned.txt").write_text("pruned after validation 1: val/loss 6.1000")
+    (pruned / "metrics.csv").write_text("epoch,step,val/loss\n0,9,6.2\n0,19,6.1\n")
+    comparison = compare([str(tmp_path)], ["test/accuracy"], "val/loss")
+    assert comparison.header == ["run", "trustworthy", "data.seed", "val/loss"]
+    assert comparison.rows(str) == [["whole", "not evaluated", "0", "5.5"], ["pruned", "pruned", "1", "6.1"]]
+
+
+def test_a_damaged_table_of_logged_figures_is_named(make_run: MakeRun, caplog: pytest.LogCaptureFixture) -> None:
+    (make_run("a", seed=0) / "metrics.csv").write_text("step,val/loss\n9,much\n")
+    compare([str(make_run("b", seed=1).parent)], [], "val/loss")
+    [message] = caplog.messages
+    assert "metrics.csv: damaged" in message

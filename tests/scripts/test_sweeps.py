@@ -1,9 +1,8 @@
 """Sweeps: side by side, as a search that is pruned and resumed, and those that come ready."""
 
 import csv
-import subprocess
+import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,13 @@ from minillm.checkpoint import read_checkpoint
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
-QUICK = ("evaluation=none", "~callbacks.bleu_evaluation", "~callbacks.text_samples", "~logger.tensorboard")
+QUICK = (
+    "evaluation=none",
+    "trainer.limit_train_batches=4",
+    "~callbacks.bleu_evaluation",
+    "~callbacks.text_samples",
+    "~logger.tensorboard",
+)
 SEARCH = (*QUICK, "hydra/sweeper=optuna", "trainer.max_epochs=2", "optimizer.lr=tag(log,interval(1e-5,1e-2))")
 PRUNED = ("hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.pruner.n_warmup_steps=0")
 
@@ -102,25 +107,27 @@ def test_a_failed_trial_is_shown_and_the_search_goes_on(sweep: Run) -> None:
     assert "error: model.num_heads=3: must divide embedding_dim=32" in ended.stderr
 
 
-def test_a_search_that_was_killed_goes_on_within_the_run(sweep: Run, tiny: tuple[str, ...]) -> None:
+def test_a_search_that_was_interrupted_goes_on_within_the_run(
+    sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "impatient.py").write_text(
+        "from pathlib import Path\n"
+        "from lightning import Callback\n"
+        "class User(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 7 and Path(trainer.default_root_dir).name == '1':\n"
+        "            raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "code")
     few = ("hydra.sweeper.n_trials=2", "callbacks.checkpointing.every_n_train_steps=3")
     arguments = (*SEARCH, "hydra/sweeper/pruner=none", *few)
-    command = [
-        sys.executable,
-        str(ROOT / "scripts/train.py"),
-        "--multirun",
-        *tiny,
-        *arguments,
-        "hydra.sweep.dir=killed",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline, last = time.monotonic() + 240, Path("killed/1/checkpoints/last.ckpt")
-    while process.poll() is None and not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert process.poll() is None, "the run was over before it could be killed"
-    process.kill()
-    process.wait()
-    assert read_checkpoint(last)["global_step"] < 20
+    handler = signal.getsignal(signal.SIGINT)
+    ended = sweep(*arguments, "+callbacks.user._target_=impatient.User", "hydra.sweep.dir=killed")
+    signal.signal(signal.SIGINT, handler)  # Lightning lets a second Ctrl-C do nothing
+    assert ended.status == 1
+    assert "the same command with hydra.sweep.dir=killed goes on from here" in ended.stderr
+    assert read_checkpoint("killed/1/checkpoints/last.ckpt")["global_step"] == 6  # of 8
     assert [trial.state for trial in trials("killed")] == [TrialState.COMPLETE, TrialState.RUNNING]
     for folder in "killed", "whole":
         ended = sweep(*arguments, f"hydra.sweep.dir={folder}")
