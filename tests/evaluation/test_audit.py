@@ -120,7 +120,7 @@ def test_a_copied_passage_is_caught_by_its_long_sequences() -> None:
 
 def test_a_network_that_has_its_text_by_heart_is_caught_by_memorization() -> None:
     few = texts()["train"][:20]
-    network = train(few, epochs=130)
+    network = train(few, epochs=170)
     assert subject(network=network).measured["train"].figures["loss"] > 3  # what it was not trained on
     result = audited(network, texts={**texts(), "train": few})
     assert failed(result) == ["memorization"]
