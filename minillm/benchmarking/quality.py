@@ -77,9 +77,9 @@ class QualityOverTime:
         return {"seconds": float(self.seconds), "curves": curves}
 
     def _steps_that_fit(self, session: Session, name: str) -> int:
-        seconds = self._run(session, name, self.calibration_steps, "seed=0")[1]
-        half = self.calibration_steps // 2
-        a_step = (seconds[self.calibration_steps] - seconds[half]) / (self.calibration_steps - half)
+        last, half = self.calibration_steps, self.calibration_steps // 2
+        middle, end = self._run(session, name, last, "seed=0", times_at=[half, last])[1]
+        a_step = (end - middle) / (last - half)
         return max(1, round(self.seconds / a_step))
 
     def _train(self, session: Session, name: str, seed: int, steps: int) -> LearningCurve:
@@ -93,30 +93,35 @@ class QualityOverTime:
             "save_top_k": -1,
         }
         overrides = [f"+callbacks.tests.{argument}={value}" for argument, value in kept.items()]
-        folder, seconds = self._run(session, name, every * self.tests, f"seed={seed}", *overrides)
         tested = [every * number for number in range(1, self.tests + 1)]
+        folder, seconds = self._run(session, name, tested[-1], f"seed={seed}", *overrides, times_at=tested)
         return {
             "seed": seed,
             "steps": tested,
-            "seconds": [seconds[step] for step in tested],
+            "seconds": seconds,
             "bits_per_byte": [_tested(folder / "tests" / f"{step}.ckpt", session) for step in tested],
         }
 
-    def _run(self, session: Session, name: str, steps: int, *overrides: str) -> tuple[Path, dict[int, float]]:
-        """Train in a process of its own; return its folder, and the seconds of training by step."""
+    def _run(
+        self, session: Session, name: str, steps: int, *overrides: str, times_at: Sequence[int]
+    ) -> tuple[Path, list[float]]:
+        """Train in a process of its own; return its folder, and the seconds of training at some steps."""
         folder = session.new_path("quality")
         command = [
             *(sys.executable, str(TRAIN), *self.common, *self.experiments[name], *overrides),
             *(f"hydra.run.dir={folder}", f"paths.data_dir={session.config.paths.data_dir}", "evaluation=none"),
             *("trainer.max_epochs=1000000", f"trainer.max_steps={steps}", "trainer.limit_val_batches=0"),
-            *("trainer.log_every_n_steps=1", "optimized_metric=train/loss"),
+            f"trainer.log_every_n_steps={min(10, *times_at)}",
         ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise OutsideError(f"{name}: {(result.stderr.strip() or result.stdout.strip()).splitlines()[-1]}")
         with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("train/seconds")]
-        return folder, {int(row["step"]) + 1: float(row["train/seconds"]) for row in rows}
+        logged = [int(row["step"]) + 1 for row in rows], [float(row["train/seconds"]) for row in rows]
+        # Between two logged steps time passes evenly; behind the last one as fast as on the whole.
+        whole = logged[1][-1] / logged[0][-1]
+        return folder, [float(np.interp(step, *logged)) + max(0, step - logged[0][-1]) * whole for step in times_at]
 
     def show(self, figures: Quality, console: Console) -> None:
         """Show the figures of each test, and the time of the last."""

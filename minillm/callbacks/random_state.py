@@ -26,4 +26,8 @@ class RandomState(L.Callback):
         """Seed the generators of the processor and of the GPU."""
         number = trainer.fit_loop.epoch_loop.total_batch_idx
         digest = hashlib.sha256(f"{self.seed} {number} {trainer.global_rank}".encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+        seed = int.from_bytes(digest[:8], "big", signed=True)
+        if pl_module.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # that of the processor alone, in a tenth of the time
+        else:
+            torch.manual_seed(seed)

@@ -40,6 +40,10 @@ class HeadedNetwork(Protocol):
         """Return (B, T, D); times the head's weight they are the logits."""
 
 
+# Where what is logged belongs to one step.
+STEP_HOOKS = frozenset(("on_train_batch_start", "training_step", "on_before_optimizer_step", "on_train_batch_end"))
+
+
 class TrainingModule(L.LightningModule):
     """Next-token training of a network, and its figures on validation and test.
 
@@ -120,6 +124,17 @@ class TrainingModule(L.LightningModule):
             raise SettingError("training.compile", "on", f"needs {missing}; off would do")
         if self.compile_mode == "on" or (self.compile_mode == "auto" and self.device.type == "cuda" and not missing):
             self._hidden_or_logits = torch.compile(self._hidden_or_logits)
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Log a figure; of a step that no logger takes (``log_every_n_steps``) nothing is kept.
+
+        Lightning's bookkeeping of a step's figures would cost two per cent of a small network's step.
+        """
+        trainer = self._trainer
+        in_step = self._current_fx_name in STEP_HOOKS
+        if trainer and trainer.training and in_step and not trainer._logger_connector.should_update_logs:
+            return
+        super().log(name, *args, **kwargs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the smoothed loss of a batch; log it and the plain one."""

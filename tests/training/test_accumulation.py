@@ -72,6 +72,7 @@ def fit(data: TextDataModule, tmp_path: Path) -> Callable[..., tuple[TrainingMod
             precision="32-true",
             callbacks=[RandomState(0), GradientClipping(max_norm), Throughput(), *callbacks, recorder],
             logger=False,
+            log_every_n_steps=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -149,7 +150,7 @@ def test_the_speed_is_logged_once_a_step_and_counts_all_its_tokens(
         original(self, name, value, *args, **kwargs)
 
     monkeypatch.setattr(TrainingModule, "log", log)
-    fit(rows(data, 8, 64), max_epochs=1, accumulate_grad_batches=4, log_every_n_steps=1)
+    fit(rows(data, 8, 64), max_epochs=1, accumulate_grad_batches=4)
     assert logged == [4 * 8 * 64, 4 * 8 * 64]  # tokens of a step, a tick of the clock each
 
 

@@ -74,6 +74,7 @@ def losses(
         max_steps=STEPS,
         callbacks=[RandomState(seed), GradientClipping(1.0), recorder],
         logger=False,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

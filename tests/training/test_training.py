@@ -79,6 +79,7 @@ def train(module: TrainingModule, data: TextDataModule, folder: Path, **options:
         precision="32-true",
         callbacks=[RandomState(0), GradientClipping(1.0), TextSamples(["La"], max_new_tokens=2), recorder],
         logger=False,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
