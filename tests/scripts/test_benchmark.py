@@ -120,3 +120,42 @@ def test_a_setting_that_cannot_work_is_named_before_anything_is_measured(
     assert ended.stderr.startswith(f"error: {says}")
     assert len(ended.stderr.splitlines()) == 1
     assert not list(Path().rglob("benchmark.*"))
+
+
+def quality(*overrides: str) -> tuple[str, ...]:
+    return ("parts=[quality]", "benchmark=quick", "~benchmark.quality.experiments.baseline_gpt2", *overrides)
+
+
+def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run) -> None:
+    small = (
+        '"tokenizer=bpe","data.num_articles=60","data.vocab_size=400","data.max_length=32","model.embedding_dim=32",'
+        '"model.num_layers=1","trainer.accelerator=cpu","trainer.precision=32-true","optimizer.lr=0.01"'
+    )
+    rows = (f"benchmark.quality.common=[{small}]", 'benchmark.quality.experiments.modern=["data.batching=packed"]')
+    ended = run_script("benchmark", *quality(*rows), "hydra.run.dir=run")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))["parts"]["quality"]
+    typeguard.check_type(found, schema.Quality)
+    [curve] = found["curves"]["modern"]
+    half, whole = curve["steps"]
+    assert whole == 2 * half
+    assert 0 < curve["seconds"][0] < curve["seconds"][1] < 10 * found["seconds"]
+    # It learns, and in so short a time not much: a uniform guess costs log2(400) bits a token, of a few bytes each.
+    assert 8 > curve["bits_per_byte"][0] > curve["bits_per_byte"][1] > 1
+    assert "modern" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("benchmark.quality.seconds=0", "benchmark.quality.seconds=0: must be over 0, such as 180"),
+        ("benchmark.quality.tests=0", "benchmark.quality.tests=0: must be at least 1, such as 4"),
+        ("benchmark.quality.seeds=[]", "benchmark.quality.seeds=[]: must name at least one, such as [0]"),
+        ('benchmark.quality.common=["model=nope"]', "modern: error: In 'train': Could not find 'model/nope'"),
+    ],
+)
+def test_quality_refuses_what_cannot_be_trained(run_script: Run, override: str, line: str) -> None:
+    ended = run_script("benchmark", *quality(override), "hydra.run.dir=run")
+    assert ended.status != 0
+    assert line in ended.stderr
+    assert "Traceback" not in ended.stderr
