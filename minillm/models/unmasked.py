@@ -19,7 +19,7 @@ class UnmaskedSelfAttention(CausalSelfAttention):
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim); of ``mask`` only what parts documents is kept."""
         if mask is None:
-            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=x.device)
+            mask = torch.ones(1, 1, x.size(1), x.size(1), dtype=torch.bool, device=x.device)
         elif mask.size(-1) == mask.size(-2):  # else it is the newest token's row: nothing comes after it
             mask = mask | mask.mT
         return super().forward(x, mask, cache, layer)
