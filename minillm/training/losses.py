@@ -50,9 +50,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_
     """Return what `cross_entropy` returns for the logits ``hidden @ weight.T``, which are never held all at once.
 
     The logits are made, used and left a chunk of rows at a time, and so is their gradient: each chunk's softmax is
-    multiplied with the weight and with the hidden states on the way, so that backward has only to scale (Wijmans et al.
-    2024 keep no logits either, but compute them twice). What label smoothing adds to the gradient is the same for each
-    row, -smoothing times the mean weight, and for each entry of the vocabulary; it costs no pass over the logits.
+    multiplied with the weight and with the hidden states on the way, so that backward has only to scale (as in Hsu et
+    al. 2024, "Liger Kernel"). What label smoothing adds to the gradient is the same for each row, -smoothing times the
+    mean weight, and for each entry of the vocabulary; it costs no pass over the logits.
 
     Under autocast the matrix products and the softmax are in its type, as for a linear head; sums and losses are in
     float32 or finer.
