@@ -1,7 +1,7 @@
 """Augmentation: the training split a little different each epoch; validation and test never."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from minillm.data.batching import Batch, Documents, PackedRows, Windows
 from minillm.data.encoded import EncodedSplit
 from minillm.errors import SettingError
+from minillm.parallel import batches
 from minillm.tokenization import BOS, EOS, UNK, BPETokenizer, Tokenizer
 from minillm.tokenization.bpe_dropout import BPEDropout
 
@@ -124,12 +125,15 @@ class Augmented(Dataset[Batch]):
         random = np.random.default_rng((self.seed, epoch, TEXT))
         ids: list[NDArray[np.int32]] = []
         unknown_bytes: list[int] = []
-        for texts in batched(self.texts, batch_size):
+        dropout = None
+        if self.augmentation.bpe_dropout > 0:
+            assert isinstance(self.tokenizer, BPETokenizer)
+            dropout = BPEDropout(self.tokenizer, self.augmentation.bpe_dropout)
+        for texts in batches(self.texts, batch_size):
             if self.augmentation.sentence_reordering > 0:
                 texts = [reordered(text, self.augmentation.sentence_reordering, random) for text in texts]
-            if self.augmentation.bpe_dropout > 0:
-                assert isinstance(self.tokenizer, BPETokenizer)
-                ids += BPEDropout(self.tokenizer, self.augmentation.bpe_dropout).encode_batch(texts, random)
+            if dropout:
+                ids += dropout.encode_batch(texts, random)
                 unknown_bytes += [0] * len(texts)
             else:
                 encoded = self.tokenizer.encode_batch(texts)
@@ -164,12 +168,6 @@ class EpochDocuments:
 
     def __getitem__(self, index: int) -> NDArray[np.int32]:
         return self._tokens[self._begins[index] : self._begins[index] + self.lengths[index]]
-
-
-def batched(texts: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Yield the texts, ``size`` at a time."""
-    for start in range(0, len(texts), size):
-        yield list(texts[start : start + size])
 
 
 def reordered(text: str, probability: float, random: np.random.Generator) -> str:

@@ -15,6 +15,7 @@ from minillm.errors import SettingError
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.minigpt import Block
+from minillm.models.sizes import check_sizes
 
 
 class GPT2(nn.Module):
@@ -43,10 +44,7 @@ class GPT2(nn.Module):
         dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
-        sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
-        for name, size in sizes.items():
-            if size < 1:
-                raise SettingError(name, size, "must be at least 1")
+        check_sizes(embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
         if embedding_dim % num_heads:
             raise SettingError("num_heads", num_heads, f"must divide embedding_dim={embedding_dim}")
         rates = dropout_rates(dropout)

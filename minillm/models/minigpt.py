@@ -19,6 +19,7 @@ from minillm.errors import SettingError
 from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
+from minillm.models.sizes import check_sizes
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -97,10 +98,7 @@ class MiniGPT(nn.Module):
         dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
-        sizes = {"embedding_dim": embedding_dim, "num_layers": num_layers, "num_heads": num_heads}
-        for name, size in sizes.items():
-            if size < 1:
-                raise SettingError(name, size, "must be at least 1")
+        check_sizes(embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
         if embedding_dim % 2:
             raise SettingError("embedding_dim", embedding_dim, f"must be even, such as {embedding_dim + 1}")
         if embedding_dim % num_heads:

@@ -22,6 +22,7 @@ from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.normalization import RMSNorm
+from minillm.models.sizes import check_sizes
 
 
 def rotary_angles(places: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -179,17 +180,14 @@ class MiniGPTModern(nn.Module):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         feedforward_dim = math.ceil(8 * embedding_dim / 3 / 64) * 64 if feedforward_dim is None else feedforward_dim
-        sizes = {
-            "embedding_dim": embedding_dim,
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "num_kv_heads": num_kv_heads,
-            "head_dim": head_dim,
-            "feedforward_dim": feedforward_dim,
-        }
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise SettingError(name, size, "must be at least 1")
+        check_sizes(
+            embedding_dim=embedding_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            feedforward_dim=feedforward_dim,
+        )
         if head_dim is None and embedding_dim % num_heads:
             advice = f"must divide embedding_dim={embedding_dim}, or head_dim must be set"
             raise SettingError("num_heads", num_heads, advice)
