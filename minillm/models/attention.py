@@ -8,12 +8,15 @@ from torch.nn import functional as F
 
 from minillm.models.dropout import Dropout
 
+MANY = 64  # matrices of keys
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
     """Return softmax(Q K^T / sqrt(D)) V with dropout on the weights (Vaswani et al. 2017).
 
     On the processor, training takes batched matrix products: PyTorch's kernel needs two to four times as long there,
-    with dropout and without. Everything else goes to PyTorch's kernel.
+    with dropout and without. So does the newest token of many cached rows, whose keys and values come from memory. All
+    else goes to PyTorch's kernel.
 
     Args:
         query: (B, H, T, D).
@@ -27,12 +30,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dr
     """
     batch, heads, length, dim = query.shape
     groups = key.size(1)
-    if query.device.type != "cpu" or not dropout.training:
+    newest_of_many = length == 1 and batch * groups >= MANY
+    if query.device.type != "cpu" or not (dropout.training or newest_of_many):
         p = dropout.p if dropout.training else 0.0
         causal, shared = mask is None and length > 1, groups < heads
         return F.scaled_dot_product_attention(query, key, value, mask, p, is_causal=causal, enable_gqa=shared)
     if mask is None:
-        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        mask = torch.ones(length, key.size(2), dtype=torch.bool).tril(key.size(2) - length)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -math.inf)
     # The heads that share keys are rows of one matrix.

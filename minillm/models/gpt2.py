@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from minillm.errors import SettingError
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
+from minillm.models.linear import Linear
 from minillm.models.minigpt import Block
 from minillm.models.sizes import check_sizes
 
@@ -54,7 +55,7 @@ class GPT2(nn.Module):
         self.dropout = Dropout(rates.embedding)
         self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates, gelu="tanh") for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
-        self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
+        self.head = Linear(embedding_dim, vocab_size, bias=False)
         self.head.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:

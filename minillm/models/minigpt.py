@@ -19,6 +19,7 @@ from minillm.errors import SettingError
 from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
+from minillm.models.linear import Linear
 from minillm.models.sizes import check_sizes
 
 
@@ -40,8 +41,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = Dropout(dropout)
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.projection = nn.Linear(dim, dim)
+        self.query_key_value = Linear(dim, 3 * dim)
+        self.projection = Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim); ``mask`` (B, 1, T, S): true where a token may look, None: plain causal."""
@@ -62,7 +63,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(dim, num_heads, dropout.attention)
         self.feedforward_norm = nn.LayerNorm(dim)
         activation = nn.Sequential(nn.GELU(gelu), Dropout(dropout.feedforward))
-        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), activation, nn.Linear(4 * dim, dim))
+        self.feedforward = nn.Sequential(Linear(dim, 4 * dim), activation, Linear(4 * dim, dim))
         self.dropout = Dropout(dropout.residual)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
@@ -113,7 +114,7 @@ class MiniGPT(nn.Module):
         self.dropout = Dropout(rates.embedding)
         self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
-        self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
+        self.head = Linear(embedding_dim, vocab_size, bias=False)
         # Not in the checkpoint: it is a formula, and it grows when a longer input comes.
         self.register_buffer("positions", sinusoidal_positions(max_length, embedding_dim), persistent=False)
         self.positions: Tensor

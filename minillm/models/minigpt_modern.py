@@ -21,6 +21,7 @@ from minillm.errors import SettingError
 from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
+from minillm.models.linear import Linear, linear
 from minillm.models.normalization import RMSNorm
 from minillm.models.sizes import check_sizes
 
@@ -44,18 +45,18 @@ def rotary_angles(places: Tensor, dim: int, theta: float) -> tuple[Tensor, Tenso
     return torch.cat((angle.cos(), angle.cos()), dim=-1), torch.cat((-angle.sin(), angle.sin()), dim=-1)
 
 
-def normed_linear(x: Tensor, norm: RMSNorm, *linears: nn.Linear) -> Tensor:
+def normed_linear(x: Tensor, norm: RMSNorm, *layers: Linear) -> Tensor:
     """Return what several linear layers make of the normalized x, side by side: one product and no pass for the norm.
 
     Args:
         x: (..., dim).
         norm: its weight scales the columns of the matrices, unless there are fewer vectors than rows to scale.
-        linears: without biases.
+        layers: without biases.
     """
-    if x.shape[:-1].numel() < sum(linear.out_features for linear in linears):
+    if x.shape[:-1].numel() < sum(layer.out_features for layer in layers):
         x = norm(x)
-        return torch.cat([linear(x) for linear in linears], dim=-1)
-    return F.linear(norm.normalize(x), torch.cat([linear.weight for linear in linears]) * norm.weight)
+        return torch.cat([layer(x) for layer in layers], dim=-1)
+    return linear(norm.normalize(x), torch.cat([layer.weight for layer in layers]) * norm.weight)
 
 
 class GroupedQueryAttention(nn.Module):
@@ -65,12 +66,12 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.norm = RMSNorm(dim)
-        self.query = nn.Linear(dim, num_heads * head_dim, bias=False)
-        self.key = nn.Linear(dim, num_kv_heads * head_dim, bias=False)
-        self.value = nn.Linear(dim, num_kv_heads * head_dim, bias=False)
+        self.query = Linear(dim, num_heads * head_dim, bias=False)
+        self.key = Linear(dim, num_kv_heads * head_dim, bias=False)
+        self.value = Linear(dim, num_kv_heads * head_dim, bias=False)
         self.query_norm = RMSNorm(head_dim)
         self.key_norm = RMSNorm(head_dim)
-        self.projection = nn.Linear(num_heads * head_dim, dim, bias=False)
+        self.projection = Linear(num_heads * head_dim, dim, bias=False)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -116,9 +117,9 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
         self.norm = RMSNorm(dim)
-        self.gate = nn.Linear(dim, hidden_dim, bias=False)
-        self.up = nn.Linear(dim, hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        self.gate = Linear(dim, hidden_dim, bias=False)
+        self.up = Linear(dim, hidden_dim, bias=False)
+        self.down = Linear(hidden_dim, dim, bias=False)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ class MiniGPTModern(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = RMSNorm(embedding_dim)
-        self.head = nn.Linear(embedding_dim, vocab_size, bias=False)
+        self.head = Linear(embedding_dim, vocab_size, bias=False)
         if tie_head:
             self.head.weight = self.embedding.weight
         self._initialize()

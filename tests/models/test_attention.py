@@ -53,3 +53,15 @@ def test_dropout_takes_weights_away_and_keeps_the_mean() -> None:
     exact = F.scaled_dot_product_attention(query, key, value, is_causal=True)
     assert not mean.equal(exact)
     torch.testing.assert_close(mean, exact, rtol=0, atol=0.12)  # four standard errors of the widest
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_newest_token_of_many_rows_looks_at_what_it_may(masked: bool, kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(40, 4, 1, 8, dtype=torch.float64, generator=generator)
+    key, value = torch.randn(2, 40, kv_heads, 9, 8, dtype=torch.float64, generator=generator)
+    mask = (torch.arange(9) >= torch.randint(9, (40, 1), generator=generator))[:, None, None] if masked else None
+    found = attention(query, key, value, mask, Dropout(0.3).eval())
+    exact = F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
