@@ -180,6 +180,11 @@ class TrainingBatches(Sampler[list[int]]):
         self.epoch = 0
         self.start = 0  # how many of its batches an iteration leaves out: they were seen before a resume
 
+    @property
+    def sampler(self) -> "TrainingBatches":
+        """Itself: Lightning tells the epoch to the ``sampler`` of a batch sampler, and not to the batch sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration has."""
         self.epoch = epoch

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from minillm.callbacks import GradientClipping, RandomState, TextSamples
 from minillm.corpus import Cleaner, DuplicateFilter, QualityFilter
-from minillm.data import TextDataModule
+from minillm.data import Augmentation, Curriculum, TextDataModule
 from minillm.errors import SettingError
 from minillm.models import MiniGPT
 from minillm.training import TrainingModule, build_trainer, seed_everything, warmup_schedule
@@ -107,6 +109,58 @@ def raw_data(make_data: Callable[..., TextDataModule]) -> TextDataModule:
 
 def test_the_losses_of_the_first_20_steps_are_the_golden_ones(raw_data: TextDataModule, tmp_path: Path) -> None:
     assert train(a_module(raw_data), raw_data, tmp_path, max_steps=20).losses == pytest.approx(GOLDEN, rel=1e-3)
+
+
+class SeenBatches(L.Callback):
+    """Keeps what each epoch trained on."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, list[Tensor]] = {}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Tensor], batch_idx: int
+    ) -> None:
+        self.epochs.setdefault(trainer.current_epoch, []).append(batch["inputs"].clone())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"batching": "packed"},
+        {"batching": "packed", "augmentation": Augmentation(word_dropout=0.2)},
+        {"curriculum": Curriculum(by="difficulty", warmup=0.5)},
+    ],
+    ids=["dynamic", "packed", "augmented", "curriculum"],
+)
+def test_each_epoch_of_the_trainer_has_batches_of_its_own(
+    make_data: Callable[..., TextDataModule], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    data = make_data(**settings)
+    seen = SeenBatches()
+    trainer = build_trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        limit_val_batches=0,
+        callbacks=[seen],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    data.prepare_data()
+    data.setup()
+    trainer.fit(a_module(data, layers=1), data)
+    assert list(seen.epochs) == [0, 1, 2]
+    for first, second in combinations(seen.epochs.values(), 2):
+        assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    loader = data.train_dataloader()
+    for epoch, batches in seen.epochs.items():
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        expected = [batch["inputs"] for batch in loader]
+        assert len(batches) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(batches, expected, strict=True))
 
 
 def test_three_steps_are_those_of_a_loop_without_lightning(data: TextDataModule, tmp_path: Path) -> None:
