@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# PyTorch sends float32 products to MKL, which leaves half of the speed of other makers' processors unused; its own
-# oneDNN does not, and is as fast elsewhere. Only the operation behind torch.compile reaches it in float32.
+# PyTorch sends float32 products to MKL, which leaves half of the speed of an AMD processor with AVX-512 unused; oneDNN,
+# which comes with PyTorch too, does not. Only the operation behind torch.compile reaches it in float32.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
