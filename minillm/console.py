@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from minillm.corpus import ATTRIBUTION, LOCK
+from minillm.evaluation.results import sample_sentences
 from minillm.evaluation.schema import Evaluation, Finding
 
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
@@ -130,6 +131,8 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
             f"perplexity of a {model} model", *(f"{rows[split]:,.1f}" if split in rows else "" for split in splits)
         )
     console.print(table)
+    for sentence in sample_sentences(evaluation["data"]):
+        console.print(sentence, highlight=False, soft_wrap=True)
     other_text = evaluation["data"]["other_text"]
     if other_text is not None:
         told = f"The test split is other text than the run's own: {other_text}, in the checkpoint's vocabulary."

@@ -1,5 +1,6 @@
 """A trained model in the hand: load it, let it write, let it score."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, Tokenizer, load_tokenizer
 from minillm.training.metrics import LanguageModelling
+from minillm.training.predictions import predict
 
 
 class LanguageModel:
@@ -177,7 +179,7 @@ class LanguageModel:
         with torch.inference_mode():
             for batch in evaluation_loader(windows, EvaluationBatches(windows.lengths, batch_size)):
                 on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
-                metric.update(self.network(on_device["inputs"]), on_device)
+                metric.update(predict(self.network(on_device["inputs"]), on_device["targets"]), on_device)
         figures = {name: value.item() for name, value in metric.compute().items()}
         return {
             "nats": metric.nats.item(),
@@ -189,7 +191,7 @@ class LanguageModel:
 
 
 class EncodedTexts:
-    """Texts in memory, encoded, as `minillm.data.batching.Documents`.
+    """Texts in memory, encoded, as `minillm.data.subset.IdentifiedDocuments`; a text's identity is its hash.
 
     Args:
         texts: one a document.
@@ -204,6 +206,8 @@ class EncodedTexts:
             raise ValueError("there is no text to score")
         encoded = tokenizer.encode_batch(texts)
         self.documents = [np.array([BOS, *document.ids, EOS]) for document in encoded]
+        digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+        self.page_ids = np.array([int.from_bytes(digest[:8], "big", signed=True) for digest in digests])
         self.lengths = np.array([len(document) for document in self.documents])
         self.bytes = np.array([len(text.encode("utf-8")) for text in texts])
         self.unknown_bytes = np.array([document.unknown_bytes for document in encoded])

@@ -128,9 +128,22 @@ def shingles(words: list[str], length: int) -> np.ndarray:
         words: the text's words.
         length: words in a run.
     """
-    hashes = np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
-    length = min(length, len(words))
-    runs = np.zeros(len(words) - length + 1, dtype=np.uint64)
+    return np.unique(runs(word_hashes(words), min(length, len(words))))
+
+
+def word_hashes(words: list[str]) -> np.ndarray:
+    """Return (N,) uint64: a 32-bit hash of each word."""
+    return np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
+
+
+def runs(hashes: np.ndarray, length: int) -> np.ndarray:
+    """Return (N - length + 1,) uint64: a 32-bit hash of each run of so many words; none where there are fewer.
+
+    Args:
+        hashes: (N,) those of the words.
+        length: words in a run.
+    """
+    result = np.zeros(max(0, len(hashes) - length + 1), dtype=np.uint64)
     for start in range(length):  # a polynomial hash, modulo 2^64
-        runs = (runs + hashes[start : start + len(runs)]) * np.uint64(0x9E3779B97F4A7C15)
-    return np.unique(runs >> np.uint64(32))
+        result = (result + hashes[start : start + len(result)]) * np.uint64(0x9E3779B97F4A7C15)
+    return result >> np.uint64(32)

@@ -26,6 +26,7 @@ from minillm.data.batching import (
 )
 from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
 from minillm.data.encoded import EncodedSplit, write_split
+from minillm.data.subset import bounded
 from minillm.errors import SettingError
 from minillm.files import written_whole
 from minillm.parallel import cores
@@ -60,6 +61,9 @@ class TextDataModule(L.LightningDataModule):
         batching: how training batches are filled: ``dynamic`` (windows) or ``packed``.
         data_dir: folder of the caches.
         seed: with the epoch it decides the order of the batches, and what augmentation and curriculum draw.
+        max_val_tokens: tokens of the validation split that a validation is over: the articles with the smallest hashes,
+            see `minillm.data.subset`; None: all.
+        max_test_tokens: the same for the test split.
         augmentation: what is changed in the training split, anew each epoch; None: nothing.
         curriculum: what training begins with; None: everything.
 
@@ -84,6 +88,8 @@ class TextDataModule(L.LightningDataModule):
         batching: Literal["dynamic", "packed"] = "dynamic",
         data_dir: str | Path = "outputs/data",
         seed: int = 0,
+        max_val_tokens: int | None = 500_000,
+        max_test_tokens: int | None = 2_000_000,
         augmentation: Augmentation | None = None,
         curriculum: Curriculum | None = None,
     ) -> None:
@@ -97,6 +103,9 @@ class TextDataModule(L.LightningDataModule):
             raise SettingError("num_workers", num_workers, "must be at least 0")
         if batching not in ("dynamic", "packed"):
             raise SettingError("batching", batching, "must be dynamic or packed")
+        for name, tokens in ("max_val_tokens", max_val_tokens), ("max_test_tokens", max_test_tokens):
+            if tokens is not None and tokens < 1:
+                raise SettingError(name, tokens, "must be at least 1, such as 500000, or null for the whole split")
         augmentation = augmentation or Augmentation()
         if augmentation.bpe_dropout > 0 and not isinstance(tokenizer, BPETokenizer):
             advice = f"tokenizer={tokenizer.kind} has no merges to leave out; use tokenizer=bpe"
@@ -117,6 +126,7 @@ class TextDataModule(L.LightningDataModule):
         self.vocab_size, self.max_length = vocab_size, max_length
         self.batch_size, self.num_workers = batch_size, min(num_workers, spare_cores())
         self.batching, self.data_dir, self.seed = batching, Path(data_dir), seed
+        self.max_val_tokens, self.max_test_tokens = max_val_tokens, max_test_tokens
         self.augmentation, self.curriculum = augmentation, curriculum or Curriculum()
         self.tokenizer: Tokenizer
         self.manifest: dict[str, Any]
@@ -220,15 +230,15 @@ class TextDataModule(L.LightningDataModule):
         self._train_loader_state = state_dict["train_loader"]
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the validation split in windows, each token once."""
-        return self._evaluation_dataloader("val")
+        """Return the validation split, up to ``max_val_tokens`` of it, in windows, each token once."""
+        return self._evaluation_dataloader("val", self.max_val_tokens)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the test split in windows, each token once."""
-        return self._evaluation_dataloader("test")
+        """Return the test split, up to ``max_test_tokens`` of it, in windows, each token once."""
+        return self._evaluation_dataloader("test", self.max_test_tokens)
 
-    def _evaluation_dataloader(self, name: str) -> DataLoader[Batch]:
-        dataset = Windows(self.splits[name], self.max_length)
+    def _evaluation_dataloader(self, name: str, max_tokens: int | None) -> DataLoader[Batch]:
+        dataset = Windows(bounded(self.splits[name], max_tokens), self.max_length)
         batches = EvaluationBatches(dataset.lengths, self.batch_size, *self._share())
         return evaluation_loader(dataset, batches, **self._loader_options())
 

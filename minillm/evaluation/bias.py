@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from minillm.evaluation.schema import BucketAccuracy, CalibrationBin, TokenShare, UnigramCurves
 from minillm.tokenization import PAD, UNK
+from minillm.training.predictions import Predictions
 
 BINS = 15
 SHOWN = 10  # tokens listed as over- and as underpredicted
@@ -98,22 +99,21 @@ class TokenCounts(Metric):
         self.add_state("bin_confidence", torch.zeros(BINS, dtype=real), dist_reduce_fx="sum")
         self.differences = PredictionBias()
 
-    def update(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> None:
+    def update(self, predictions: Predictions, inputs: Tensor) -> None:
         """Add a batch.
 
         Args:
-            logits: (B, T, V).
+            predictions: of the batch's targets, with their distribution.
             inputs: (B, T).
-            targets: (B, T), [PAD] where there is none.
         """
-        is_target = targets != PAD
-        inputs, targets = inputs[is_target], targets[is_target]
-        probabilities = logits[is_target].float().softmax(dim=-1)
-        confidence, guess = probabilities.max(dim=-1)
+        assert predictions.distribution is not None
+        self.predicted += predictions.distribution
+        counted = predictions.counted
+        inputs, targets = inputs[counted], predictions.targets[counted]
+        guess, confidence = predictions.guesses[counted], predictions.confidences[counted]
         hit = guess == targets
         self.differences.update(guess, targets)
         vocab_size = len(self.targets)
-        self.predicted += probabilities.sum(dim=0, dtype=torch.float64)
         self.targets += targets.bincount(minlength=vocab_size)
         self.correct += targets[hit].bincount(minlength=vocab_size)
         known = inputs != UNK

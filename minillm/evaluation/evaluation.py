@@ -46,6 +46,10 @@ class Evaluator:
         max_articles: test articles continued for BLEU, the first ones: bounds the time. None: all.
         latency_runs: timed runs of each kind.
         batch_size: windows at once.
+        max_tokens: tokens of each split that figures are over at most: the articles with the smallest hashes of their
+            identity, see `minillm.data.subset`. Of val and test no more than the run's own ``data.max_val_tokens`` and
+            ``data.max_test_tokens``, so that the figures are over what training measured. None: all.
+        baseline_tokens: training tokens that the n-gram models count at most, chosen in the same way; None: all.
 
     Raises:
         SettingError: a value outside its range.
@@ -59,12 +63,15 @@ class Evaluator:
     max_articles: int | None = 256
     latency_runs: int = 100
     batch_size: int = 32
+    max_tokens: int | None = 2_000_000
+    baseline_tokens: int | None = 20_000_000
 
     def __post_init__(self) -> None:
-        for name, least in ("max_articles", 1), ("latency_runs", 1), ("batch_size", 1), ("max_new_tokens", 1):
+        counts = ("max_articles", "latency_runs", "batch_size", "max_new_tokens", "max_tokens", "baseline_tokens")
+        for name in counts:
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingError(name, value, f"must be at least {least}")
+            if value is not None and value < 1:
+                raise SettingError(name, value, "must be at least 1")
 
     def __call__(
         self,
@@ -110,6 +117,8 @@ class Evaluator:
             loaders or {},
             reported,
             self.batch_size,
+            self._max_tokens(model, splits),
+            self.baseline_tokens,
         )
         measured = subject.measured
         figures = {name: split.figures for name, split in measured.items()}
@@ -123,10 +132,15 @@ class Evaluator:
             "config": model.config,
             "data": {
                 "articles": {name: len(split.documents) for name, split in splits.items()},
-                "tokens": {name: split.figures["tokens"] for name, split in measured.items()},
+                "tokens": {name: tokens_of(split) for name, split in splits.items()},
                 "bytes": {name: int(split.documents.bytes.sum()) for name, split in splits.items()},
                 "unk_rate": {name: float(frequency[UNK] / frequency.sum()) for name, frequency in frequencies.items()},
                 "other_text": other_text,
+                "samples": {
+                    name: {"articles": len(sample.documents), "tokens": tokens_of(sample)}
+                    for name, sample in subject.samples.items()
+                    if sample is not splits[name]
+                },
             },
             "splits": figures,
             "overfitting": {
@@ -145,7 +159,7 @@ class Evaluator:
                     ),
                 },
             ),
-            "text": self._text(model, splits["test"]),
+            "text": self._text(model, subject.samples["test"]),
             "latency": latency(model.network, len(model.tokenizer), model.max_length, model.device, self.latency_runs),
             "memory": memory(model.network, model.device),
             "audit": cast(Any, findings),
@@ -162,6 +176,12 @@ class Evaluator:
         }
         evaluation["seconds"] = time.perf_counter() - start
         return _shared(evaluation)
+
+    def _max_tokens(self, model: LanguageModel, splits: Mapping[str, Split]) -> dict[str, int | None]:
+        """Return how many tokens of each split are measured at most."""
+        data = model.config.get("data") or {}
+        bounds = {name: [self.max_tokens, data.get(f"max_{name}_tokens")] for name in splits}
+        return {name: min((bound for bound in each if bound), default=None) for name, each in bounds.items()}
 
     def _text(self, model: LanguageModel, test: Split) -> Text:
         prompts, references = continuation_pairs(islice(test.texts, self.max_articles))
@@ -190,6 +210,11 @@ def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
     except OSError as error:
         raise OutsideError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path
+
+
+def tokens_of(split: Split) -> int:
+    """Return the tokens to predict: all but each document's [BOS]."""
+    return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
 
 
 def _histogram(splits: Mapping[str, Split]) -> LengthHistogram:

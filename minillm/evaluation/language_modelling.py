@@ -10,6 +10,7 @@ from minillm.data.batching import Documents, EvaluationBatches, Windows, evaluat
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.schema import SplitFigures
 from minillm.training.metrics import LanguageModelling
+from minillm.training.predictions import predict
 
 
 class Measured(NamedTuple):
@@ -51,9 +52,10 @@ def measure(
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(torch.device(device).type, enabled=False):
             logits = network(batch["inputs"])
-        modelling.update(logits, batch)
+        predictions = predict(logits, batch["targets"], with_distribution=counts is not None)
+        modelling.update(predictions, batch)
         if counts is not None:
-            counts.update(logits, batch["inputs"], batch["targets"])
+            counts.update(predictions, batch["inputs"])
     figures = {name: value.item() for name, value in modelling.compute().items()}
     tokens = int(windows.lengths.sum())
     return Measured(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minillm.errors import OutsideError
-from minillm.evaluation.schema import SCHEMA, Evaluation
+from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation
 
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
@@ -52,6 +52,15 @@ def logged_figures(run: Path) -> dict[str, float]:
             best = max(splits, key=order)
             chosen |= {name: float(value) for name, value in best.items() if name.startswith(f"{split}/") and value}
     return chosen
+
+
+def sample_sentences(data: DataSize) -> list[str]:
+    """Return a sentence for each split whose figures are over a sample: of how much it is one."""
+    return [
+        f"The {name} figures are over a sample: {sample['articles']:,} of {data['articles'][name]:,} articles, "
+        f"{sample['tokens']:,} of {data['tokens'][name]:,} tokens."
+        for name, sample in data["samples"].items()
+    ]
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:

@@ -10,6 +10,13 @@ SCHEMA = 1
 SplitName = Literal["train", "val", "test"]
 
 
+class SampleSize(TypedDict):
+    """The articles with the smallest hashes of their identity, see `minillm.data.subset`."""
+
+    articles: int
+    tokens: int
+
+
 class DataSize(TypedDict):
     """How much text each split has; and whose text it is."""
 
@@ -21,6 +28,8 @@ class DataSize(TypedDict):
     """UTF-8 bytes of the cleaned text."""
     unk_rate: dict[str, float]
     """Share of [UNK] among the targets."""
+    samples: dict[str, SampleSize]
+    """What the figures of a split are over, by split, where that is not the whole of it."""
     other_text: str | None
     """Where the test split came from, when it is other text than the run's own; None: the run's own test split."""
 

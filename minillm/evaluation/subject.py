@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from minillm.data import Batch
 from minillm.data.batching import Documents
+from minillm.data.subset import IdentifiedDocuments, Subset, bounded, smallest_hashes
 from minillm.evaluation.baselines import NgramBaselines
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.language_modelling import Measured, measure
+from minillm.parallel import batches
+
+DOCUMENTS_AT_ONCE = 1000  # counted together: a vocabulary of numbers per document would cost more than the counting
 
 
 class Split(NamedTuple):
@@ -25,8 +29,15 @@ class Split(NamedTuple):
         texts: what the tokens stand for.
     """
 
-    documents: Documents
+    documents: IdentifiedDocuments
     texts: Sequence[str]
+
+    def bounded(self, max_tokens: int | None) -> "Split":
+        """Return the articles with the smallest hashes, up to so many tokens; see `smallest_hashes`."""
+        chosen = smallest_hashes(self.documents, max_tokens)
+        if chosen is None:
+            return self
+        return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()])
 
 
 @dataclass
@@ -37,10 +48,12 @@ class Subject:
         network: maps ids (B, T) to logits (B, T, V); in eval mode.
         vocab_size: V.
         max_length: tokens of context that it is judged with.
-        splits: "test", and where they are at hand "train" and "val".
+        splits: "test", and where they are at hand "train" and "val"; whole.
         loaders: batches as the training saw and tested them, by split, to look at.
         reported: figures that were claimed, by logged name such as ``test/accuracy``.
         batch_size: windows at once.
+        max_tokens: tokens of each split that figures are over at most, by split; those not named are whole.
+        baseline_tokens: training tokens that the baselines count at most; None: all.
     """
 
     network: nn.Module
@@ -50,6 +63,13 @@ class Subject:
     loaders: Mapping[str, Iterable[Batch]] = field(default_factory=dict)
     reported: Mapping[str, float] = field(default_factory=dict)
     batch_size: int = 32
+    max_tokens: Mapping[str, int | None] = field(default_factory=dict)
+    baseline_tokens: int | None = None
+
+    @cached_property
+    def samples(self) -> dict[str, Split]:
+        """The splits that figures are over: whole, or the articles that `smallest_hashes` chooses."""
+        return {name: split.bounded(self.max_tokens.get(name)) for name, split in self.splits.items()}
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +83,7 @@ class Subject:
 
     @cached_property
     def measured(self) -> dict[str, Measured]:
-        """What the network reaches on each split."""
+        """What the network reaches on each sample."""
         return {
             name: measure(
                 self.network,
@@ -73,12 +93,12 @@ class Subject:
                 self.device,
                 self._test_counts if name == "test" else None,
             )
-            for name, split in self.splits.items()
+            for name, split in self.samples.items()
         }
 
     @cached_property
     def counts(self) -> dict[str, NDArray[Any]]:
-        """What the network predicts on the test split, token by token; see `TokenCounts`."""
+        """What the network predicts on the test sample, token by token; see `TokenCounts`."""
         assert self.measured  # made in the same pass
         return self._test_counts.compute()
 
@@ -88,25 +108,26 @@ class Subject:
 
     @cached_property
     def frequencies(self) -> dict[str, NDArray[np.int64]]:
-        """How often each token is a target, (V,), by split."""
-        return {
-            name: sum(
-                (np.bincount(document[1:], minlength=self.vocab_size) for document in _each(split.documents)),
-                start=np.zeros(self.vocab_size, dtype=np.int64),
-            )
-            for name, split in self.splits.items()
-        }
+        """How often each token is a target, (V,), by sample."""
+        frequencies = {}
+        for name, split in self.samples.items():
+            counted = frequencies[name] = np.zeros(self.vocab_size, dtype=np.int64)
+            for documents in batches(_each(split.documents), DOCUMENTS_AT_ONCE):
+                targets = np.concatenate([document[1:] for document in documents])
+                counted += np.bincount(targets, minlength=self.vocab_size)
+        return frequencies
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
-        """What counting the training text reaches on the other splits; nothing where it is not at hand."""
+        """What counting the training text reaches on the other samples; nothing where it is not at hand."""
         if "train" not in self.splits:
             return {}
         baselines = NgramBaselines(self.vocab_size)
-        baselines.fit(document[1:-1] for document in _each(self.splits["train"].documents))
+        counted = bounded(self.splits["train"].documents, self.baseline_tokens)
+        baselines.fit(document[1:-1] for document in _each(counted))
         return {
             name: baselines.score(document[1:-1] for document in _each(split.documents))
-            for name, split in self.splits.items()
+            for name, split in self.samples.items()
             if name != "train"
         }
 

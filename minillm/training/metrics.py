@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from minillm.data import Batch
-from minillm.tokenization import PAD
+from minillm.training.predictions import Predictions
 
 
 class LanguageModelling(Metric):
@@ -32,19 +32,17 @@ class LanguageModelling(Metric):
         for name in ("tokens", "correct", "bytes", "unknown_bytes"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, batch: Batch) -> None:
+    def update(self, predictions: Predictions, batch: Batch) -> None:
         """Add a batch.
 
         Args:
-            logits: (B, T, V).
-            batch: with ``targets`` (B, T), ``bytes`` and ``unknown_bytes``.
+            predictions: of the batch's targets.
+            batch: with ``bytes`` and ``unknown_bytes``.
         """
-        is_target = batch["targets"] != PAD
-        logits, targets = logits[is_target].float(), batch["targets"][is_target]
-        nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        self.nats += nats.sum(dtype=torch.float64)
-        self.tokens += len(targets)
-        self.correct += (logits.argmax(dim=-1) == targets).sum()
+        counted = predictions.counted
+        self.nats += predictions.nats.sum(dtype=torch.float64)
+        self.tokens += counted.sum()
+        self.correct += (counted & (predictions.guesses == predictions.targets)).sum()
         self.bytes += batch["bytes"]
         self.unknown_bytes += batch["unknown_bytes"]
 

@@ -20,6 +20,7 @@ from minillm.errors import SettingError
 from minillm.tokenization import Tokenizer
 from minillm.training.losses import TokenLosses, cross_entropy, linear_cross_entropy
 from minillm.training.metrics import LanguageModelling
+from minillm.training.predictions import predict
 
 
 def missing_for_compile(device: torch.device) -> str | None:
@@ -152,19 +153,20 @@ class TrainingModule(L.LightningModule):
         return cross_entropy(output, batch["targets"], self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the most probable tokens (B, T); add the batch to the split's figures."""
+        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the split's figures."""
         return self._evaluation_step(self.val_metrics, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the most probable tokens (B, T); add the batch to the split's figures."""
+        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the split's figures."""
         return self._evaluation_step(self.test_metrics, batch)
 
     def _evaluation_step(self, metrics: LanguageModelling, batch: Batch) -> Tensor:
         # Figures are float32 whatever the training's precision: they equal those of the loaded checkpoint.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(batch["inputs"], batch.get("documents"))
-        metrics.update(logits, batch)
-        return logits.argmax(dim=-1)
+        predictions = predict(logits, batch["targets"])
+        metrics.update(predictions, batch)
+        return predictions.guesses
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation split's figures."""

@@ -11,7 +11,7 @@ import torch
 from minillm.corpus import SPLITS, Cleaner
 from minillm.data import TextDataModule
 from minillm.errors import OutsideError, SettingError
-from minillm.tokenization import BOS, EOS, BPETokenizer, WordTokenizer
+from minillm.tokenization import BOS, EOS, PAD, BPETokenizer, WordTokenizer
 
 MakeData = Callable[..., TextDataModule]
 PREPARE = """
@@ -202,3 +202,23 @@ def test_more_processes_than_batches_name_the_setting(make_data: MakeData) -> No
     data.trainer = Crowd()  # type: ignore[assignment]
     with pytest.raises(SettingError, match=r"data.batch_size=8: .*fill no batch"):
         data.train_dataloader()
+
+
+def test_validation_and_test_are_over_a_sample_of_large_splits(make_data: MakeData) -> None:
+    whole, few = make_data(), make_data(max_val_tokens=700, max_test_tokens=900)
+    for data in whole, few:
+        data.prepare_data()
+        data.setup()
+
+    def targets(loader: Any) -> int:
+        return sum(int((batch["targets"] != PAD).sum()) for batch in loader)
+
+    assert 300 < targets(few.val_dataloader()) <= 700 < targets(whole.val_dataloader())
+    assert 500 < targets(few.test_dataloader()) <= 900 < targets(whole.test_dataloader())
+    assert targets(whole.val_dataloader()) == whole.splits["val"].num_targets
+
+
+@pytest.mark.parametrize("name", ["max_val_tokens", "max_test_tokens"])
+def test_a_sample_without_tokens_is_refused(make_data: MakeData, name: str) -> None:
+    with pytest.raises(SettingError, match=f"{name}=0: must be at least 1"):
+        make_data(**{name: 0})

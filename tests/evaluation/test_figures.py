@@ -24,6 +24,7 @@ from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity
 from minillm.language_model import EncodedTexts, LanguageModel
 from minillm.tokenization import BOS, EOS, UNK
+from minillm.training.predictions import predict
 
 
 def split(articles: list[str]) -> Split:
@@ -188,7 +189,8 @@ def test_the_sums_of_two_processes_are_those_of_one() -> None:
         for rank, world, counts in (0, 1, whole), (0, 2, halves[0]), (1, 2, halves[1]):
             for indices in EvaluationBatches(windows.lengths, 8, rank, world):
                 batch = windows.__getitems__(indices)
-                counts.update(honest()(batch["inputs"]), batch["inputs"], batch["targets"])
+                predictions = predict(honest()(batch["inputs"]), batch["targets"], with_distribution=True)
+                counts.update(predictions, batch["inputs"])
     for name in whole._defaults:
         assert torch.allclose(getattr(whole, name), sum(getattr(half, name) for half in halves)), name
 
@@ -198,7 +200,7 @@ def test_memory_of_the_figures_does_not_grow_with_the_split() -> None:
     ids = torch.randint(4, 50, (2, 9), generator=torch.Generator().manual_seed(0))
     sizes = set()
     for _ in range(3):
-        counts.update(torch.zeros(2, 9, 50), ids, ids)
+        counts.update(predict(torch.zeros(2, 9, 50), ids, with_distribution=True), ids)
         sizes.add(sum(getattr(counts, name).numel() for name in counts._defaults))
     assert len(sizes) == 1
 

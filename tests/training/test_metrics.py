@@ -9,6 +9,7 @@ from minillm.data import Batch, TextDataModule
 from minillm.evaluation.bias import PredictionBias
 from minillm.tokenization import PAD, UNK
 from minillm.training import LanguageModelling
+from minillm.training.predictions import predict
 
 V = 30
 
@@ -30,11 +31,15 @@ def batches() -> list[tuple[torch.Tensor, Batch]]:
     return made
 
 
+def add(metric: LanguageModelling, logits: torch.Tensor, batch: Batch) -> None:
+    metric.update(predict(logits, batch["targets"]), batch)
+
+
 def test_the_figures_are_those_of_float64_over_all_tokens_at_once() -> None:
     metric, bias = LanguageModelling(), PredictionBias()
     nats, hits, differences = [], [], []
     for logits, batch in batches():
-        metric.update(logits, batch)
+        add(metric, logits, batch)
         bias.update(logits.argmax(dim=-1), batch["targets"])
         z = logits.double().numpy()
         for row, place in np.ndindex(*batch["targets"].shape):
@@ -64,11 +69,11 @@ def test_the_figures_are_those_of_float64_over_all_tokens_at_once() -> None:
 def test_how_the_tokens_fall_into_batches_changes_nothing() -> None:
     at_once, in_parts = LanguageModelling(), LanguageModelling()
     logits, batch = batches()[0]
-    at_once.update(logits, batch)
+    add(at_once, logits, batch)
     zero = torch.tensor(0)
     for row in range(4):
         part = {"targets": batch["targets"][row, None], "bytes": zero, "unknown_bytes": zero}
-        in_parts.update(logits[row, None], part if row else {**batch, "targets": batch["targets"][:1]})
+        add(in_parts, logits[row, None], part if row else {**batch, "targets": batch["targets"][:1]})
     for name, value in at_once.compute().items():
         torch.testing.assert_close(in_parts.compute()[name], value, rtol=1e-6, atol=0)
 
@@ -77,7 +82,7 @@ def test_an_unknown_target_costs_eight_bits_for_each_byte_it_hides_and_one_more_
     even = torch.zeros(1, 4, 16)  # every token costs 4 bits
     batch = {"targets": torch.tensor([[5, UNK, 6, 7]]), "bytes": torch.tensor(20)}
     metric = LanguageModelling()
-    metric.update(even, {**batch, "unknown_bytes": torch.tensor(9 + 1)})
+    add(metric, even, {**batch, "unknown_bytes": torch.tensor(9 + 1)})
     assert metric.compute()["bits_per_byte"].item() == pytest.approx((4 * 4 + 8 * 10) / 20)
 
 
@@ -90,17 +95,17 @@ def test_a_million_tokens_are_summed_without_loss() -> None:
     }
     metric = LanguageModelling()
     for _ in range(20):
-        metric.update(logits, batch)
+        add(metric, logits, batch)
     assert metric.compute()["loss"].item() == pytest.approx(math.log(3), rel=1e-7)
 
 
 def test_a_reset_forgets_everything() -> None:
     metric = LanguageModelling()
-    metric.update(*batches()[0])
+    add(metric, *batches()[0])
     metric.reset()
-    metric.update(*batches()[2])
+    add(metric, *batches()[2])
     alone = LanguageModelling()
-    alone.update(*batches()[2])
+    add(alone, *batches()[2])
     assert metric.compute() == alone.compute()
 
 
@@ -109,7 +114,7 @@ def test_a_uniform_model_pays_the_same_bits_for_each_token_of_a_real_split(
 ) -> None:
     metric = LanguageModelling()
     for batch in data.val_dataloader():
-        metric.update(torch.zeros(*batch["targets"].shape, 400), batch)
+        add(metric, torch.zeros(*batch["targets"].shape, 400), batch)
     texts = list(data.corpus.articles("val")["text"])
     encoded = data.tokenizer.encode_batch(texts)
     tokens = sum(len(document.ids) + 1 for document in encoded)

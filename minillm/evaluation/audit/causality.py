@@ -44,7 +44,7 @@ class Causality:
 
     def __call__(self, subject: Subject) -> Finding:
         """Return whether logits stay when later tokens change, and where they do not."""
-        windows = Windows(subject.splits["test"].documents, subject.max_length)
+        windows = Windows(subject.samples["test"].documents, subject.max_length)
         longest = np.argsort(-windows.lengths, kind="stable")[: self.windows].tolist()
         moved = torch.zeros(subject.max_length)  # (T,): how far the logits at each place moved at most
         for index in longest:

@@ -1,19 +1,25 @@
 """Was the text that judges the network also learned from?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.duplicates import WORD, shingles
+from minillm.corpus.duplicates import WORD, runs, word_hashes
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
-from minillm.evaluation.subject import Subject
+from minillm.evaluation.subject import Split, Subject
+from minillm.parallel import batches, cores, in_order
 
 SEQUENCE = 13  # words, as in Brown et al. (2020), appendix C
 SHINGLE = 3  # words, as the corpus' own filter has it
+TEXTS_AT_ONCE = 64  # that a process looks through
+ALONE = 8_000_000  # bytes of training text, a few seconds of work, before it is worth starting processes
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Contamination:
     (1 - c)^3 of its 3-word ones, 34 %: the former find passages that were copied, the latter articles that were edited.
     3-word sequences that more than ``common`` training articles have are the language's, or a template's, and left out.
 
-    The articles looked for are in memory, those of the training split pass by: memory does not grow with it.
+    The articles looked for are in memory, those of the training split pass by once: memory does not grow with it.
 
     Args:
         sequences: share of the validation and test splits' 13-word sequences that may stand in the training text:
@@ -58,14 +64,13 @@ class Contamination:
         if "train" not in subject.splits:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
             return finding(None, sentence, self.sequences)
-        train = subject.splits["train"].texts
-        shares: dict[str, float] = {}
-        copies: list[dict[str, Any]] = []
-        for name, split in subject.splits.items():
-            if name != "train":
-                looked_for = [_words(split.texts[index]) for index in _evenly(len(split.texts), self.max_articles)]
-                shares[name] = _found(looked_for, train)
-                copies += [{"split": name, **copy} for copy in self._copies(looked_for, train)]
+        looked_for = [
+            _LookedFor(name, _words(split.texts[index]))
+            for name, split in subject.samples.items()
+            if name != "train"
+            for index in _evenly(len(split.texts), self.max_articles)
+        ]
+        shares, copies = self._found(looked_for, subject.splits["train"])
         # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
         worst = max(shares, key=lambda name: shares[name])
         share = f"{shares[worst]:.2%} of the 13-word sequences of {worst} stand in the training text"
@@ -85,23 +90,67 @@ class Contamination:
         passed = not copies and shares[worst] <= self.sequences
         return finding(passed, sentence, self.sequences, sequences=shares, near_duplicates=copies)
 
-    def _copies(self, looked_for: Sequence[list[str]], train: Iterable[str]) -> list[dict[str, Any]]:
-        """Return the articles that a training article nearly repeats, with the greatest similarity."""
-        each = [_sequences(words, SHINGLE) for words in looked_for]
-        index = _Index(each)
-        spread = np.zeros(len(index.keys), dtype=np.int64)  # training articles that have each sequence
-        for text in train:
-            spread[index.find(_sequences(_words(text), SHINGLE))] += 1
-        rare = set(index.keys[spread <= self.common].tolist())
-        each = [np.array([key for key in own.tolist() if key in rare], dtype=np.uint64) for own in each]
-        index = _Index(each)
-        most = np.zeros(len(each), dtype=np.int64)
-        for text in train:
-            shared = index.owners(index.find(_sequences(_words(text), SHINGLE)))
-            most = np.maximum(most, np.bincount(shared, minlength=len(each)))
-        similarity = most / np.maximum(1, [len(own) for own in each])
-        found = np.flatnonzero((similarity >= self.similarity) & (most >= self.shared))
-        return [{"begins": " ".join(looked_for[i][:6]), "similarity": float(similarity[i])} for i in found.tolist()]
+    def _found(self, looked_for: Sequence["_LookedFor"], train: Split) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Go through the training text once, on all cores where there is much of it.
+
+        Returns:
+            the share of each split's 13-word sequences that stand in it, and the articles that one of its articles
+            nearly repeats, with the greatest similarity.
+        """
+        passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
+        phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
+        find = partial(_find, passages.keys, phrases.keys)
+        processes = cores() if int(train.documents.bytes.sum()) > ALONE else 1
+        seen = np.zeros(len(passages.keys), dtype=bool)
+        spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
+        pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
+        for number, (_, found) in enumerate(in_order(find, batches(train.texts, TEXTS_AT_ONCE), processes)):
+            seen[found.passages] = True
+            spread[found.phrases] += 1
+            # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
+            # remains so, and the few others are counted again in the end.
+            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
+            pairs += [(number, article) for article in np.flatnonzero(shared >= self.shared).tolist()]
+        most = np.zeros(len(looked_for), dtype=np.int64)
+        for number, of_one in groupby(pairs, key=itemgetter(0)):
+            [found] = find([train.texts[number]])
+            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
+            articles = [article for _, article in of_one]
+            most[articles] = np.maximum(most[articles], shared[articles])
+        own = phrases.shared(np.flatnonzero(spread <= self.common))
+        similarity = most / np.maximum(1, own)
+        close = np.flatnonzero((similarity >= self.similarity) & (most >= self.shared))
+        copies = [
+            {
+                "split": looked_for[index].split,
+                "begins": " ".join(looked_for[index].words[:6]),
+                "similarity": float(similarity[index]),
+            }
+            for index in close.tolist()
+        ]
+        shares = {}
+        for name in dict.fromkeys(article.split for article in looked_for):
+            own_passages = passages.of([index for index, article in enumerate(looked_for) if article.split == name])
+            shares[name] = float(seen[own_passages].mean()) if len(own_passages) else 0.0
+        return shares, copies
+
+
+class _LookedFor(NamedTuple):
+    """An article of a split that judges the network."""
+
+    split: str
+    words: list[str]
+
+    def sequences(self, length: int) -> NDArray[np.uint64]:
+        """Return the distinct hashes of all runs of so many words."""
+        return np.unique(runs(word_hashes(self.words), length))
+
+
+class _Found(NamedTuple):
+    """What a training text has of what is looked for: places in the keys of the two indices."""
+
+    passages: NDArray[np.int64]
+    phrases: NDArray[np.int64]
 
 
 class _Index:
@@ -114,36 +163,40 @@ class _Index:
     def __init__(self, each: Sequence[NDArray[np.uint64]]) -> None:
         together = np.concatenate([*each, np.zeros(0, np.uint64)])
         order = np.argsort(together, kind="stable")
+        self.articles = len(each)
         self._owner = np.repeat(np.arange(len(each)), [len(own) for own in each])[order]
         self.keys, self._first = np.unique(together[order], return_index=True)
         self._last = np.append(self._first[1:], len(together))
 
-    def find(self, sequences: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the places in ``keys`` of those sequences that it has."""
-        if not len(self.keys):
-            return np.zeros(0, np.int64)
-        places = np.minimum(np.searchsorted(self.keys, sequences), len(self.keys) - 1)
-        return places[self.keys[places] == sequences]
-
-    def owners(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the articles that have the sequences at these places, each as often as it has one."""
+    def shared(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (articles,) how many of the sequences at these places each article has."""
         counts = self._last[places] - self._first[places]
         begins = np.repeat(self._first[places] - np.cumsum(counts) + counts, counts)
-        return self._owner[begins + np.arange(counts.sum())]
+        return np.bincount(self._owner[begins + np.arange(counts.sum())], minlength=self.articles)
+
+    def of(self, articles: Sequence[int]) -> NDArray[np.int64]:
+        """Return the places of the sequences that at least one of these articles has."""
+        wanted = np.zeros(self.articles, dtype=bool)
+        wanted[list(articles)] = True
+        place = np.repeat(np.arange(len(self.keys)), self._last - self._first)
+        return np.unique(place[wanted[self._owner]])
 
 
-def _found(looked_for: Sequence[list[str]], train: Iterable[str]) -> float:
-    """Return the share of the articles' 13-word sequences that the training text has."""
-    index = _Index([_sequences(words, SEQUENCE) for words in looked_for])
-    seen = np.zeros(len(index.keys), dtype=bool)
-    for text in train:
-        seen[index.find(_sequences(_words(text), SEQUENCE))] = True
-    return float(seen.mean()) if len(seen) else 0.0
+def _find(passages: NDArray[np.uint64], phrases: NDArray[np.uint64], texts: Sequence[str]) -> list[_Found]:
+    """Return what each text has of the keys of both indices."""
+    found = []
+    for text in texts:
+        hashes = word_hashes(_words(text))
+        found.append(_Found(_places(passages, runs(hashes, SEQUENCE)), _places(phrases, runs(hashes, SHINGLE))))
+    return found
 
 
-def _sequences(words: list[str], length: int) -> NDArray[np.uint64]:
-    """Return the distinct hashes of all runs of so many words."""
-    return shingles(words, length).astype(np.uint64) if len(words) >= length else np.zeros(0, np.uint64)
+def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the distinct places in the sorted keys of those sequences that are among them."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    places = np.minimum(np.searchsorted(keys, sequences), len(keys) - 1)
+    return np.unique(places[keys[places] == sequences])
 
 
 def _words(text: str) -> list[str]:

@@ -48,7 +48,7 @@ class Memorization:
         exact: dict[str, float] = {}
         prefix: dict[str, float] = {}
         for name in ("train", "test"):
-            passages = self._passages(subject.splits[name].documents, subject.max_length)
+            passages = self._passages(subject.samples[name].documents, subject.max_length)
             if not len(passages):
                 sentence = (
                     f"Memorization was not checked: no {name} article has {self.prompt + self.continuation} tokens."

@@ -43,7 +43,7 @@ class Plausibility:
 
     def __call__(self, subject: Subject) -> Finding:
         """Return whether the test perplexity lies between the bound and the bigram model."""
-        figures, documents = subject.measured["test"].figures, subject.splits["test"].documents
+        figures, documents = subject.measured["test"].figures, subject.samples["test"].documents
         perplexity = figures["perplexity"]
         # unknown_bytes counts one more for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
