@@ -2,54 +2,63 @@
 
 The canonical form that the chain leaves: paragraphs separated by one line break, words by one space; straight quotation
 marks " and ', guillemets « » kept; the hyphen - within words and ranges and as a minus, the dash — around an aside;
-no headings, sources, links or markup. Each function is cheap where it finds nothing to do.
+no headings, sources, links or markup. Each function is cheap where it finds nothing to do, and none takes longer than
+in proportion to its text, whatever the text: no pattern reads the same characters again and again, which is what the
+possessive quantifiers (``++``, ``*+``) see to, and what is nested is resolved in a bounded number of passes.
 """
 
 import html
 import re
+import sys
 import unicodedata
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from html.entities import html5
+from itertools import takewhile
+from operator import eq
 
 import ftfy
 
 VERSION = 1  # raised when the same text would come out otherwise
 
 MOJIBAKE = re.compile("[ÂÃÄÅÎÏÐÑâðŸĂĐƒΓГРр√├┬\x80-\x9f]")  # what UTF-8 read as another encoding always shows
+AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0{0,5}38|#[xX]0{0,4}26);)+")  # escaped once or many times over
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-CONTROL = re.compile(  # line breaks of other kinds; what Unicode calls control and format characters
-    "(\r\n?|[\x0b\x0c\x85\u2028\u2029])|[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+CONTROL = re.compile(  # what Unicode calls control and format characters; halves of a character (surrogates)
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+STACKED = 30  # combining marks on one letter; no writing has more (Unicode Standard Annex 15, Stream-Safe Text Format)
+MAYBE_STACKED = re.compile(f"[\u0300-\U0010ffff]{{{STACKED + 1}}}")
 
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 CLOSED_REF = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
 HIDDEN_ELEMENT = re.compile(
-    r"<(ref|math|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap)\b[^<>]*>.*?</\1\s*>",
-    re.DOTALL | re.IGNORECASE,
+    r"<(ref|math|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap)\b[^<>]*>", re.IGNORECASE
 )
-BREAK_TAG = re.compile(
-    r"</?(?:br|p|div|li|ul|ol|tr|h[1-6]|hr|blockquote|poem|center)\b(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>", re.I
-)
+ATTRIBUTES = r"(?:\s++[\w-]++\s*+=[^<>]*+|\s*+/?)"
+BREAK_TAG = re.compile(rf"</?(?:br|p|div|li|ul|ol|tr|h[1-6]|hr|blockquote|poem|center)\b{ATTRIBUTES}>", re.IGNORECASE)
 TAG = re.compile(
     r"</?(?:a|abbr|b|big|cite|code|dd|del|dl|dt|em|font|i|img|includeonly|ins|kbd|mark|noinclude|nowiki|onlyinclude|pre|q|ref"
-    r"|references|s|samp|small|span|strike|strong|sub|sup|td|th|tt|u|var)(?:\s+[\w-]+\s*=[^<>]*)?\s*/?>",
+    rf"|references|s|samp|small|span|strike|strong|sub|sup|td|th|tt|u|var){ATTRIBUTES}>",
     re.IGNORECASE,
 )
+BRACES, BARS, BRACKETS = re.compile(r"\{\{|\}\}"), re.compile(r"\{\||\|\}"), re.compile(r"\[\[|\]\]")
 TEMPLATE = re.compile(r"\{\{(?:[^{}]++|\{[^{}]*+\})*+\}\}")
 TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!^[ \t:]*\{\|).)*?^[ \t]*\|\}", re.MULTILINE | re.DOTALL)
 WIKI_LINK = re.compile(r"\[\[([^\[\]]*+)\]\]")
 UNSEEN_LINK = re.compile(
     r"\s*(?:(?:archivo|imagen|file|image|media|categoría|categoria|category)\s*:|(?-i:[a-z]{2,3}:\S))", re.IGNORECASE
 )
-WEB_LINK = re.compile(r"\[(?:(?:https?|ftp):)?//[^\s\[\]]+\s*([^\[\]]*)\]", re.IGNORECASE)
-EMPHASIS = re.compile(r"(?<![\d'])('{2,5})(?=[^\s'])([^\n]*?[^\s'])\1(?!')")
+WEB_LINK = re.compile(r"\[(?:(?:https?|ftp):)?//[^\s\[\]]++\s*+([^\[\]]*+)\]", re.IGNORECASE)
+APOSTROPHES = re.compile(r"'{2,}|\n")
 BULLETS = ("*", "#", ":", ";")
-BULLET = re.compile(r"^(?:[*#:;]+[ \t]+|\*+(?=\w))", re.MULTILINE)
-SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]+(?:_[A-ZÁÉÍÓÚÑ]+)*__")
+BULLET = re.compile(r"^(?=[*#:;])(?:[*#:;]++[ \t]++)*+(?:\*++(?=\w))?+", re.MULTILINE)
+SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]++(?:_[A-ZÁÉÍÓÚÑ]++)*+__")
 
-HEADING = re.compile(r"^[^\S\n]*(={2,6})[^\S\n]*(\S.*?)[^\S\n]*\1[^\S\n]*(?:\n|\Z)", re.MULTILINE)
+HEADING_LINE = re.compile(r"^[^\S\n]*+(={2}[^\n]*+)(?:\n|\Z)", re.MULTILINE)
 TRAILING = re.compile(
     r"(?:notas?|referencias?|fuentes|bibliograf[ií]a)"
     r"(?:(?:,| y| e) (?:notas|referencias|citas|fuentes|bibliograf[ií]a))*"
@@ -61,7 +70,7 @@ TRAILING = re.compile(
 )
 
 REFERENCE_MARK = re.compile(
-    r"(?<=[^\s\[])\[[1-9]\d{0,2}(?:\s*[,–-]\s*[1-9]\d{0,2})+\]"  # [1, 2] after a word; apart it may be an interval
+    r"(?<=[^\s\[])\[[1-9]\d{0,2}+(?:\s*+[,–-]\s*+[1-9]\d{0,2}+)++\]"  # [1, 2] after a word; apart it may be an interval
     r"|\[(?:[1-9]\d{0,2}|(?:notas?|nb|n\.?|ref\.?|nota al pie) ?\d{1,3}|editar|¿[^\[\]\n]{1,20}\?|c\. ?r\."
     r"|actualización|investigación original|fuente poco fiable"
     r"|(?:[^\W\d]+ ){1,3}(?:requerid[ao]s?|necesari[ao]s?|inadecuad[ao]s?|needed))\]",
@@ -72,8 +81,8 @@ URL = re.compile(
 )
 HOLLOW = ("()", "( ", " )", "(,", "(;", "(:", ",)", ";)", ":)", "[]", "[ ")
 EMPTY = re.compile(r"(?<!\w)(?:\([\s,;:]*\)|\[\s*\])")
-OPENING = re.compile(r"\((?:[ \t]*[,;:])+[ \t]*")
-CLOSING = re.compile(r"(?:[ \t]*[,;:])+[ \t]*\)")
+OPENING = re.compile(r"\((?:[ \t]*+[,;:])++[ \t]*+")
+CLOSING = re.compile(r"(?<![ \t,;:])[ \t]*+[,;:][ \t,;:]*+\)")
 
 QUOTES = str.maketrans(dict.fromkeys("“”„‟❝❞＂", '"') | dict.fromkeys("‘’‚‛❛❜＇", "'"))
 DOUBLED = re.compile("[‘’‚‛]{2}")
@@ -94,7 +103,8 @@ DATES = tuple(
         rf"{YEAR}-(?P<number>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])",
     )
 )
-DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})(?![\d.,]*\d)")  # not three digits, so no thousands
+NUMERAL = re.compile(r"\d[\d.,]*\d")
+DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})")  # not three digits, so no thousands
 THOUSANDS = re.compile(
     r"(?<![\w.,'/-])(?<!\d )(?P<whole>\d{1,3}(?:(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)?)"
     r"(?P<decimals>[.,]\d+)?(?![\w'/-]|[., ]\d)"
@@ -102,6 +112,8 @@ THOUSANDS = re.compile(
 
 LOOSE = (" ,", " ;", " .", " :", " )", " ]", " »", "( ", "[ ", "« ", "¿ ", "¡ ")
 LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
+SIGN = re.compile(r"[^\w\s.,;:!?¿¡«»]")
+LINE = 5000  # characters of a line that are repaired at a time
 
 
 def mojibake(text: str) -> str:
@@ -116,7 +128,15 @@ def mojibake(text: str) -> str:
 
 
 def _repaired(line: str) -> str:
-    return ftfy.fixes.fix_c1_controls(ftfy.fix_encoding(line))
+    """Repair a line; a long one in parts, since what a repair costs grows faster than its line."""
+    parts, start = [], 0
+    while len(line) - start > LINE:
+        cut = line.rfind(" ", start + 1, start + LINE)
+        cut = cut if cut > 0 else start + LINE
+        parts.append(line[start:cut])
+        start = cut
+    parts.append(line[start:])
+    return "".join(ftfy.fixes.fix_c1_controls(ftfy.fix_encoding(part)) for part in parts)
 
 
 def html_entities(text: str) -> str:
@@ -125,7 +145,9 @@ def html_entities(text: str) -> str:
     >>> html_entities("Simon &amp; Schuster, 5 &lt; 6, AT&T")
     'Simon & Schuster, 5 < 6, AT&T'
     """
-    while "&" in text and (plain := ENTITY.sub(_entity, text)) != text:
+    for _ in range(passes(text)):
+        if "&" not in text or (plain := ENTITY.sub(_entity, AMPERSAND.sub("&", text))) == text:
+            break
         text = plain
     return text
 
@@ -143,7 +165,7 @@ def control_characters(text: str) -> str:
     """
     if text.replace("\n", "").isprintable():
         return text
-    return CONTROL.sub(lambda match: "\n" if match[1] else "", text)
+    return CONTROL.sub("", LINE_BREAK.sub("\n", text))
 
 
 def unicode_nfc(text: str) -> str:
@@ -152,7 +174,16 @@ def unicode_nfc(text: str) -> str:
     >>> unicode_nfc("canio\u0301n")
     'canión'
     """
+    if MAYBE_STACKED.search(text):  # normalizing sorts the marks on a letter, in the square of their number
+        text = _stacked().sub(r"\1", text)
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+@cache
+def _stacked() -> re.Pattern[str]:
+    """Return the pattern of more combining marks than `STACKED` in a row, those in a group."""
+    marks = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
+    return re.compile(f"([{marks}]{{{STACKED}}})[{marks}]+")
 
 
 def markup(text: str) -> str:
@@ -162,19 +193,18 @@ def markup(text: str) -> str:
     'Lima es la capital del Perú.\\n'
     """
     if "<" in text:
-        text = COMMENT.sub("", text)
-        text = HIDDEN_ELEMENT.sub("", CLOSED_REF.sub("", text))
+        text = elements(HIDDEN_ELEMENT, lambda content: "", CLOSED_REF.sub("", comments(text)))
         text = TAG.sub("", BREAK_TAG.sub("\n", text))
     if "{{" in text:
-        text = until_stable(TEMPLATE, "", text)
+        text = until_stable(TEMPLATE, "", BRACES, text)
     if "{|" in text:
-        text = until_stable(TABLE, "", text)
+        text = until_stable(TABLE, "", BARS, text)
     if "[[" in text:
-        text = until_stable(WIKI_LINK, _link_text, text)
+        text = until_stable(WIKI_LINK, _link_text, BRACKETS, text)
     if "[" in text:
         text = WEB_LINK.sub(r"\1", text)
     if "''" in text:
-        text = until_stable(EMPHASIS, r"\2", text)
+        text = _emphasis(text)
     if "__" in text:
         text = SWITCH.sub("", text)
     if text.startswith(BULLETS) or any(f"\n{bullet}" in text for bullet in BULLETS):
@@ -187,12 +217,96 @@ def _link_text(match: re.Match[str]) -> str:
     return "" if UNSEEN_LINK.match(link) else link.rpartition("|")[2].removeprefix(":")
 
 
-def until_stable(pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str) -> str:
-    """Replace nested matches, the innermost first."""
-    found = 1
-    while found:
+def comments(text: str) -> str:
+    """Remove what authors wrote for each other.
+
+    >>> comments("uno<!-- dos --> tres <!-- cuatro")
+    'uno tres <!-- cuatro'
+    """
+    kept, start = [], 0
+    while (begin := text.find("<!--", start)) >= 0 and (end := text.find("-->", begin + 4)) >= 0:
+        kept.append(text[start:begin])
+        start = end + 3
+    return "".join((*kept, text[start:])) if start else text
+
+
+def elements(opening: re.Pattern[str], shown: Callable[[str], str], text: str) -> str:
+    """Replace elements, each from its opening tag to the next closing tag of its name; those never closed stay.
+
+    Args:
+        opening: the opening tags, their name the first group.
+        shown: from what is between the tags to what shows in the element's place.
+        text: the text.
+    """
+    kept, start = [], 0
+    unclosed: set[str] = set()  # names that no closing tag follows any more: looked for once, not at each opening tag
+    for tag in opening.finditer(text):
+        name = tag[1].lower()
+        if tag.start() < start or name in unclosed:
+            continue
+        closing = _closing_tag(name).search(text, tag.end())
+        if closing is None:
+            unclosed.add(name)
+            continue
+        kept += text[start : tag.start()], shown(text[tag.end() : closing.start()])
+        start = closing.end()
+    return "".join((*kept, text[start:])) if start else text
+
+
+@lru_cache
+def _closing_tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</{name}\s*+>", re.IGNORECASE)
+
+
+def _emphasis(text: str) -> str:
+    """Remove the apostrophes around emphasised words, within a line; those of minutes and seconds stay."""
+    kept, start = [], 0
+    marks: list[int] = []  # where the apostrophes are that go
+    opened: defaultdict[int, deque[int]] = defaultdict(deque)  # by their number
+    for match in APOSTROPHES.finditer(text):
+        begin, end = match.span()
+        count = end - begin
+        before, after = text[begin - 1 : begin], text[end : end + 1]
+        if count == 1:
+            opened.clear()
+        elif count > 5:
+            continue
+        elif opened[count] and not before.isspace():
+            marks += opened[count].popleft(), begin
+        elif after and not after.isspace() and not before.isdecimal():
+            opened[count].append(begin)
+    for begin in sorted(marks):
+        kept.append(text[start:begin])
+        start = begin + 2
+        while text[start : start + 1] == "'":
+            start += 1
+    return "".join((*kept, text[start:])) if marks else text
+
+
+def passes(text: str) -> int:
+    """Return how often a text is gone over, at most, to resolve what is nested: fewer times where each takes long.
+
+    Pages that are no attack need 3 or 4 passes.
+    """
+    return min(20, max(4, 20_000_000 // max(1, len(text))))
+
+
+def until_stable(
+    pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], signs: re.Pattern[str], text: str
+) -> str:
+    """Replace nested matches, the innermost first; the signs go from what is nested deeper than `passes` goes.
+
+    Args:
+        pattern: what is replaced.
+        replacement: by what.
+        signs: the signs that the pattern begins and ends with.
+        text: the text.
+    """
+    for _ in range(passes(text)):
         text, found = pattern.subn(replacement, text)
-    return text
+        if not found:
+            return text
+    return signs.sub("", text)
 
 
 def trailing_sections(text: str) -> str:
@@ -204,14 +318,13 @@ def trailing_sections(text: str) -> str:
     if "==" not in text:
         return text
     kept, start, dropped = [], 0, 0  # dropped: level of the section that is being dropped, 0 for none
-    for heading in HEADING.finditer(text):
-        level = len(heading[1])
+    for begin, _, level, title in _headings(text):
         if dropped and level > dropped:
             continue
         if not dropped:
-            kept.append(text[start : heading.start()])
-        start = heading.start()
-        dropped = level if TRAILING.fullmatch(heading[2].strip("' :.\t")) else 0
+            kept.append(text[start:begin])
+        start = begin
+        dropped = level if TRAILING.fullmatch(title.strip("' :.\t")) else 0
     return "".join(kept) + ("" if dropped else text[start:])
 
 
@@ -221,7 +334,24 @@ def headings(text: str) -> str:
     >>> headings("Texto.\n\n== Historia ==\n\nMás texto, 2 == 2.")
     'Texto.\n\n\nMás texto, 2 == 2.'
     """
-    return HEADING.sub("", text) if "==" in text else text
+    if "==" not in text:
+        return text
+    kept, start = [], 0
+    for begin, end, _, _ in _headings(text):
+        kept.append(text[start:begin])
+        start = end
+    return "".join((*kept, text[start:])) if start else text
+
+
+def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
+    """Yield each heading: where its line begins and ends, its level, its title."""
+    for line in HEADING_LINE.finditer(text):
+        heading = line[1].rstrip()
+        before, after = len(heading) - len(heading.lstrip("=")), len(heading) - len(heading.rstrip("="))
+        for level in range(min(6, before, after, (len(heading) - 1) // 2), 1, -1):
+            if title := heading[level:-level].strip():
+                yield line.start(), line.end(), level, title
+                break
 
 
 def reference_marks(text: str) -> str:
@@ -330,9 +460,11 @@ def numbers(text: str) -> str:
     >>> numbers("12.345 habitantes en 1.492,5 km², el 3,5 %")
     '12 345 habitantes en 1492,5 km², el 3,5 %'
     """
-    if not any(character.isdigit() for character in text):
-        return text
-    signs = {match[1] for match in DECIMAL.finditer(text)}
+    signs = set()
+    for numeral in NUMERAL.findall(text):  # only the last group of digits can be decimals
+        last = max(numeral.rfind("."), numeral.rfind(","))
+        if last > 0 and (match := DECIMAL.fullmatch(numeral, last - 1)):
+            signs.add(match[1])
     decimal = signs.pop() if len(signs) == 1 else None
     return THOUSANDS.sub(lambda match: _number(match, decimal), text)
 
@@ -349,8 +481,10 @@ def _number(match: re.Match[str], decimal: str | None) -> str:
     certain = whole.count(sign) > 1 or decimals or sign in " '" or (decimal is not None and sign != decimal)
     if not certain:
         return match[0]
-    grouped = f"{int(digits):,}".replace(",", " ") if len(digits) > 4 else digits
-    return grouped + decimals.replace(".", ",")
+    if len(digits) > 4:
+        digits = "".join(str(int(digit)) for digit in digits).lstrip("0") or "0"  # of other scripts too
+        digits = " ".join(digits[max(0, end - 3) : end] for end in range(len(digits) % 3 or 3, len(digits) + 3, 3))
+    return digits + decimals.replace(".", ",")
 
 
 STEPS: tuple[Callable[[str], str], ...] = (
@@ -377,7 +511,9 @@ class Cleaner:
     """The chain of cleaning steps, each of which can be switched off; a field is named as its function.
 
     The chain runs until nothing changes any more, so what one step uncovers another one still sees, and clean text
-    stays as it is. The last two steps write another text rather than a cleaner one, and are off unless asked for.
+    stays as it is. A text that goes on changing for more than some `passes` is no prose but an attack; where it still
+    changes then, it loses all signs but punctuation marks. The last two steps write another text rather than a cleaner
+    one, and are off unless asked for.
     """
 
     mojibake: bool = True
@@ -404,11 +540,28 @@ class Cleaner:
         """
         steps = [step for step in STEPS if getattr(self, step.__name__)]
         removed = {step.__name__: 0 for step in steps}
-        before = None
-        while text != before:
-            before = text
-            for step in steps:
+        for subdued in _subdued, lambda _, text: SIGN.sub("", text), None:
+            for _ in range(passes(text)):
+                before, last = text, ""
+                for step in steps:
+                    length, unlike = len(text), text
+                    text = step(text)
+                    removed[step.__name__] += length - len(text)
+                    if text != unlike:
+                        last = step.__name__
+                if text == before:
+                    return text, removed
+            if subdued:
                 length = len(text)
-                text = step(text)
-                removed[step.__name__] += length - len(text)
+                text = subdued(before, text)
+                removed[last] += length - len(text)
         return text, removed
+
+
+def _subdued(before: str, text: str) -> str:
+    """Return a text without signs in the lines that the last pass changed, and those between them."""
+    old, new = before.split("\n"), text.split("\n")
+    head = sum(takewhile(bool, map(eq, old, new)))
+    tail = sum(takewhile(bool, map(eq, reversed(old[head:]), reversed(new[head:]))))
+    end = len(new) - tail
+    return "\n".join((*new[:head], *(SIGN.sub("", line) for line in new[head:end]), *new[end:]))

@@ -1,38 +1,56 @@
 """Wikitext to plain text.
 
 Markup that never shows (references, tables, files, categories, galleries) is cut out; templates go from the inside out,
-and those that carry words, dates or quantities (see `TEMPLATES`) are parsed by mwparserfromhell and leave them behind.
-Headings stay as ``== wikitext has them ==``: the cleaning chain decides what becomes of the sections under them.
+and those that carry words, dates or quantities (see `TEMPLATES`) leave them behind. No page raises an exception, and none
+takes longer than in proportion to its text (see `minillm.corpus.cleaning`); parsers of wikitext that promise both are
+not known to us, so calls are parsed here. Headings stay as ``== wikitext has them ==``: the cleaning chain decides what becomes of the sections under them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count
 from typing import Any, Self
 
-import mwparserfromhell
-
-from minillm.corpus.cleaning import CLOSED_REF, COMMENT, TABLE, TEMPLATE, WIKI_LINK, html_entities, markup, until_stable
+from minillm.corpus.cleaning import (
+    BARS,
+    BRACES,
+    BRACKETS,
+    CLOSED_REF,
+    TABLE,
+    TEMPLATE,
+    WIKI_LINK,
+    comments,
+    elements,
+    html_entities,
+    markup,
+    until_stable,
+)
 
 VERSION = 1  # raised when the same wikitext would come out otherwise
 
 HIDDEN = re.compile(
     r"<(ref|references|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap|hiero|graph|chem|ce|section"
-    r"|templatedata|templatestyles|categorytree|inputbox|mapframe|maplink)\b[^<>]*>.*?</\1\s*>",
-    re.DOTALL | re.IGNORECASE,
+    r"|templatedata|templatestyles|categorytree|inputbox|mapframe|maplink)\b[^<>]*>",
+    re.IGNORECASE,
 )
 HIDDEN_ALONE = re.compile(r"<(?:references|section|templatestyles|mapframe|maplink)\b[^<>]*/?>", re.IGNORECASE)
-NOWIKI = re.compile(r"<(nowiki|pre)\b[^<>]*>(.*?)</\1\s*>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
-KEPT = re.compile("\ue000(\\d+)\ue001")  # where a nowiki stood, in characters that no text has
-FORMULA = re.compile(r"<math\b[^<>]*>(.*?)</math\s*>", re.DOTALL | re.IGNORECASE)
+NOWIKI = re.compile(r"<(nowiki|pre)\b[^<>]*>", re.IGNORECASE)
+NOWIKI_ALONE = re.compile(r"<nowiki\s*/>", re.IGNORECASE)
+MARKS = "\ufdd0\ufdd1"  # around the number of a nowiki, where it stood: noncharacters, which Unicode keeps out of texts
+KEPT = re.compile(f"{MARKS[0]}(\\d+){MARKS[1]}")
+FORMULA = re.compile(r"<(math)\b[^<>]*>", re.IGNORECASE)
 SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
 ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
 EMPHASIS = re.compile("'{2,3}(?:'')?")
-BULLET = re.compile(r"^([*#:;]+)[ \t]*", re.MULTILINE)
+ITEM = re.compile(r"^[:;]*+[*#][*#:;]*+[ \t]*+", re.MULTILINE)
+INDENT = re.compile(r"^[:;]++[ \t]*+", re.MULTILINE)
 RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
+BRACKET = re.compile(r"\[\[|\[(?=(?:[a-z]{2,6}:)?//|mailto:)|\]|<(/?+)([a-z][a-z0-9]*+)\b[^<>]*>", re.IGNORECASE)
+UNPAIRED = ("br", "hr", "wbr", "img")
+PROPER_NAME = re.compile(r"[^<>\[\]{}\n]+")  # of a template
 STRAY = re.compile(r"\{\{|\}\}|\{\||\|\}|\[\[|\]\]")
 DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:(?:plantilla|template)\s*:\s*)?(?:desambig\w*|disambig\w*|des|homonimia)\s*[|}]", re.I
@@ -117,24 +135,28 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
     'Lima dista 5 km del mar.'
     """
     kept: list[str] = []
-    text = COMMENT.sub("", source)
+    text = comments(source)
     if "<nowiki" in text or "<pre" in text:
-        kept = [match[2] or "" for match in NOWIKI.finditer(text)]
-        places = count()
-        text = NOWIKI.sub(lambda match: f"\ue000{next(places)}\ue001", text)
+
+        def keep(content: str) -> str:
+            kept.append(content)
+            return f"{MARKS[0]}{len(kept) - 1}{MARKS[1]}"
+
+        text = elements(NOWIKI, keep, re.sub(f"[{MARKS}]", "", text))
+        text = NOWIKI_ALONE.sub(lambda _: keep(""), text)
     text = EMPHASIS.sub("", text)
     if "<" in text:
-        text = FORMULA.sub(_formula, text)
-        text = HIDDEN_ALONE.sub("", HIDDEN.sub("", CLOSED_REF.sub("", text)))
+        text = CLOSED_REF.sub("", elements(FORMULA, _formula, text))
+        text = HIDDEN_ALONE.sub("", elements(HIDDEN, lambda content: "", text))
     if "{{{" in text:
-        text = until_stable(ARGUMENT, lambda match: match[1] or "", text)
+        text = until_stable(ARGUMENT, lambda match: match[1] or "", BRACES, text)
     if "{{" in text:
-        text = until_stable(TEMPLATE, _template, text)
+        text = until_stable(TEMPLATE, _template, BRACES, text)
     if "{|" in text:
-        text = until_stable(TABLE, "", text)
+        text = until_stable(TABLE, "", BARS, text)
     if "[[" in text:
-        text = until_stable(WIKI_LINK, lambda match: _link(match[1], dialect), text)
-    text = BULLET.sub(lambda match: "* " if {"*", "#"} & set(match[1]) else "", text)
+        text = until_stable(WIKI_LINK, lambda match: _link(match[1], dialect), BRACKETS, text)
+    text = INDENT.sub("", ITEM.sub("* ", text))
     text = STRAY.sub("", RULE.sub("", markup(html_entities(text))))
     return KEPT.sub(lambda match: kept[int(match[1])], text).strip() if kept else text.strip()
 
@@ -148,8 +170,8 @@ def holes(text: str) -> int:
     return len(HOLE.findall(text))
 
 
-def _formula(match: re.Match[str]) -> str:
-    formula = match[1].strip()
+def _formula(content: str) -> str:
+    formula = content.strip()
     return formula if SIMPLE_FORMULA.fullmatch(formula) else ""
 
 
@@ -192,19 +214,65 @@ def _template(match: re.Match[str]) -> str:
     return ""
 
 
-@lru_cache(maxsize=4096)
 def _shown(call: str, rule: Callable[[Call], str]) -> str:
-    templates = mwparserfromhell.parse(call, skip_style_tags=True).filter_templates(recursive=False)
-    if not templates:
+    text = call[2:-2]
+    masked = _masked(text) if "[" in text or "<" in text else text
+    end = masked.find("|") if "|" in masked else len(text)
+    if not PROPER_NAME.fullmatch(text[:end].strip()):
         return ""
-    parameters = templates[0].params
-    positional = tuple(str(parameter.value).strip() for parameter in parameters if not parameter.showkey)
-    named = {str(parameter.name).strip(): str(parameter.value).strip() for parameter in parameters if parameter.showkey}
-    numbered = tuple(named.pop(str(number)) for number in range(1, 10) if str(number) in named)
-    return rule(Call(positional + numbered, named))
+    positional, named = [], {}
+    while end < len(text):
+        start, end = end + 1, masked.find("|", end + 1)
+        end = end if end >= 0 else len(text)
+        sign = masked.find("=", start, end)
+        if sign < 0:
+            positional.append(text[start:end].strip())
+        else:
+            named[text[start:sign].strip()] = text[sign + 1 : end].strip()
+    numbered = [named.pop(str(number)) for number in range(1, 10) if str(number) in named]
+    return rule(Call((*positional, *numbered), named))
 
 
-@lru_cache(maxsize=4096)
+def _masked(text: str) -> str:
+    """Return a text of the same length with blanks for links and elements, whose pipes and signs part no arguments."""
+    spans: list[tuple[int, int]] = []
+    opened: list[tuple[str, int]] = []  # what, and where
+    waiting: Counter[str] = Counter()  # how many of each are opened
+    done = 0
+
+    def close(what: str, end: int) -> None:
+        start, found = 0, ""
+        while found != what:  # what was opened inside and never closed is no markup
+            found, start = opened.pop()
+            waiting[found] -= 1
+        while spans and spans[-1][0] > start:
+            spans.pop()
+        spans.append((start, end))
+
+    for sign in BRACKET.finditer(text):
+        what, (start, end) = (sign[2] or sign[0]).lower(), sign.span()
+        if start < done:
+            continue
+        if what == "]":
+            if waiting["["]:
+                close("[", end)
+            elif waiting["[["] and text.startswith("]", end):
+                close("[[", done := end + 1)
+        elif sign[1]:
+            if waiting[what]:
+                close(what, end)
+        elif what in UNPAIRED or sign[0].endswith("/>"):
+            spans.append((start, end))
+        else:
+            opened.append((what, start))
+            waiting[what] += 1
+    pieces, place = [], 0
+    for start, end in spans:
+        pieces += text[place:start], " " * (end - start)
+        place = end
+    return "".join((*pieces, text[place:]))
+
+
 def _name(name: str) -> str:
     name = " ".join(name.replace("_", " ").split()).casefold()
     for prefix in ("plantilla:", "template:", "subst:", "msg:"):
@@ -262,11 +330,12 @@ BETWEEN |= {"por": " por ", "x": " por ", "by": " por ", "+/-": " ± ", "±": " 
 
 def quantity(call: Call) -> str:
     """Return a quantity with its unit, as given: {{convertir|5|a|7|km|mi}} is 5 a 7 km."""
-    number, rest = call[0], call.arguments[1:]
-    while len(rest) > 2 and rest[0] in BETWEEN:
-        number, rest = f"{number}{BETWEEN[rest[0]]}{rest[1]}", rest[2:]
-    unit = UNITS.get(rest[0], rest[0]) if rest else ""
-    return f"{number} {unit}".strip()
+    numbers, place = [call[0]], 1
+    while len(call.arguments) > place + 2 and (sign := BETWEEN.get(call[place])):
+        numbers += sign, call[place + 1]
+        place += 2
+    unit = UNITS.get(call[place], call[place])
+    return f"{''.join(numbers)} {unit}".strip()
 
 
 MONTHS = (
@@ -280,7 +349,7 @@ def date(call: Call) -> str:
     parts = [part for part in call.arguments[:3] if part]
     if parts and len(parts[0]) > 2 and parts[0].isdigit():
         parts.reverse()
-    if len(parts) > 1 and parts[-2].isdigit() and 1 <= int(parts[-2]) <= 12:
+    if len(parts) > 1 and len(parts[-2]) < 10 and parts[-2].isdecimal() and 1 <= int(parts[-2]) <= 12:
         parts[-2] = MONTHS[int(parts[-2]) - 1]
     return " de ".join(parts)
 
