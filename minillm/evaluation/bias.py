@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from minillm.evaluation.schema import BucketAccuracy, CalibrationBin, TokenShare, UnigramCurves
 from minillm.tokenization import PAD, UNK
+from minillm.training.metrics import ExactMetric
 
 BINS = 15
 SHOWN = 10  # tokens listed as over- and as underpredicted
 CURVE_POINTS = 100
 
 
-class PredictionBias(Metric):
+class PredictionBias(ExactMetric):
     """Mean, mean absolute value and variance of (predicted id - target id); predicted is the most probable token.
 
     Word ids run by falling frequency: a negative bias says that the model predicts more frequent words than the
@@ -44,7 +44,7 @@ class PredictionBias(Metric):
             predictions: (B, T) most probable tokens.
             targets: (B, T) true tokens, [PAD] where there is none.
         """
-        difference = (predictions - targets)[targets != PAD]
+        difference = (predictions - targets)[targets != PAD].to(self.device)
         self.total += difference.sum()
         self.absolute += difference.abs().sum()
         self.squares += difference.square().sum()
@@ -60,7 +60,7 @@ class PredictionBias(Metric):
         }
 
 
-class TokenCounts(Metric):
+class TokenCounts(ExactMetric):
     """What is predicted, token by token of the vocabulary and bin by bin of confidence: sums, so memory is flat.
 
     torchmetrics' own calibration error keeps every confidence that it was given; these are the same 15 bins as sums.
@@ -107,8 +107,8 @@ class TokenCounts(Metric):
             targets: (B, T), [PAD] where there is none.
         """
         is_target = targets != PAD
-        inputs, targets = inputs[is_target], targets[is_target]
-        probabilities = logits[is_target].float().softmax(dim=-1)
+        inputs, targets = inputs[is_target].to(self.device), targets[is_target].to(self.device)
+        probabilities = logits[is_target].float().softmax(dim=-1).to(self.device)
         confidence, guess = probabilities.max(dim=-1)
         hit = guess == targets
         self.differences.update(guess, targets)

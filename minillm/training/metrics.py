@@ -1,16 +1,32 @@
 """The figures of language modelling, over a whole split."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from minillm.data import Batch
+from minillm.numerics import has_float64
 from minillm.tokenization import PAD
 
 
-class LanguageModelling(Metric):
+class ExactMetric(Metric):
+    """A metric whose sums are whole numbers and float64: it stays on the processor where the device has no float64.
+
+    So what is added to a sum has to be brought to ``self.device`` first; elsewhere it is there already.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Self:
+        """Go to another device, as `torch.nn.Module.to` asks."""
+        if has_float64(fn(torch.zeros(1)).device):
+            super()._apply(fn, exclude_state)
+        return self
+
+
+class LanguageModelling(ExactMetric):
     """Loss, perplexity, accuracy and bits per byte, exact over any number of batches and processes.
 
     - loss: mean cross-entropy in nats a token, without label smoothing; perplexity = exp(loss).
@@ -42,11 +58,11 @@ class LanguageModelling(Metric):
         is_target = batch["targets"] != PAD
         logits, targets = logits[is_target].float(), batch["targets"][is_target]
         nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        self.nats += nats.sum(dtype=torch.float64)
+        self.nats += nats.to(self.device).sum(dtype=torch.float64)
         self.tokens += len(targets)
-        self.correct += (logits.argmax(dim=-1) == targets).sum()
-        self.bytes += batch["bytes"]
-        self.unknown_bytes += batch["unknown_bytes"]
+        self.correct += (logits.argmax(dim=-1) == targets).sum().to(self.device)
+        self.bytes += batch["bytes"].to(self.device)
+        self.unknown_bytes += batch["unknown_bytes"].to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the four figures as float64 scalars; loss is not a number when no token was seen."""
