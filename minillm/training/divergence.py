@@ -30,8 +30,8 @@ class Divergence(L.Callback):
         self._learning_rate = 0.0
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Keep the learning rate: after the last step of a schedule it is 0."""
-        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+        """Keep the highest learning rate: after the last step of a schedule it is 0."""
+        self._learning_rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         """Look at the batch's loss."""

@@ -256,10 +256,12 @@ def test_a_time_limit_ends_the_training_with_a_validation_and_counts_on_when_res
 
 def test_parts_can_be_left_out(train: Run) -> None:
     left_out = ("~callbacks.text_samples", "~callbacks.bleu_evaluation", "~callbacks.progress_bar", "~logger.csv")
-    ended = train(*left_out, "hydra.run.dir=run")
+    ended = train(*left_out, "callbacks.gradient_clipping.max_norm=inf", "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     assert Path("run/checkpoints/best.ckpt").is_file()
     assert not Path("run/metrics.csv").exists()
+    evaluation = json.loads(Path("run/evaluation/evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["config"]["callbacks"]["gradient_clipping"]["max_norm"] == "inf"  # JSON has no infinity
 
 
 def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_there_and_touches_no_other(
