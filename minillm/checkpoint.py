@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from minillm.errors import OutsideError, SettingError
+from minillm.numerics import all_finite
 
 
 def build_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
@@ -36,7 +37,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     """Return what a checkpoint holds; nothing in it is run.
 
     Raises:
-        SettingError: no such file, or not a whole checkpoint of miniLLM.
+        SettingError: no such file, not a whole checkpoint of miniLLM, or weights that are not finite.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -51,6 +52,10 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     expected = {"state_dict": dict, "config": dict, "tokenizer": str, "metrics": dict}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in expected.items()):
         raise SettingError("ckpt", checkpoint, "was not written by miniLLM; use a checkpoint of scripts/train.py")
+    if not all_finite(value for value in saved["state_dict"].values() if isinstance(value, torch.Tensor)):
+        raise SettingError(
+            "ckpt", checkpoint, "holds weights that are no finite numbers: its training diverged; use another"
+        )
     return saved
 
 

@@ -37,3 +37,7 @@ class SettingError(MiniLLMError, ValueError):
 
 class OutsideError(MiniLLMError):
     """A fault outside the program (network, disk, a damaged file): one line; what was done so far is kept."""
+
+
+class DivergedError(MiniLLMError):
+    """A training, or the model that it left, whose figures are no numbers any more: one line; checkpoints are kept."""

@@ -1,5 +1,6 @@
 """Decoding: one token after another, with a key/value cache."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.errors import SettingError
+from minillm.errors import DivergedError, SettingError
 from minillm.models import KeyValueCache
+from minillm.numerics import all_finite, has_float64
 from minillm.tokenization import EOS, PAD
 
+FLOAT32 = torch.finfo(torch.float32)
 FIRST_GENERATED = EOS  # [PAD], [UNK] and [BOS], the ids before it, are never chosen
 
 
@@ -77,8 +80,9 @@ class Sampling:
         if self.temperature == 0:
             probabilities = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=-1, keepdim=True), 1)
         else:
-            # Beginning at 0 nothing grows beyond float32, however low the temperature.
-            scores = (scores - scores.amax(dim=-1, keepdim=True)) / self.temperature
+            # Beginning at 0 nothing grows beyond float32, however low the temperature, unless that is 0 in float32.
+            temperature = min(max(self.temperature, FLOAT32.tiny), FLOAT32.max)
+            scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
             if self.top_k is not None or self.top_p is not None:
                 scores = scores.masked_fill(scores < self._weakest(scores), float("-inf"))
             probabilities = scores.softmax(dim=-1)
@@ -90,21 +94,25 @@ class Sampling:
         Args:
             logits: (B, V).
             occurred: as for `probabilities`.
-            draws: (B,) float64, uniform over [0, 1); not looked at where the temperature is 0.
+            draws: (B,) float64, uniform over [0, 1); on the processor where the logits' device has no float64. Not
+                looked at where the temperature is 0.
         """
         if self.temperature == 0 or draws is None:
             return self._scores(logits, occurred).argmax(dim=-1) + FIRST_GENERATED
         # One draw a row, and the token whose part of [0, 1) it falls into: V of them, as torch.multinomial makes, take
         # longer than the network.
-        cumulative = self.probabilities(logits, occurred).cumsum(dim=-1, dtype=torch.float64)
-        return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+        probabilities = self.probabilities(logits, occurred).to(draws.device)
+        cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        chosen = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+        return chosen.to(logits.device)
 
     def _scores(self, logits: Tensor, occurred: Tensor | None) -> Tensor:
         """Return the logits of what may be chosen, (B, V - FIRST_GENERATED) float32, the occurred ones penalized."""
         scores = logits[:, FIRST_GENERATED:].float()
         if occurred is None or self.repetition_penalty == 1:
             return scores
-        penalized = torch.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty)
+        penalty = min(max(self.repetition_penalty, FLOAT32.tiny), FLOAT32.max)
+        penalized = torch.where(scores > 0, scores / penalty, scores * penalty).clamp(FLOAT32.min, FLOAT32.max)
         return torch.where(occurred[:, FIRST_GENERATED:], penalized, scores)
 
     def _weakest(self, scores: Tensor) -> Tensor:
@@ -116,7 +124,8 @@ class Sampling:
             probabilities = descending.masked_fill(descending < weakest, float("-inf")).softmax(dim=-1)
             # A token stays while those before it have not reached top_p: the first always does.
             before = probabilities.cumsum(dim=-1) - probabilities
-            weakest = descending.gather(1, ((before < self.top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True) - 1)
+            stays = (before < max(self.top_p, FLOAT32.tiny)) & (probabilities > 0)
+            weakest = descending.gather(1, stays.sum(dim=-1, keepdim=True) - 1)
         return weakest
 
 
@@ -154,6 +163,7 @@ def generate_tokens(
 
     Raises:
         SettingError: a seed of more than 64 bits.
+        DivergedError: the network's logits are not finite.
     """
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
@@ -224,7 +234,7 @@ class _Batch:
         self.draws: Iterator[Tensor | None] = iter(lambda: None, 0)
         if sampling.temperature:
             draws = np.stack([row.random.random(window - longest + 1) for row in rows], axis=1)
-            self.draws = iter(torch.from_numpy(draws).to(device))
+            self.draws = iter(torch.from_numpy(draws).to(device if has_float64(device) else "cpu"))
         self.occurred: Tensor | None = None
 
     @property
@@ -237,6 +247,8 @@ class _Batch:
         """Return the next token of each row."""
         hidden = self.network.hidden(self.ids, self.documents, self.cache)
         logits = self.network.head(hidden[:, -1])
+        if not (math.isfinite(logits.sum()) or all_finite([logits])):
+            raise DivergedError("the model's predictions are no finite numbers: its training has diverged; use another")
         if self.sampling.repetition_penalty != 1 and self.occurred is None:
             self.occurred = torch.zeros_like(logits, dtype=torch.bool)
             for number, row in enumerate(self.rows):

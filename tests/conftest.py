@@ -3,7 +3,7 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_any, tree_map
 
 import minillm
 from minillm.corpus import Cleaner, DuplicateFilter, QualityFilter, SampleSource
@@ -159,3 +162,51 @@ def random_ids() -> Callable[..., torch.Tensor]:
         return torch.randint(4, 50, shape, generator=torch.Generator().manual_seed(seed))
 
     return draw
+
+
+class Narrow(Tensor):
+    """A tensor on a device that knows no float64, as Apple's GPUs; its values are in the processor's memory."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "Narrow":
+        if held.dtype == torch.float64:
+            raise TypeError("this device has no float64")
+        # Of the types of devices that PyTorch knows, one that asks for no driver.
+        narrow: Narrow = Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=torch.device("lazy"))
+        narrow.held = held
+        return narrow
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        args, kwargs = tree_map(lambda value: value.held if isinstance(value, Narrow) else value, (args, kwargs or {}))
+        to = kwargs.pop("device", None)
+        result = func(*args, **kwargs)
+        if to is not None and torch.device(to).type == "cpu":
+            return result
+        return tree_map(lambda value: Narrow(value) if isinstance(value, Tensor) else value, result)
+
+
+class NarrowDevice(TorchFunctionMode):
+    """Lets tensors be moved to, and made on, the device of `Narrow`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def is_narrow(value: Any) -> bool:
+            return isinstance(value, str | torch.device) and torch.device(value).type == "lazy"
+
+        if func is Tensor.to and tree_any(is_narrow, (args[1:], kwargs)):
+            return args[0] if isinstance(args[0], Narrow) else Narrow(args[0])
+        if kwargs and is_narrow(kwargs.get("device")):
+            return Narrow(func(*args, **{**kwargs, "device": "cpu"}))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def device_without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """A device that has no float64, as Apple's GPUs, which few machines have."""
+    monkeypatch.setattr("minillm.numerics.WITHOUT_FLOAT64", frozenset({"lazy"}))
+    with NarrowDevice():
+        yield torch.device("lazy")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minillm.errors import SettingError
+from minillm.errors import DivergedError, SettingError
 from minillm.generation import Sampling, generate_tokens
 from minillm.models import GPT2, KeyValueCache, MiniGPT, MiniGPTModern
 from minillm.tokenization import BOS, EOS, PAD, UNK
@@ -308,3 +308,32 @@ def test_a_seed_that_the_generator_does_not_take_is_refused(network: MiniGPT, se
 def test_a_value_outside_its_range_is_named(name: str, value: float) -> None:
     with pytest.raises(SettingError, match=f"^{name}={value}: must be "):
         Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-45, 1e-20, 1e300])
+@pytest.mark.parametrize("top_p", [None, 1e-320, 1.0])
+@pytest.mark.parametrize("penalty", [1e-320, 1e-30, 1.0, 1e30, 1e300])
+def test_no_setting_is_too_extreme_for_float32(temperature: float, top_p: float | None, penalty: float) -> None:
+    logits = torch.randn(8, 30, generator=torch.Generator().manual_seed(0)) * 10
+    logits[:, 9] = 0
+    occurred = torch.rand(8, 30, generator=torch.Generator().manual_seed(1)) < 0.5
+    probabilities = Sampling(temperature, None, top_p, penalty).probabilities(logits, occurred)
+    torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(8))
+    if temperature < 1 and penalty == 1:
+        torch.testing.assert_close(probabilities, GREEDY.probabilities(logits))
+
+
+def test_draws_are_the_same_where_there_is_no_float64(device_without_float64: torch.device) -> None:
+    logits = torch.randn(64, 30, generator=torch.Generator().manual_seed(0))
+    draws = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    chosen = Sampling().choose(logits.to(device_without_float64), None, draws)
+    assert chosen.device == device_without_float64
+    assert torch.equal(chosen.cpu(), Sampling().choose(logits, None, draws))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_p=0.9)])
+@pytest.mark.parametrize("weight", [1e38, float("nan"), float("-inf")])
+def test_a_network_that_predicts_no_numbers_writes_nothing(network: MiniGPT, sampling: Sampling, weight: float) -> None:
+    torch.nn.init.constant_(network.head.weight, weight)
+    with pytest.raises(DivergedError, match="its training has diverged"):
+        list(generate_tokens(network, [[BOS, 5, 6]], 5, sampling, 0))

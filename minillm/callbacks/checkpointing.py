@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from minillm.errors import SettingError
-from minillm.files import written_whole
+from minillm.files import make_folder, written_whole
 
 
 class Checkpointing(ModelCheckpoint):
@@ -22,7 +22,7 @@ class Checkpointing(ModelCheckpoint):
         every_n_train_steps: write ``last.ckpt`` so often within an epoch, besides at its end; None: only there.
 
     Raises:
-        SettingError: every_n_train_steps under 1.
+        SettingError: every_n_train_steps under 1, or a folder that cannot be written.
     """
 
     def __init__(
@@ -30,6 +30,10 @@ class Checkpointing(ModelCheckpoint):
     ) -> None:
         if every_n_train_steps is not None and every_n_train_steps < 1:
             raise SettingError("every_n_train_steps", every_n_train_steps, "must be at least 1, or null")
+        try:
+            make_folder(dirpath)
+        except OSError as error:
+            raise SettingError("dirpath", dirpath, f"is no folder to write in ({error.strerror})") from error
         super().__init__(
             dirpath=dirpath,
             filename="best",

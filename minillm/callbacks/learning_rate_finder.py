@@ -15,7 +15,7 @@ from lightning.pytorch import callbacks
 from matplotlib.figure import Figure
 
 from minillm.errors import SettingError
-from minillm.files import written_whole
+from minillm.files import make_folder, written_whole
 from minillm.training import TrainingModule
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         early_stop_threshold: end when the loss is so many times the lowest so far; None: never.
 
     Raises:
-        SettingError: bounds without a range between them, or too few steps; when training begins, an optimizer with
-            more than one learning rate, or a loss that does not fall at any rate.
+        SettingError: bounds without a range between them, too few steps, or a folder that cannot be written; when
+            training begins, an optimizer with more than one learning rate, or a loss that does not fall at any rate.
     """
 
     def __init__(
@@ -54,6 +54,10 @@ class LearningRateFinder(callbacks.LearningRateFinder):
             raise SettingError("min_lr", min_lr, f"must be over 0 and under max_lr={max_lr}")
         if num_training_steps < 20:
             raise SettingError("num_training_steps", num_training_steps, "must be at least 20, such as 100")
+        try:
+            make_folder(dirpath)
+        except OSError as error:
+            raise SettingError("dirpath", dirpath, f"is no folder to write in ({error.strerror})") from error
         super().__init__(
             min_lr, max_lr, num_training_steps, early_stop_threshold=early_stop_threshold, update_attr=False
         )

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from minillm.evaluation.schema import BucketAccuracy, CalibrationBin, TokenShare, UnigramCurves
 from minillm.tokenization import PAD, UNK
+from minillm.training.metrics import ExactMetric
 from minillm.training.predictions import Predictions
 
 BINS = 15
@@ -20,7 +20,7 @@ SHOWN = 10  # tokens listed as over- and as underpredicted
 CURVE_POINTS = 100
 
 
-class PredictionBias(Metric):
+class PredictionBias(ExactMetric):
     """Mean, mean absolute value and variance of (predicted id - target id); predicted is the most probable token.
 
     Word ids run by falling frequency: a negative bias says that the model predicts more frequent words than the
@@ -45,7 +45,7 @@ class PredictionBias(Metric):
             predictions: (B, T) most probable tokens.
             targets: (B, T) true tokens, [PAD] where there is none.
         """
-        difference = (predictions - targets)[targets != PAD]
+        difference = (predictions - targets)[targets != PAD].to(self.device)
         self.total += difference.sum()
         self.absolute += difference.abs().sum()
         self.squares += difference.square().sum()
@@ -61,7 +61,7 @@ class PredictionBias(Metric):
         }
 
 
-class TokenCounts(Metric):
+class TokenCounts(ExactMetric):
     """What is predicted, token by token of the vocabulary and bin by bin of confidence: sums, so memory is flat.
 
     torchmetrics' own calibration error keeps every confidence that it was given; these are the same 15 bins as sums.
@@ -106,10 +106,11 @@ class TokenCounts(Metric):
             predictions: of the batch's targets, with their distribution.
             inputs: (B, T).
         """
+        predictions = predictions.to(self.device)
         assert predictions.distribution is not None
         self.predicted += predictions.distribution
         counted = predictions.counted
-        inputs, targets = inputs[counted], predictions.targets[counted]
+        inputs, targets = inputs.to(self.device)[counted], predictions.targets[counted]
         guess, confidence = predictions.guesses[counted], predictions.confidences[counted]
         hit = guess == targets
         self.differences.update(guess, targets)

@@ -1,6 +1,7 @@
 """The whole evaluation: every figure of a model, and whether they can be believed."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class Evaluator:
             "schema": SCHEMA,
             "checkpoint": str(checkpoint),
             "run": str(checkpoint.parent.parent) if (checkpoint.parent.parent / ".hydra").is_dir() else None,
-            "config": model.config,
+            "config": _as_json(model.config),
             "data": {
                 "articles": {name: len(split.documents) for name, split in splits.items()},
                 "tokens": {name: tokens_of(split) for name, split in splits.items()},
@@ -215,6 +216,15 @@ def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
 def tokens_of(split: Split) -> int:
     """Return the tokens to predict: all but each document's [BOS]."""
     return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
+
+
+def _as_json(setting: Any) -> Any:
+    """Return settings as JSON can hold them: a setting, unlike a figure, may well be infinite."""
+    if isinstance(setting, dict):
+        return {name: _as_json(value) for name, value in setting.items()}
+    if isinstance(setting, list):
+        return [_as_json(value) for value in setting]
+    return str(setting) if isinstance(setting, float) and not math.isfinite(setting) else setting
 
 
 def _histogram(splits: Mapping[str, Split]) -> LengthHistogram:

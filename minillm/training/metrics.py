@@ -1,16 +1,32 @@
 """The figures of language modelling, over a whole split."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from minillm.data import Batch
+from minillm.numerics import has_float64
 from minillm.training.predictions import Predictions
 
 
-class LanguageModelling(Metric):
+class ExactMetric(Metric):
+    """A metric whose sums are whole numbers and float64: it stays on the processor where the device has no float64.
+
+    So what is added to a sum has to be brought to ``self.device`` first; elsewhere it is there already.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Self:
+        """Go to another device, as `torch.nn.Module.to` asks."""
+        if has_float64(fn(torch.zeros(1)).device):
+            super()._apply(fn, exclude_state)
+        return self
+
+
+class LanguageModelling(ExactMetric):
     """Loss, perplexity, accuracy and bits per byte, exact over any number of batches and processes.
 
     - loss: mean cross-entropy in nats a token, without label smoothing; perplexity = exp(loss).
@@ -39,12 +55,13 @@ class LanguageModelling(Metric):
             predictions: of the batch's targets.
             batch: with ``bytes`` and ``unknown_bytes``.
         """
+        predictions = predictions.to(self.device)
         counted = predictions.counted
         self.nats += predictions.nats.sum(dtype=torch.float64)
         self.tokens += counted.sum()
         self.correct += (counted & (predictions.guesses == predictions.targets)).sum()
-        self.bytes += batch["bytes"]
-        self.unknown_bytes += batch["unknown_bytes"]
+        self.bytes += batch["bytes"].to(self.device)
+        self.unknown_bytes += batch["unknown_bytes"].to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the four figures as float64 scalars; loss is not a number when no token was seen."""

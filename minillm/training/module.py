@@ -182,9 +182,17 @@ class TrainingModule(L.LightningModule):
         metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``."""
+        """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``.
+
+        Raises:
+            SettingError: validation after more batches than an epoch has.
+        """
         optimizer = self.make_optimizer(self.network.named_parameters())
-        steps = self.trainer.estimated_stepping_batches
+        try:
+            steps = self.trainer.estimated_stepping_batches
+        except ValueError as error:  # the first place at which Lightning knows how many batches there are
+            advice = f"must be at most the {self.trainer.fit_loop.max_batches} batches of an epoch"
+            raise SettingError("trainer.val_check_interval", self.trainer.val_check_interval, advice) from error
         scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
         return {
             "optimizer": optimizer,

@@ -32,6 +32,10 @@ class Predictions(NamedTuple):
         """(B, T) whether there is a target."""
         return self.targets != PAD
 
+    def to(self, device: torch.device) -> "Predictions":
+        """Return the same on a device."""
+        return Predictions(*(None if each is None else each.to(device) for each in self))
+
 
 def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) -> Predictions:
     """Return what logits say of the targets.

@@ -70,9 +70,9 @@ def warmup_schedule(
     Raises:
         SettingError: a share outside its range, or a curve without an end to fall to.
     """
-    if warmup < 0:
+    if not 0 <= warmup < math.inf:
         raise SettingError("scheduler.warmup", warmup, "must be a share of the training, such as 0.1, or steps")
-    if decay is not None and not decay > 0:
+    if decay is not None and not 0 < decay < math.inf:
         raise SettingError("scheduler.decay", decay, "must be a share of the training, such as 0.2, or steps, or null")
     if decay is not None and after == "constant":
         raise SettingError("scheduler.decay", decay, "scheduler=constant never falls; use scheduler=wsd, or null")

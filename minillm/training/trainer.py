@@ -5,15 +5,76 @@ import ctypes
 import logging
 import sys
 import warnings
-from typing import Any, cast
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
 from minillm.configuration import check_arguments
+from minillm.durations import parse_duration
 from minillm.errors import SettingError
 from minillm.training.checkpoint_io import WholeCheckpoints
+from minillm.training.divergence import Divergence
+
+
+class Bound(NamedTuple):
+    """What a number may be that Lightning takes.
+
+    Args:
+        smallest: it may be this or more.
+        advice: what it must be, for people.
+        without_smallest: it must be more than the smallest.
+        special: a number that has a meaning of its own.
+    """
+
+    smallest: float
+    advice: str
+    without_smallest: bool = False
+    special: float | None = None
+
+    def allows(self, value: float) -> bool:
+        """Return whether a number is within; what is not a number is not."""
+        is_enough = value > self.smallest or (value == self.smallest and not self.without_smallest)
+        return value == self.special or (is_enough and value <= LARGEST)
+
+
+LARGEST = 10**9  # of any such number: more no training has, and times of so many steps overflow
+_BATCHES = Bound(0, "must be a share of the batches from 0.0 to 1.0, or a number of them")
+# Numbers of Lightning's Trainer that it takes whatever they are, or meets with a traceback when training has begun.
+BOUNDS = {
+    "devices": Bound(1, "must be at least 1, or -1 for all there are", special=-1),
+    "num_nodes": Bound(1, "must be at least 1"),
+    "max_epochs": Bound(0, "must be at least 0, such as 15, or -1 for no end", special=-1),
+    "min_epochs": Bound(0, "must be at least 0, or null"),
+    "max_steps": Bound(0, "must be at least 0, or -1 for no end", special=-1),
+    "min_steps": Bound(0, "must be at least 0, or null"),
+    "limit_train_batches": _BATCHES,
+    "limit_val_batches": _BATCHES,
+    "limit_test_batches": _BATCHES,
+    "limit_predict_batches": _BATCHES,
+    "overfit_batches": _BATCHES,
+    "fast_dev_run": Bound(0, "must be true, false or a number of batches"),
+    "val_check_interval": Bound(
+        0, "must be over 0: a share of the epoch up to 1.0, or a number of batches", without_smallest=True
+    ),
+    "check_val_every_n_epoch": Bound(1, "must be at least 1; trainer.limit_val_batches=0 validates never"),
+    "num_sanity_val_steps": Bound(0, "must be at least 0, or -1 for all validation batches", special=-1),
+    "log_every_n_steps": Bound(1, "must be at least 1, such as 10"),
+    "accumulate_grad_batches": Bound(1, "must be at least 1"),
+    "gradient_clip_val": Bound(0, "must be at least 0, or null"),
+    "reload_dataloaders_every_n_epochs": Bound(0, "must be at least 0"),
+}
+
+# Each process holds a part of the parameters. Until gradient clipping, EMA, Muon and checkpoints can handle that:
+SHARDING: tuple[type, ...] = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+# The weights are float32 or finer, and so are the figures of the whole network.
+WHOLE_PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
 
 def has_fast_bfloat16(accelerator: str) -> bool:
@@ -39,16 +100,24 @@ def keep_freed_memory() -> None:
             mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free bytes from which the heap shrinks
 
 
-def build_trainer(accelerator: str = "auto", precision: str | int = "auto", **options: Any) -> L.Trainer:
-    """Return Lightning's Trainer.
+def build_trainer(
+    accelerator: str = "auto",
+    precision: str | int = "auto",
+    max_time: str | Mapping[str, float] | None = None,
+    **options: Any,
+) -> L.Trainer:
+    """Return Lightning's Trainer, which also ends a training that diverges, see `Divergence`.
 
     Args:
         accelerator: as Lightning has it.
         precision: as Lightning has it; ``auto`` is bf16-mixed where the machine has bfloat16 in hardware, else 32-true.
+            Not what keeps weights in half precision: figures are float32 in any case.
+        max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
+            such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
         options: any further argument of Lightning's Trainer.
 
     Raises:
-        SettingError: an argument that Lightning refuses.
+        SettingError: an argument that cannot work.
     """
     keep_freed_memory()
     if precision == "auto":
@@ -61,11 +130,51 @@ def build_trainer(accelerator: str = "auto", precision: str | int = "auto", **op
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
     check_arguments(L.Trainer, options)
+    _check_numbers(options)
+    _check_strategy(options.get("strategy"))
+    # The clock is Lightning's own, and always there: its state in the checkpoint is what a resumed run counts on from.
+    clock = Timer(_time_limit(max_time), verbose=False)
+    callbacks = options.pop("callbacks", None) or []
+    callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
     options["plugins"] = [WholeCheckpoints(), *(options.get("plugins") or [])]
     try:
-        return L.Trainer(accelerator=accelerator, precision=cast(Any, precision), **options)
-    except (TypeError, ValueError, MisconfigurationException) as error:
+        trainer = L.Trainer(accelerator=accelerator, precision=cast(Any, precision), callbacks=callbacks, **options)
+    except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
         chosen = {"accelerator": accelerator, "precision": precision, **options}
         text = " ".join(str(error).split())
-        culprit = next((name for name in chosen if name in text), "accelerator")
+        named = [name for name in chosen if name in text]
+        named += [name for name, value in chosen.items() if str(value).replace("-", "_") in text]
+        culprit = named[0] if named else "accelerator"
         raise SettingError(culprit, chosen[culprit], text) from error
+    if type(trainer.precision_plugin) not in WHOLE_PRECISIONS:
+        advice = "keeps the weights in half precision, and figures would not be float32; bf16-mixed would do"
+        raise SettingError("precision", trainer.precision_plugin.precision, advice)
+    return trainer
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and name in BOUNDS and not BOUNDS[name].allows(value):
+            raise SettingError(name, value, f"at most {LARGEST} would do" if value > LARGEST else BOUNDS[name].advice)
+
+
+def _check_strategy(strategy: Any) -> None:
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    kind = StrategyRegistry[name]["strategy"] if name in StrategyRegistry else type(strategy)
+    if issubclass(kind, SHARDING):
+        parts = "callbacks.gradient_clipping, callbacks.ema, optimizer=muon and checkpoints"
+        raise SettingError("strategy", name, f"shards the parameters, which {parts} do not work with yet; use ddp")
+
+
+def _time_limit(max_time: str | Mapping[str, float] | None) -> timedelta | None:
+    if max_time is None:
+        return None
+    try:
+        limit = parse_duration(max_time) if isinstance(max_time, str) else timedelta(**max_time)
+    except (OverflowError, TypeError, ValueError):
+        limit = timedelta()
+    if limit <= timedelta():
+        advice = "must be a time over 0, such as 00:01:30:00 (DD:HH:MM:SS) or 1h30min, or null"
+        raise SettingError("max_time", max_time, advice)
+    return limit

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parent.parent.parent
@@ -20,6 +21,12 @@ FILES = ("data=files", "data.num_articles=null", "data.source.path=texts")
 def generate(run_script: Run) -> Run:
     """Run scripts/generate.py."""
     return partial(run_script, "generate")
+
+
+@pytest.fixture
+def evaluate(run_script: Run) -> Run:
+    """Run scripts/evaluate.py."""
+    return partial(run_script, "evaluate")
 
 
 def refused(script: Run, *arguments: str) -> str:
@@ -79,7 +86,18 @@ def refused(script: Run, *arguments: str) -> str:
         ("+trainer.max_step=1", "trainer.max_step=1: Trainer has no such setting; did you mean max_steps?"),
         ("seed=-1", "seed=-1: must be from 0 to 4294967295"),
         ("seed=one", "seed=one: must be int, not str"),
-        ("callbacks.elapsed_time.duration=soon", "callbacks.elapsed_time=minillm.callbacks.ElapsedTime: "),
+        ("trainer.max_time=abc", "trainer.max_time=abc: must be a time over 0, such as 00:01:30:00"),
+        ("trainer.devices=-3", "trainer.devices=-3: must be at least 1, or -1 for all there are"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be at least 1"),
+        ("trainer.val_check_interval=1000000", "trainer.val_check_interval=1000000: must be at most the 10 batches"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be at least 1"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: shards the parameters, which callbacks.gradient_clipping, "),
+        ("trainer.precision=bf16-true", "trainer.precision=bf16-true: keeps the weights in half precision"),
+        (
+            "callbacks.checkpointing.dirpath=/proc/x",
+            "callbacks.checkpointing.dirpath=/proc/x: is no folder to write in",
+        ),
+        ("callbacks.checkpointing.dirpath=/dev/null", "callbacks.checkpointing.dirpath=/dev/null: is no folder"),
         ("callbacks.text_samples.prompts=['']", "callbacks.text_samples.prompts=['']: must not be empty"),
         ("callbacks.text_samples.temperature=-1", "callbacks.text_samples.temperature=-1: must be at least 0"),
         ("callbacks.gradient_clipping.max_norm=0", "callbacks.gradient_clipping.max_norm=0: must be over 0"),
@@ -107,6 +125,11 @@ def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str
         ("scheduler=wsd", "scheduler.after=sudden", "scheduler.after=sudden: must be Literal["),
         ("scheduler=cosine", "scheduler.final=2", "scheduler.final=2: must be a share of optimizer.lr from 0 to 1"),
         ("callbacks=[default,ema]", "callbacks.ema.decay=1", "callbacks.ema.decay=1: must be at least 0 and under 1"),
+        (
+            "callbacks=[default,learning_rate_finder]",
+            "callbacks.learning_rate_finder.dirpath=/proc/x",
+            "callbacks.learning_rate_finder.dirpath=/proc/x: is no folder to write in",
+        ),
     ],
 )
 def test_a_setting_of_another_choice_that_cannot_work_is_named(
@@ -168,6 +191,18 @@ def test_a_damaged_checkpoint_is_refused_by_both_scripts(
     damage = "a.ckpt: is damaged, cut short, or no checkpoint at all"
     assert refused(train, "ckpt_path=a.ckpt").startswith(f"ckpt_path={damage}")
     assert refused(generate, "ckpt=a.ckpt").startswith(f"ckpt={damage}")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_every_script(
+    train: Run, generate: Run, evaluate: Run, run_folder: Path
+) -> None:
+    saved = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    saved["state_dict"]["network.head.weight"][3, 5] = float("nan")
+    torch.save(saved, "a.pt")
+    for script, setting in (train, "ckpt_path"), (generate, "ckpt"), (evaluate, "ckpt"):
+        assert refused(script, f"{setting}=a.pt").startswith(
+            f"{setting}=a.pt: holds weights that are no finite numbers"
+        )
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_what_would_fit(train: Run, run_folder: Path) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -200,12 +201,67 @@ def test_training_that_ends_before_a_validation_keeps_its_last_checkpoint_and_sa
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
 
+def diverged(ended: Any) -> str:
+    """Check how a training ended that diverged; return the last line."""
+    last: str = ended.stderr.splitlines()[-1]
+    assert ended.status == 1, ended.stderr
+    assert last.startswith("error: the training has diverged: at step ")
+    assert "a lower optimizer.lr, a longer scheduler.warmup or a smaller callbacks.gradient_clipping.max_norm" in last
+    assert "Traceback" not in ended.stderr
+    assert not list(Path("run").rglob("*.tmp"))
+    return last
+
+
+@pytest.mark.parametrize("settings", [(), ("callbacks=[default,ema]",), ("training.label_smoothing=0",)])
+def test_a_training_that_diverges_ends_in_one_line_and_keeps_the_last_good_checkpoint(
+    train: Run, settings: tuple[str, ...]
+) -> None:
+    frequent = "callbacks.checkpointing.every_n_train_steps=1"
+    last = diverged(train("optimizer.lr=1e4", frequent, *settings, "hydra.run.dir=run"))
+    assert re.search(r"at step 3, with learning rate 8\.89e\+03, the loss is nan; ", last)
+    assert last.endswith("/run/checkpoints/last.ckpt")
+    kept = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(train: Run) -> None:
+    settings = ("scheduler=constant", "scheduler.warmup=0", "callbacks.checkpointing.every_n_train_steps=1")
+    last = diverged(train("optimizer.lr=1e39", *settings, "hydra.run.dir=run"))
+    assert "at step 1, with learning rate 1e+39, weights or the optimizer's averages are no finite numbers" in last
+    assert last.endswith("there was no checkpoint yet")
+    assert not list(Path("run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("lr", ["1e4", "1e30"])
+def test_a_validation_whose_figures_are_no_numbers_has_no_best_checkpoint(train: Run, lr: str) -> None:
+    last = diverged(train(f"optimizer.lr={lr}", "trainer.limit_train_batches=1", "hydra.run.dir=run"))
+    assert re.search(r"at step 1, .*, val/\w+ is (nan|inf)", last)
+    assert not list(Path("run").rglob("*.ckpt"))
+
+
+def test_a_time_limit_ends_the_training_with_a_validation_and_counts_on_when_resumed(train: Run) -> None:
+    limited = ("trainer.max_epochs=2", "trainer.log_every_n_steps=1", "evaluation=none")
+    assert train(*limited, "trainer.max_time=0.01s", "hydra.run.dir=a").status == 0
+    saved = torch.load("a/checkpoints/best.ckpt", weights_only=True)
+    assert saved["global_step"] == 1  # a step of the two epochs' twenty takes longer
+    [first] = [float(row["train/seconds"]) for row in rows(Path("a")) if row["train/seconds"]]
+    resume = ("ckpt_path=a/checkpoints/last.ckpt", *limited)
+    assert train(*resume, "trainer.max_time=0.01s", "hydra.run.dir=b").status == 0
+    assert "train/loss" not in rows(Path("b"))[0]  # the time was up
+    assert train(*resume, "trainer.max_time=1h", "hydra.run.dir=c").status == 0
+    seconds = [float(row["train/seconds"]) for row in rows(Path("c")) if row["train/seconds"]]
+    assert first < seconds[0] < seconds[-1]
+
+
 def test_parts_can_be_left_out(train: Run) -> None:
     left_out = ("~callbacks.text_samples", "~callbacks.bleu_evaluation", "~callbacks.progress_bar", "~logger.csv")
-    ended = train(*left_out, "hydra.run.dir=run")
+    ended = train(*left_out, "callbacks.gradient_clipping.max_norm=inf", "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     assert Path("run/checkpoints/best.ckpt").is_file()
     assert not Path("run/metrics.csv").exists()
+    evaluation = json.loads(Path("run/evaluation/evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["config"]["callbacks"]["gradient_clipping"]["max_norm"] == "inf"  # JSON has no infinity
 
 
 def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_there_and_touches_no_other(

@@ -1,12 +1,13 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from minillm.data import Batch, TextDataModule
-from minillm.evaluation.bias import PredictionBias
+from minillm.evaluation.bias import PredictionBias, TokenCounts
 from minillm.tokenization import PAD, UNK
 from minillm.training import LanguageModelling
 from minillm.training.predictions import predict
@@ -107,6 +108,24 @@ def test_a_reset_forgets_everything() -> None:
     alone = LanguageModelling()
     add(alone, *batches()[2])
     assert metric.compute() == alone.compute()
+
+
+def test_where_there_is_no_float64_the_sums_are_kept_on_the_processor_to_the_last_bit(
+    device_without_float64: torch.device,
+) -> None:
+    def figures(device: torch.device) -> list[Any]:
+        metric, bias, counts = LanguageModelling().to(device), PredictionBias().to(device), TokenCounts(V).to(device)
+        for logits, batch in batches():
+            logits, batch = logits.to(device), {name: value.to(device) for name, value in batch.items()}
+            predictions = predict(logits, batch["targets"], with_distribution=True)
+            metric.update(predictions, batch)
+            bias.update(predictions.guesses, batch["targets"])
+            counts.update(predictions, batch["targets"].roll(1, -1))
+        return [metric.compute(), bias.compute(), {name: value.tolist() for name, value in counts.compute().items()}]
+
+    with pytest.raises(TypeError, match="no float64"):
+        torch.zeros(1).to(device_without_float64).double()
+    assert figures(device_without_float64) == figures(torch.device("cpu"))
 
 
 def test_a_uniform_model_pays_the_same_bits_for_each_token_of_a_real_split(

@@ -73,10 +73,13 @@ def test_no_step_is_wasted_on_a_rate_of_zero(after: Any) -> None:
     ("total_steps", "warmup", "after", "settings", "message"),
     [
         (100, -0.1, "linear", {}, "scheduler.warmup=-0.1: "),
+        (100, float("nan"), "linear", {}, "scheduler.warmup=nan: must be a share of the training"),
+        (100, float("inf"), "constant", {}, "scheduler.warmup=inf: must be a share of the training"),
         (None, 10, "linear", {}, "trainer.max_epochs=-1: a schedule needs an end"),
         (None, 10, "cosine", {}, "trainer.max_epochs=-1: "),
         (None, 0.1, "constant", {}, "scheduler.warmup=100"),
         (100, 0.1, "sqrt", {"decay": 0}, "scheduler.decay=0: must be a share of the training"),
+        (100, 0.1, "sqrt", {"decay": float("inf")}, "scheduler.decay=inf: must be a share of the training"),
         (100, 0.1, "constant", {"decay": 0.2}, "scheduler.decay=0.2: scheduler=constant never falls"),
         (100, 0.1, "linear", {"final": 1.5}, "scheduler.final=1.5: must be a share of optimizer.lr"),
     ],

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MOST_PAGES = 50  # what the API takes a request from ordinary clients: of titles, pageids and revids
 FIRST_RETRIES = 3  # at an address that never answered as a wiki does
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled from the first to the longest, and jitter
+LONGEST_ASKED_WAIT = 3600.0  # seconds that we let the server ask us to wait
 MAXLAG = 5  # seconds that the wiki's database copies may be behind before we make room for others
 PASSING_CODES = ("maxlag", "ratelimited", "readonly", "internal_api_error")  # error codes (or their beginnings)
 PASSING_STATUSES = (408, 425, 429)  # and every 5xx
@@ -197,13 +198,13 @@ class MediaWiki:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Return the seconds that a Retry-After header asks for, given as a number or as a date; 0 without one."""
+    """Return the seconds that a Retry-After header asks for, as a number or a date, within bounds; 0 without one."""
     value = response.headers.get("retry-after", "")
     try:
-        return float(value)
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
+        try:
+            seconds = (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (OverflowError, TypeError, ValueError):
+            return 0.0
+    return min(seconds, LONGEST_ASKED_WAIT) if seconds > 0 else 0.0  # also where it is not a number
