@@ -76,16 +76,24 @@ def _check_node(node: Any, name: str) -> None:
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        check_arguments(_resolve(node["_target_"], name), node, name)
+        check_arguments(resolve(node["_target_"], f"{name}._target_"), node, name)
     for key, child in node.items():
         _check_node(child, f"{name}.{key}" if name else str(key))
 
 
-def _resolve(target: str, name: str) -> Callable[..., Any]:
+def resolve(target: Any, setting: str) -> Callable[..., Any]:
+    """Return the class or function that a user's own setting names; to import it runs its module.
+
+    Raises:
+        SettingError: it cannot be imported, or cannot be called.
+    """
     try:
-        return typing.cast(Callable[..., Any], pkgutil.resolve_name(target))
-    except Exception as error:
-        raise SettingError(f"{name}._target_", target, f"cannot be imported: {error}") from error
+        found = pkgutil.resolve_name(target)
+    except Exception as error:  # whatever its module raises
+        raise SettingError(setting, target, f"cannot be imported: {' '.join(str(error).split())}") from error
+    if not callable(found):
+        raise SettingError(setting, target, "is no class and no function")
+    return typing.cast(Callable[..., Any], found)
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], group: str = "") -> None:
