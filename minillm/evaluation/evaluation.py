@@ -22,11 +22,13 @@ from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
 from minillm.files import written_whole
-from minillm.generation import Sampling
+from minillm.generation import MAX_NEW_TOKENS, Sampling
 from minillm.language_model import LanguageModel
 from minillm.tokenization import UNK
 
 LENGTH_BINS = 30
+# Latency: hours; windows at once: gigabytes of logits.
+MOST = {"max_articles": 10**9, "latency_runs": 100_000, "batch_size": 1024, "max_new_tokens": MAX_NEW_TOKENS}
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 
 
@@ -61,10 +63,12 @@ class Evaluator:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name, least in ("max_articles", 1), ("latency_runs", 1), ("batch_size", 1), ("max_new_tokens", 1):
+        for name, most in MOST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingError(name, value, f"must be at least {least}")
+            if value is not None and value < 1:
+                raise SettingError(name, value, "must be at least 1")
+            if value is not None and value > most:
+                raise SettingError(name, value, f"must be at most {most:,}")
 
     def __call__(
         self,
