@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args, get_type_hints, is_typeddict
 
 from minillm.errors import OutsideError
-from minillm.evaluation.schema import SCHEMA, Evaluation
+from minillm.evaluation.schema import SCHEMA, Evaluation, SplitFigures, SplitName
 
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
@@ -52,6 +53,22 @@ def logged_figures(run: Path) -> dict[str, float]:
             best = max(splits, key=order)
             chosen |= {name: float(value) for name, value in best.items() if name.startswith(f"{split}/") and value}
     return chosen
+
+
+def figure_names() -> set[str]:
+    """Return the names that `figures` can give, whatever was evaluated."""
+
+    def names(kind: Any, name: str) -> Iterator[str]:
+        for part in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+            if is_typeddict(part):
+                for key, child in get_type_hints(part).items():
+                    yield from names(child, f"{name}/{key}")
+            elif part in (int, float):
+                yield name
+
+    hints = get_type_hints(Evaluation)
+    parts = {**{part: hints[part] for part in MEASURED}, **dict.fromkeys(get_args(SplitName), SplitFigures)}
+    return {name for part, kind in parts.items() for name in names(kind, part)}
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
