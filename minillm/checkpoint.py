@@ -1,35 +1,46 @@
 """Checkpoints as files: finding, reading, checking them, and building the network that they describe."""
 
-import pkgutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from minillm.configuration import check_arguments, resolve
 from minillm.errors import OutsideError, SettingError
 from minillm.numerics import all_finite
+from minillm.trust import allowed, networks
 
 
-def build_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
+def build_network(model: Any, vocab_size: int, trusted: Collection[str] | None = None) -> nn.Module:
     """Return the network that a config's ``model`` node describes, with fresh weights.
+
+    Args:
+        model: the node, as plain values.
+        vocab_size: entries of the tokenizer's vocabulary.
+        trusted: None: the node is the user's own words, and any network will do. Of a file that may come from anywhere:
+            the full names of classes that it may name besides the project's own; of no other is anything imported.
 
     Raises:
         SettingError: a size that cannot be built, or a ``_target_`` that is no network: nothing else is ever called.
     """
+    if not isinstance(model, dict):
+        raise SettingError("model", model, "describes no network; model=minigpt would do")
     target = model.get("_target_", "")
-    try:
-        network = pkgutil.resolve_name(target)
-    except (AttributeError, ImportError, ValueError) as error:
-        raise SettingError("model._target_", target, f"cannot be imported: {error}") from error
+    if trusted is None:
+        network = resolve(target, "model._target_")
+    else:
+        network = allowed(target, networks(), trusted, "model._target_")
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
         raise SettingError("model._target_", target, "is no network: not a torch.nn.Module")
-    arguments = {name: value for name, value in model.items() if not name.startswith("_")}
+    arguments = {str(name): value for name, value in model.items() if not str(name).startswith("_")}
+    check_arguments(network, arguments, "model")
     try:
         return network(vocab_size=vocab_size, **arguments)
     except SettingError as error:
         raise error.within("model") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise SettingError("model._target_", target, " ".join(str(error).split())) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -43,7 +44,7 @@ def script(
         @functools.wraps(task)  # Hydra names the log after the script that the function is in
         def checked(config: DictConfig) -> Any:
             try:
-                check_types(config, settings)
+                check_types(config, settings, declared(config_name))
                 return task(config)
             except Exception as error:
                 # Here and not outside: on its way through Hydra an error would get a line more. Of a sweep the other
@@ -65,6 +66,13 @@ def script(
         return command
 
     return decorate
+
+
+def declared(config_name: str) -> set[str]:
+    """Return the names of a script's settings and config groups, which its root config declares."""
+    root = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = (group for choice in root.pop("defaults") if isinstance(choice, dict) for group in choice)
+    return {*root, *groups}
 
 
 def _report(error: Exception, leave: bool = True) -> None:

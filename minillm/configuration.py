@@ -3,9 +3,10 @@
 import contextlib
 import difflib
 import inspect
+import math
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import hydra
@@ -14,6 +15,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from minillm.errors import SettingError
+
+GROUPS_OF_NODES = ("callbacks", "logger")  # they hold what describes objects, by any name
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
         raise SettingError(node, target, " ".join(str(cause).split())) from cause
 
 
-def check_types(config: DictConfig, settings: Mapping[str, Any]) -> None:
+def check_types(config: DictConfig, settings: Mapping[str, Any], declared: Collection[str] | None = None) -> None:
     """Check every value of a composed config against the type that its class declares.
 
     Types are declared once, on the classes that the ``_target_`` keys name; only a script's own settings have no class.
@@ -59,14 +62,44 @@ def check_types(config: DictConfig, settings: Mapping[str, Any]) -> None:
     Args:
         config: the composed config.
         settings: the types of the script's own settings.
+        declared: names of all settings and groups that the script has; None: they are not checked.
 
     Raises:
-        SettingError: a value of another type, or an argument that the class does not have.
+        SettingError: a value of another type, or a setting that neither the script nor the class has.
     """
     root = plain(config)
+    for setting in root if declared is not None else ():
+        if setting not in declared:
+            close = difflib.get_close_matches(str(setting), declared, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingError(setting, root[setting], f"there is no such setting{hint}")
+    _check_values(root, "")
     for setting, expected in settings.items():
         _check_value(setting, root[setting], expected)
+    for name, folder in (root.get("paths") or {}).items():
+        if not isinstance(folder, str) or not folder.strip():
+            raise SettingError(f"paths.{name}", repr(folder), "must name a folder")
+    for group in GROUPS_OF_NODES:
+        for name, node in (root.get(group) or {}).items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                raise SettingError(f"{group}.{name}", node, f"describes nothing; ~{group}.{name} leaves it out")
     _check_node(root, "")
+
+
+def _check_values(node: Any, name: str) -> None:
+    """Refuse what no setting can be, whatever its type."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            _check_values(child, f"{name}.{key}" if name else str(key))
+    elif isinstance(node, list):
+        for child in node:
+            _check_values(child, name)
+    elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+        raise SettingError(name, node, "has more than 64 bits")
+    elif isinstance(node, float) and math.isnan(node):
+        raise SettingError(name, node, "is not a number")
+    elif isinstance(node, str) and "\0" in node:
+        raise SettingError(name, node, "holds a null character")
 
 
 def _check_node(node: Any, name: str) -> None:
@@ -76,16 +109,24 @@ def _check_node(node: Any, name: str) -> None:
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        check_arguments(_resolve(node["_target_"], name), node, name)
+        check_arguments(resolve(node["_target_"], f"{name}._target_"), node, name)
     for key, child in node.items():
         _check_node(child, f"{name}.{key}" if name else str(key))
 
 
-def _resolve(target: str, name: str) -> Callable[..., Any]:
+def resolve(target: Any, setting: str) -> Callable[..., Any]:
+    """Return the class or function that a user's own setting names; to import it runs its module.
+
+    Raises:
+        SettingError: it cannot be imported, or cannot be called.
+    """
     try:
-        return typing.cast(Callable[..., Any], pkgutil.resolve_name(target))
-    except Exception as error:
-        raise SettingError(f"{name}._target_", target, f"cannot be imported: {error}") from error
+        found = pkgutil.resolve_name(target)
+    except Exception as error:  # whatever its module raises
+        raise SettingError(setting, target, f"cannot be imported: {' '.join(str(error).split())}") from error
+    if not callable(found):
+        raise SettingError(setting, target, "is no class and no function")
+    return typing.cast(Callable[..., Any], found)
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], group: str = "") -> None:

@@ -18,6 +18,8 @@ from minillm.tokenization import EOS, PAD
 FLOAT32 = torch.finfo(torch.float32)
 FIRST_GENERATED = EOS  # [PAD], [UNK] and [BOS], the ids before it, are never chosen
 
+MAX_NEW_TOKENS = 100_000  # a text longer than any article, and minutes of work
+
 
 class CachedNetwork(Protocol):
     """A network that decoding can use."""

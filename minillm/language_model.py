@@ -1,7 +1,7 @@
 """A trained model in the hand: load it, let it write, let it score."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from minillm.checkpoint import build_network, read_checkpoint
+from minillm.data import TextDataModule
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import MiniLLMError, SettingError
-from minillm.generation import CachedNetwork, Sampling, generate_tokens
+from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, Tokenizer, load_tokenizer
 from minillm.training.metrics import LanguageModelling
 from minillm.training.predictions import predict
@@ -26,6 +27,7 @@ class LanguageModel:
         tokenizer: the fitted tokenizer of its ids.
         config: the run's whole configuration, as plain values.
         metrics: the figures at the time of the checkpoint.
+        corpus: fingerprint of the prepared corpus that it learned from, as the checkpoint says; None: unknown.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class LanguageModel:
         tokenizer: Tokenizer,
         config: dict[str, Any] | None = None,
         metrics: dict[str, float] | None = None,
+        corpus: str | None = None,
     ) -> None:
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.config = config or {}
         self.metrics = metrics or {}
+        self.corpus = corpus
 
     @property
     def device(self) -> torch.device:
@@ -148,8 +152,9 @@ class LanguageModel:
             raise SettingError("prompt", repr(shown), advice)
 
     def _prompt_ids(self, prompt: str, max_new_tokens: int) -> list[int]:
-        if max_new_tokens < 0:
-            raise SettingError("max_new_tokens", max_new_tokens, "must be at least 0, such as 50")
+        if not 0 <= max_new_tokens <= MAX_NEW_TOKENS:
+            advice = f"must be at least 0 and at most {MAX_NEW_TOKENS:,}, such as 50"
+            raise SettingError("max_new_tokens", max_new_tokens, advice)
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
@@ -219,12 +224,14 @@ class EncodedTexts:
         return self.documents[index]
 
 
-def load(checkpoint: str | Path, device: str | None = None) -> LanguageModel:
+def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[str] = ()) -> LanguageModel:
     """Return the model of a checkpoint that `scripts/train.py` wrote.
 
     Args:
-        checkpoint: path of the file.
+        checkpoint: path of the file; it may come from anywhere, for nothing is imported that it names.
         device: where to put it; None: a GPU where there is one, else the processor.
+        trusted: full names of your own classes that it may name all the same, such as ``mine.Net``: to import them runs
+            their modules.
 
     Raises:
         SettingError: no such file, or not a whole checkpoint of miniLLM.
@@ -232,9 +239,30 @@ def load(checkpoint: str | Path, device: str | None = None) -> LanguageModel:
     saved = read_checkpoint(checkpoint)
     try:
         tokenizer = load_tokenizer(saved["tokenizer"])
-        network = build_network(saved["config"].get("model", {}), len(tokenizer))
-        network.load_state_dict({name.removeprefix("network."): value for name, value in saved["state_dict"].items()})
+        model = saved["config"].get("model")
+        state = {name.removeprefix("network."): value for name, value in saved["state_dict"].items()}
+        if not (isinstance(model, dict) and model.get("_target_") in trusted):
+            # Without memory: a file of a kilobyte could describe a network that fills the machine's.
+            with torch.device("meta"):
+                _check_shapes(build_network(model, len(tokenizer), trusted), state)
+        network = build_network(model, len(tokenizer), trusted)
+        network.load_state_dict(state)
     except (MiniLLMError, AttributeError, RuntimeError, TypeError) as error:
         raise SettingError("ckpt", checkpoint, f"does not fit together: {' '.join(str(error).split())}") from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"])
+    corpus = (saved.get(TextDataModule.__qualname__) or {}).get("corpus")
+    return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"], corpus)
+
+
+def _check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
+    """Check that weights are those of a network.
+
+    Raises:
+        TypeError: others.
+    """
+    described = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+    held = {name: tuple(weight.shape) for name, weight in state.items()}
+    wrong = sorted(name for name in described.keys() | held.keys() if described.get(name) != held.get(name))
+    if wrong:
+        was, expected = held.get(wrong[0]), described.get(wrong[0])
+        raise TypeError(f"{len(wrong)} of its weights, such as {wrong[0]}: {was} where its settings say {expected}")

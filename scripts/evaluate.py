@@ -23,21 +23,22 @@ from minillm.evaluation.text import (
 from minillm.language_model import load
 
 
-@script("evaluate", {"ckpt": str, "seed": int})
+@script("evaluate", {"ckpt": str, "seed": int, "trusted": list[str]})
 def evaluate(config: DictConfig) -> None:
     """Compute every figure, check whether they can be believed, and write them down."""
     checkpoint = find_checkpoint(config.ckpt)
-    model = load(checkpoint)
+    trusted = list(config.trusted)
+    model = load(checkpoint, trusted=trusted)
     evaluator = instantiate(config, "evaluation")
     with ExitStack() as files:
         name = None
         data: TextDataModule | None
         if "data" not in config:
-            data = training_data(model, config.paths.data_dir)
+            data = training_data(model, config.paths.data_dir, trusted)
             splits = splits_of(data)
         else:
             chosen = instantiate(config, "data", tokenizer=model.tokenizer)
-            data = training_data_if_at_hand(model, config.paths.data_dir)
+            data = training_data_if_at_hand(model, config.paths.data_dir, trusted)
             splits = splits_of(data)
             if data is None or data.corpus.fingerprint != chosen.corpus.fingerprint:
                 splits["test"] = files.enter_context(other_text(chosen, model))

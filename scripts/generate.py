@@ -7,11 +7,13 @@ from minillm.cli import script
 from minillm.configuration import instantiate
 from minillm.language_model import load
 
+SETTINGS = {"ckpt": str, "prompt": str, "max_new_tokens": int, "seed": int | None, "trusted": list[str]}
 
-@script("generate", {"ckpt": str, "prompt": str, "max_new_tokens": int, "seed": int | None}, texts=("prompt",))
+
+@script("generate", SETTINGS, texts=("prompt",))
 def generate(config: DictConfig) -> None:
     """Write the prompt and its continuation to the terminal, token by token."""
-    model = load(find_checkpoint(config.ckpt))
+    model = load(find_checkpoint(config.ckpt), trusted=list(config.trusted))
     for piece in model.stream(config.prompt, config.max_new_tokens, instantiate(config, "sampling"), config.seed):
         print(piece, end="", flush=True)
     print()

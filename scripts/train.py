@@ -63,7 +63,7 @@ def train(config: DictConfig) -> float | None:
         log.warning("nothing was validated, so there is no best checkpoint to test")
         return None
     trainer.test(module, data, ckpt_path=best, verbose=False)
-    model = load(best, str(trainer.strategy.root_device))
+    model = load(best, str(trainer.strategy.root_device), trusted=[settings["model"]["_target_"]])
     metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
 
     if config.evaluation:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,17 +300,95 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         {"_target_": "minillm.models.MiniGPT", "num_heads": 3},
         {"_target_": "minillm.models.MiniGPT", "unheard_of": 3},
         {"_target_": "minillm.models.MiniGPT", "embedding_dim": 64},
+        {"_target_": "evil_on_import.Net"},
+        {"_target_": "evil_on_import"},
+        {"_target_": "evil_on_import:Net"},
+        {"_target_": "minillm.models.minigpt.torch.hub.load", "repo_or_dir": ".", "source": "local", "model": "evil"},
+        {"_target_": "minillm.models.minigpt.math.os.mkdir", "path": "executed"},
+        {"_target_": "minillm.models.minigpt.nn.Embedding", "embedding_dim": 8},
+        {"_target_": "minillm.models.KeyValueCache", "num_layers": 2**40, "shape": [1]},
+        {"_target_": ["minillm.models.MiniGPT"]},
+        {"_target_": "minillm.models.MiniGPT", "dropout": {"_target_": "evil_on_import.Net"}},
+        {"_target_": "minillm.models.MiniGPT", "dropout": {"residual": {"_target_": "os.mkdir", "path": "executed"}}},
+        {"_target_": "minillm.models.MiniGPT", "num_layers": 10**8},
+        {"_target_": "minillm.models.MiniGPT", "num_layers": 1000, "embedding_dim": 2**14},
+        {"_target_": "minillm.models.MiniGPT", "embedding_dim": 2**20, "num_heads": 1},
+        {"_target_": "minillm.models.MiniGPT", "max_length": 10**12},
+        {"_target_": "minillm.models.MiniGPT", "embedding_dim": -4},
+        {"_target_": "minillm.models.MiniGPT", 5: "five", "embedding_dim": [32]},
+        {"_target_": "minillm.models.MiniGPTModern", "num_heads": 10**12, "head_dim": 2, "num_kv_heads": 7},
+        {"_target_": "minillm.models.GPT2", "max_length": 10**12},
+        {5: "five"},
         {},
+        [],
+        None,
+        "minillm.models.MiniGPT",
     ],
 )
 def test_a_checkpoint_can_name_a_network_and_nothing_else(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "evil_on_import.py").write_text("open('executed', 'w').close()\nclass Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path / "path")
     saved = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
     saved["config"]["model"] = model
     torch.save(saved, "changed.ckpt")
     with pytest.raises(SettingError, match=r"^ckpt=changed.ckpt: does not fit together: ") as caught:
         minillm.load("changed.ckpt")
     assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "changed.ckpt"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "changed.ckpt", tmp_path / "path"]
+    assert not (tmp_path / "path" / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {5: torch.zeros(2)},
+        {"network.head.weight": "no tensor"},
+        {"network.head.weight": torch.zeros(1).expand(10**6, 10**6)},
+        {"network.head.weight": torch.zeros(3, 3)},
+        {"network.head.weight": None, "network.unheard_of": torch.zeros(2)},
+    ],
+)
+def test_weights_of_another_network_are_refused_in_one_line(
+    run_folder: Path, tmp_path: Path, weights: dict[Any, Any]
+) -> None:
+    saved = torch.load(run_folder / "checkpoints" / "best.ckpt", weights_only=True)
+    saved["state_dict"] = {**saved["state_dict"], **weights} if weights else {}
+    torch.save(saved, tmp_path / "changed.ckpt")
+    with pytest.raises(SettingError, match=r"^ckpt=.*changed.ckpt: does not fit together: ") as caught:
+        minillm.load(tmp_path / "changed.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+OWN = """
+import torch
+from minillm.models import MiniGPT
+
+class Net(MiniGPT):
+    pass
+"""
+
+
+def test_a_network_of_ones_own_is_trained_and_loaded_by_whoever_says_its_name(
+    train: Callable[..., Any], run_script: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_on_path.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = train("model._target_=mine_on_path.Net", "hydra.run.dir=run", "evaluation=none")
+    assert ended.status == 0, ended.stderr
+    best = "run/checkpoints/best.ckpt"
+    del sys.modules["mine_on_path"]
+    with pytest.raises(SettingError, match=r"if you trust who made it: trusted=\[mine_on_path.Net\]"):
+        minillm.load(best)
+    assert "mine_on_path" not in sys.modules
+    assert type(minillm.load(best, trusted=["mine_on_path.Net"]).network).__name__ == "Net"
+    refused = run_script("generate", f"ckpt={best}", "max_new_tokens=2")
+    assert refused.status == 2
+    assert refused.stderr.count("\n") == 1
+    ended = run_script("generate", f"ckpt={best}", "max_new_tokens=2", "trusted=[mine_on_path.Net]")
+    assert ended.status == 0, ended.stderr

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from minillm.errors import SettingError
-from minillm.generation import Sampling
+from minillm.generation import MAX_NEW_TOKENS, Sampling
 from minillm.language_model import LanguageModel
 from minillm.training import TrainingModule
 
@@ -35,8 +35,9 @@ class TextSamples(L.Callback):
     ) -> None:
         if not all(prompt.strip() for prompt in prompts):
             raise SettingError("prompts", list(prompts), "must not be empty texts; [] writes no samples")
-        if max_new_tokens < 0:
-            raise SettingError("max_new_tokens", max_new_tokens, "must be at least 0, such as 60")
+        if not 0 <= max_new_tokens <= MAX_NEW_TOKENS:
+            advice = f"must be at least 0 and at most {MAX_NEW_TOKENS:,}, such as 60"
+            raise SettingError("max_new_tokens", max_new_tokens, advice)
         self.prompts, self.max_new_tokens, self.seed = list(prompts), max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=top_p)
 

@@ -21,7 +21,7 @@ from minillm.corpus import cleaning, duplicates, quality, split, store
 from minillm.corpus.article import Article
 from minillm.corpus.cleaning import Cleaner
 from minillm.corpus.duplicates import DuplicateFilter, Sketch
-from minillm.corpus.fingerprint import fingerprint
+from minillm.corpus.fingerprint import fingerprint, is_fingerprint
 from minillm.corpus.lock import LockWriter
 from minillm.corpus.quality import QualityFilter
 from minillm.corpus.sources import Source
@@ -71,6 +71,7 @@ class Corpus:
         num_articles: how many articles to read, counted before any is dropped; None for all that the source has.
         split: the parts of the articles that train, val and test get.
         data_dir: folder for everything that is kept.
+        prepared: fingerprint of a corpus that is prepared already: it is opened, and the source is never asked.
 
     Raises:
         SettingError: a value that cannot work; on use also settings that leave a split without articles, and a
@@ -86,8 +87,11 @@ class Corpus:
     min_length: int = 500
     num_articles: int | None = 1000
     split: Sequence[float] = (0.7, 0.15, 0.15)
+    prepared: str | None = None
 
     def __post_init__(self) -> None:
+        if self.prepared is not None and not is_fingerprint(self.prepared):
+            raise SettingError("prepared", self.prepared, "is no fingerprint: 16 hexadecimal digits")
         object.__setattr__(self, "split", check_shares(self.split))
         if self.min_length < 0:
             raise SettingError("min_length", self.min_length, "must be at least 0 characters, such as 500")
@@ -130,6 +134,11 @@ class Corpus:
 
     @cached_property
     def _folder(self) -> Path:
+        if self.prepared is not None:
+            folder = Path(self.data_dir) / "corpus" / self.prepared
+            if not (folder / "manifest.json").is_file():
+                raise SettingError("prepared", self.prepared, f"is not in {self.data_dir}")
+            return folder
         source = self.source.describe()
         name = f"{self.source.name}-{fingerprint({**source, 'store': store.VERSION})}.sqlite"
         raw = Path(self.data_dir) / "raw" / name

@@ -19,6 +19,8 @@ from minillm.errors import SettingError
 VERSION = 1  # raised when the same texts would be judged otherwise
 REASONS = ("exact duplicate", "near duplicate")
 WORD = re.compile(r"\w+")
+MAX_PERM = 4096  # 32 KB a text, and seconds to set up the search; each time as many halve the error only by a half
+MAX_SHINGLE_WORDS = 100
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class DuplicateFilter:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise SettingError("threshold", self.threshold, "must be above 0 and at most 1, such as 0.6")
-        if self.num_perm < 16:
-            raise SettingError("num_perm", self.num_perm, "must be at least 16, such as 128")
-        if self.shingle_words < 1:
-            raise SettingError("shingle_words", self.shingle_words, "must be at least 1, such as 3")
+        if not 16 <= self.num_perm <= MAX_PERM:
+            advice = f"must be from 16 to {MAX_PERM}, such as 128: the estimate's error is then under 0.01 already"
+            raise SettingError("num_perm", self.num_perm, advice)
+        if not 1 <= self.shingle_words <= MAX_SHINGLE_WORDS:
+            advice = f"must be from 1 to {MAX_SHINGLE_WORDS}, such as 3: one changed word changes so many shingles"
+            raise SettingError("shingle_words", self.shingle_words, advice)
 
     def sketch(self, text: str) -> "Sketch":
         """Return the little of a text by which it is compared with others."""

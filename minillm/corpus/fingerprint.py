@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 
@@ -12,3 +13,12 @@ def fingerprint(value: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_fingerprint(value: object) -> bool:
+    """Return whether a value looks like what `fingerprint` returns: safe as a folder's name.
+
+    >>> is_fingerprint(fingerprint({"a": 1})), is_fingerprint("../../etc")
+    (True, False)
+    """
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None

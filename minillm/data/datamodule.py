@@ -29,6 +29,7 @@ from minillm.data.encoded import EncodedSplit, write_split
 from minillm.data.subset import bounded
 from minillm.errors import SettingError
 from minillm.files import written_whole
+from minillm.memory import MAX_LENGTH
 from minillm.parallel import cores
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
@@ -36,6 +37,7 @@ from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+MAX_BATCH = 2**22  # tokens: more than GPT-3's 3.2 million, and gigabytes for each layer of the smallest network
 
 
 class TextDataModule(L.LightningDataModule):
@@ -66,6 +68,7 @@ class TextDataModule(L.LightningDataModule):
         max_test_tokens: the same for the test split.
         augmentation: what is changed in the training split, anew each epoch; None: nothing.
         curriculum: what training begins with; None: everything.
+        prepared: fingerprint of a corpus that is prepared already, see `minillm.corpus.Corpus`.
 
     Raises:
         SettingError: a setting that cannot work.
@@ -92,13 +95,20 @@ class TextDataModule(L.LightningDataModule):
         max_test_tokens: int | None = 2_000_000,
         augmentation: Augmentation | None = None,
         curriculum: Curriculum | None = None,
+        prepared: str | None = None,
     ) -> None:
         super().__init__()
         tokenizer.check_size(vocab_size)
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
+        if max_length > MAX_LENGTH:
+            advice = f"must be at most {MAX_LENGTH:,}: attention takes time and memory with the square"
+            raise SettingError("max_length", max_length, advice)
         if batch_size < 1:
             raise SettingError("batch_size", batch_size, "must be at least 1, such as 32")
+        if batch_size * max_length > MAX_BATCH:
+            advice = f"times max_length={max_length} is more than {MAX_BATCH:,} tokens at once"
+            raise SettingError("batch_size", batch_size, f"{advice}; {MAX_BATCH // max_length} at most")
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "must be at least 0")
         if batching not in ("dynamic", "packed"):
@@ -119,6 +129,7 @@ class TextDataModule(L.LightningDataModule):
             num_articles=num_articles,
             split=tuple(split),
             data_dir=Path(data_dir),
+            prepared=prepared,
         )
         if not all(self.corpus.split):
             raise SettingError("split", list(split), "leaves val or test without articles; [0.7,0.15,0.15] would do")
@@ -218,8 +229,8 @@ class TextDataModule(L.LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the training batches stand, for the checkpoint."""
-        return {"train_loader": self._train_loader.state_dict()}
+        """Return where the training batches stand and which corpus they come from, for the checkpoint."""
+        return {"train_loader": self._train_loader.state_dict(), "corpus": self.corpus.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the training batches go on from where a checkpoint left them.

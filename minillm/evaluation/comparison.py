@@ -27,7 +27,7 @@ from rich.table import Table
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.page import render, shown
 from minillm.evaluation.plots import runs_by_figure
-from minillm.evaluation.results import figures, logged_figures, read_evaluation
+from minillm.evaluation.results import figure_names, figures, logged_figures, read_evaluation
 from minillm.files import written_whole
 
 log = logging.getLogger(__name__)
@@ -213,10 +213,12 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: s
     runs = [read_run(folder) for folder in find_runs(places)]
     known = {name for run in runs for name in run.figures}
     evaluated = any(run.trustworthy in ("yes", "NO") for run in runs)
+    # What no run has can still be the name of a figure, where none was evaluated.
+    names_known = known if evaluated else known | figure_names()
     for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
         for name in names:
-            if evaluated and name not in known:
-                close = difflib.get_close_matches(name, known, cutoff=0.3) or sorted(known)
+            if name not in names_known:
+                close = difflib.get_close_matches(name, names_known, cutoff=0.3) or sorted(names_known)
                 raise SettingError(setting, name, f"no run has this figure; there are {', '.join(close)}")
 
     def badness(run: Run) -> float:

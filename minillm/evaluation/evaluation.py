@@ -23,11 +23,20 @@ from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
 from minillm.files import written_whole
-from minillm.generation import Sampling
+from minillm.generation import MAX_NEW_TOKENS, Sampling
 from minillm.language_model import LanguageModel
 from minillm.tokenization import UNK
 
 LENGTH_BINS = 30
+# Latency: hours; windows at once: gigabytes of logits; tokens that are counted: gigabytes of pairs.
+MOST = {
+    "max_articles": 10**9,
+    "latency_runs": 100_000,
+    "batch_size": 1024,
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "max_tokens": 10**12,
+    "baseline_tokens": 10**9,
+}
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 
 
@@ -68,11 +77,12 @@ class Evaluator:
     baseline_tokens: int | None = 20_000_000
 
     def __post_init__(self) -> None:
-        counts = ("max_articles", "latency_runs", "batch_size", "max_new_tokens", "max_tokens", "baseline_tokens")
-        for name in counts:
+        for name, most in MOST.items():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(name, value, "must be at least 1")
+            if value is not None and value > most:
+                raise SettingError(name, value, f"must be at most {most:,}")
 
     def __call__(
         self,

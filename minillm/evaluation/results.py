@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, cast, get_args, get_type_hints, is_typeddict
 
 from minillm.errors import OutsideError
-from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation
+from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, SplitFigures, SplitName
 
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
@@ -61,6 +62,22 @@ def sample_sentences(data: DataSize) -> list[str]:
         f"{sample['tokens']:,} of {data['tokens'][name]:,} tokens."
         for name, sample in data["samples"].items()
     ]
+
+
+def figure_names() -> set[str]:
+    """Return the names that `figures` can give, whatever was evaluated."""
+
+    def names(kind: Any, name: str) -> Iterator[str]:
+        for part in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+            if is_typeddict(part):
+                for key, child in get_type_hints(part).items():
+                    yield from names(child, f"{name}/{key}")
+            elif part in (int, float):
+                yield name
+
+    hints = get_type_hints(Evaluation)
+    parts = {**{part: hints[part] for part in MEASURED}, **dict.fromkeys(get_args(SplitName), SplitFigures)}
+    return {name for part, kind in parts.items() for name in names(kind, part)}
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:

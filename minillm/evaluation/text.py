@@ -1,24 +1,25 @@
 """The text that a checkpoint is evaluated on: what it was trained and tested with, or other text."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
-
-from minillm.configuration import instantiate
+from minillm.corpus.fingerprint import is_fingerprint
 from minillm.data import Batch, EncodedSplit, TextDataModule
 from minillm.data.encoded import write_split
 from minillm.errors import MiniLLMError, SettingError
 from minillm.evaluation.subject import Split
 from minillm.language_model import LanguageModel
+from minillm.trust import build, data_classes
 
 log = logging.getLogger(__name__)
+
+SAMPLE = "minillm.corpus.SampleSource"
+NAME_IT = "name what to test it on: data=files data.source.path=..."
 
 
 def splits_of(data: TextDataModule | None) -> dict[str, Split]:
@@ -44,36 +45,50 @@ def funnel_of(data: TextDataModule | None) -> dict[str, int]:
     return dict(data.manifest["corpus"]["funnel"]) if data else {}
 
 
-def training_data(model: LanguageModel, data_dir: str | Path) -> TextDataModule:
-    """Return the data that a model was trained on, prepared again where the caches do not have it.
+def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collection[str] = ()) -> TextDataModule:
+    """Return the data that a model was trained on, as it was prepared then.
+
+    A checkpoint can come from anywhere: no source that it names is asked, so that it cannot have other files or
+    addresses read. What it names is the prepared corpus in the caches; the embedded sample can be prepared again.
 
     Args:
         model: of a checkpoint.
         data_dir: folder of the caches.
+        trusted: as for `minillm.load`.
 
     Raises:
-        SettingError: the text is no longer what it was, or the config names classes that are not this project's.
-        OutsideError: the text cannot be had.
+        SettingError: the prepared text is not in the caches or not what it was, or the config names classes that are
+            not this project's.
     """
-    nodes = {name: model.config.get(name, {}) for name in ("data", "tokenizer")}
-    _check_targets(nodes)
-    config = OmegaConf.create({**nodes, "data": {**nodes["data"], "data_dir": str(data_dir)}})
-    data: TextDataModule = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
+    node, known = model.config.get("data"), data_classes()
+    if not isinstance(node, dict):
+        raise SettingError("ckpt", "its data", f"is not in the checkpoint; {NAME_IT}")
+    node = {**node, "data_dir": str(data_dir), "prepared": None}
+    if not _is_sample(node.get("source")):
+        node |= {"source": {"_target_": SAMPLE}, "prepared": model.corpus}
+        if not is_fingerprint(model.corpus):
+            raise SettingError("ckpt", "its data", f"was read from a source that is not asked again; {NAME_IT}")
+        if not (Path(data_dir) / "corpus" / str(model.corpus)).is_dir():
+            advice = f"is not in {data_dir} any more: scripts/prepare.py with the run's settings prepares it"
+            raise SettingError("ckpt", f"its data, {model.corpus},", f"{advice}; or {NAME_IT}")
+    node["tokenizer"] = model.config.get("tokenizer")
+    data = build(node, known, trusted, "data")
+    if not isinstance(data, TextDataModule):
+        raise SettingError("data._target_", node.get("_target_"), f"is no data module; {NAME_IT}")
     data.prepare_data()
     data.setup()
     if data.tokenizer.to_json() != model.tokenizer.to_json():
-        advice = (
-            "has another vocabulary than its text gives today, which has changed since the training; "
-            "name what to test it on: data=files data.source.path=..."
-        )
+        advice = f"has another vocabulary than its text gives today, which has changed since the training; {NAME_IT}"
         raise SettingError("ckpt", "its data", advice)
     return data
 
 
-def training_data_if_at_hand(model: LanguageModel, data_dir: str | Path) -> TextDataModule | None:
+def training_data_if_at_hand(
+    model: LanguageModel, data_dir: str | Path, trusted: Collection[str] = ()
+) -> TextDataModule | None:
     """Return `training_data`; None, with a warning, where it cannot be had."""
     try:
-        return training_data(model, data_dir)
+        return training_data(model, data_dir, trusted)
     except MiniLLMError as error:
         log.warning("the training text is not at hand, and what needs it is not checked: %s", error)
         return None
@@ -98,21 +113,5 @@ def other_text(data: TextDataModule, model: LanguageModel) -> Iterator[Split]:
         yield Split(EncodedSplit(path), articles["text"])
 
 
-def _check_targets(node: Any) -> None:
-    """Refuse classes that are not this project's: a checkpoint may come from anywhere, and must run nothing."""
-    if isinstance(node, list):
-        for child in node:
-            _check_targets(child)
-    if not isinstance(node, dict):
-        return
-    if "_target_" in node:
-        target = node["_target_"]
-        try:
-            module = hydra.utils.get_class(target).__module__ if str(target).startswith("minillm.") else ""
-        except (ImportError, ValueError):
-            module = ""
-        if not module.startswith("minillm."):
-            advice = "is no class of miniLLM; name what to test the checkpoint on: data=files data.source.path=..."
-            raise SettingError("data._target_", target, advice)
-    for child in node.values():
-        _check_targets(child)
+def _is_sample(source: Any) -> bool:
+    return isinstance(source, dict) and source.get("_target_") == SAMPLE

@@ -16,7 +16,7 @@ from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear
 from minillm.models.minigpt import Block
-from minillm.models.sizes import check_sizes
+from minillm.models.sizes import check_network_fits, check_sizes
 
 
 class GPT2(nn.Module):
@@ -45,10 +45,12 @@ class GPT2(nn.Module):
         dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
-        check_sizes(embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
+        check_sizes(max_length=max_length, embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
         if embedding_dim % num_heads:
             raise SettingError("num_heads", num_heads, f"must divide embedding_dim={embedding_dim}")
         rates = dropout_rates(dropout)
+        outside = (2 * vocab_size + max_length) * embedding_dim
+        check_network_fits(vocab_size, embedding_dim, num_layers, 12 * embedding_dim**2, outside)
         self.max_length, self.num_heads = max_length, num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.position_embedding = nn.Embedding(max_length, embedding_dim)

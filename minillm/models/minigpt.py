@@ -20,7 +20,7 @@ from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 from minillm.models.linear import Linear
-from minillm.models.sizes import check_sizes
+from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -99,15 +99,16 @@ class MiniGPT(nn.Module):
         dropout: float | Mapping[str, float] = 0.1,
     ) -> None:
         super().__init__()
-        check_sizes(embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
+        check_sizes(max_length=max_length, embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
         if embedding_dim % 2:
             raise SettingError("embedding_dim", embedding_dim, f"must be even, such as {embedding_dim + 1}")
         if embedding_dim % num_heads:
-            divisors = [n for n in range(1, min(embedding_dim, 16) + 1) if embedding_dim % n == 0]
-            raise SettingError(
-                "num_heads", num_heads, f"must divide embedding_dim={embedding_dim}; one of {divisors} would do"
-            )
+            advice = f"must divide embedding_dim={embedding_dim}; one of {divisors(embedding_dim)} would do"
+            raise SettingError("num_heads", num_heads, advice)
         rates = dropout_rates(dropout)
+        # The positions are made in float64, piece by piece.
+        outside = (2 * vocab_size + 6 * max_length) * embedding_dim
+        check_network_fits(vocab_size, embedding_dim, num_layers, 12 * embedding_dim**2, outside)
         self.max_length = max_length
         self.num_heads = num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)

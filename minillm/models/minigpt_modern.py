@@ -23,7 +23,7 @@ from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear, linear
 from minillm.models.normalization import RMSNorm
-from minillm.models.sizes import check_sizes
+from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
 def rotary_angles(places: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -180,8 +180,9 @@ class MiniGPTModern(nn.Module):
     ) -> None:
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        feedforward_dim = math.ceil(8 * embedding_dim / 3 / 64) * 64 if feedforward_dim is None else feedforward_dim
+        feedforward_dim = -(-8 * embedding_dim // (3 * 64)) * 64 if feedforward_dim is None else feedforward_dim
         check_sizes(
+            max_length=max_length,
             embedding_dim=embedding_dim,
             num_layers=num_layers,
             num_heads=num_heads,
@@ -198,13 +199,13 @@ class MiniGPTModern(nn.Module):
                 "head_dim", head_dim, f"must be even, such as {head_dim + 1}: rotary positions turn pairs"
             )
         if num_heads % num_kv_heads:
-            divisors = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
-            raise SettingError(
-                "num_kv_heads", num_kv_heads, f"must divide num_heads={num_heads}; one of {divisors} would do"
-            )
+            advice = f"must divide num_heads={num_heads}; one of {divisors(num_heads)} would do"
+            raise SettingError("num_kv_heads", num_kv_heads, advice)
         if not rope_theta > 1:
             raise SettingError("rope_theta", rope_theta, "must be over 1, such as 10000")
         rates = dropout_rates(dropout)
+        per_layer = embedding_dim * (2 * (num_heads + num_kv_heads) * head_dim + 3 * feedforward_dim)
+        check_network_fits(vocab_size, embedding_dim, num_layers, per_layer, 2 * vocab_size * embedding_dim)
         self.max_length, self.rope_theta = max_length, rope_theta
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim)

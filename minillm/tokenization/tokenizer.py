@@ -18,6 +18,7 @@ from minillm.files import written_whole
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
+LARGEST = 10_000_000  # entries of a vocabulary; BPE takes memory for all of them before it reads a text
 
 
 class Encoded(NamedTuple):
@@ -97,10 +98,12 @@ class Tokenizer(ABC):
         """Check that a vocabulary of this size can be fitted.
 
         Raises:
-            SettingError: it is too small.
+            SettingError: it is too small, or larger than any vocabulary.
         """
         if vocab_size < self.smallest:
             raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
+        if vocab_size > LARGEST:
+            raise SettingError("vocab_size", vocab_size, f"must be at most {LARGEST:,}: no text has so many words")
 
     def _trained(self, texts: Iterable[str], vocab_size: int, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]), names)

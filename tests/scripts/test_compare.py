@@ -39,3 +39,16 @@ def test_zero_runs_get_one_line_and_status_2(run_script: RunScript, tmp_path: Pa
     assert result.status == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: runs=[nowhere, outputs/*]: no run there")
+
+
+def test_a_figure_that_no_evaluation_has_is_refused_even_where_none_was_made(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    (tmp_path / "outputs" / "train" / "y" / "checkpoints").mkdir(parents=True)
+    with contextlib.chdir(tmp_path):
+        for setting in "sort_by=foo", "metrics=[test/los]":
+            result = run_script("compare", setting)
+            assert result.status == 2
+            (line,) = result.stderr.splitlines()
+            assert line.startswith(f"error: {setting.replace('[', '').replace(']', '')}: no run has this figure; there")
+        assert run_script("compare").status == 0

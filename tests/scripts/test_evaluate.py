@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -135,14 +137,77 @@ def test_a_checkpoint_of_another_vocabulary_is_refused_in_one_line(best: Path, r
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
-def test_a_checkpoint_cannot_make_evaluate_run_what_it_names(best: Path, run_script: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["data", "data.cleaning", "data.augmentation", "data.curriculum", "tokenizer"])
+def test_a_checkpoint_cannot_make_evaluate_run_what_it_names(
+    best: Path, run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "evil_on_import.py").write_text("open('ran', 'w').close()\nclass Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for target in (
+        "os.mkdir",
+        "evil_on_import.Net",
+        "minillm.files.shutil.rmtree",
+        "minillm.corpus.FilesSource",
+        ["x"],
+    ):
+        saved = torch.load(best, weights_only=True)
+        *parents, last = place.split(".")
+        node = saved["config"]
+        for parent in parents:
+            node = node[parent]
+        node[last] = {"_target_": target, "path": "ran"}
+        torch.save(saved, "evil.ckpt")
+        line = refused(run_script, "ckpt=evil.ckpt", "hydra.run.dir=run")
+        assert "none of miniLLM's classes" in line
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_checkpoint_cannot_make_evaluate_read_files_or_addresses(
+    best: Path, run_script: Run, tmp_path: Path, known: bool
+) -> None:
     saved = torch.load(best, weights_only=True)
-    for target in ("subprocess.Popen", "os.system", "minillm.files.shutil.rmtree", "minillm.files.Path"):
-        source = {"_target_": target, "args": ["touch", "ran"]}
-        evil = {**saved["config"], "data": {**saved["config"]["data"], "source": source}}
-        torch.save({**saved, "config": evil}, tmp_path / "evil.ckpt")
-        line = refused(run_script, f"ckpt={tmp_path / 'evil.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}")
-        assert "is no class of miniLLM" in line
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/api.php"
+        source = {"_target_": "minillm.corpus.WikipediaSource", "api_url": address, "titles": "/etc/passwd"}
+        saved["config"]["data"]["source"] = source
+        if not known:
+            del saved["TextDataModule"]  # as in a checkpoint of an earlier version
+        torch.save(saved, tmp_path / "evil.ckpt")
+        command = (f"ckpt={tmp_path / 'evil.ckpt'}", f"hydra.run.dir={tmp_path / 'run'}", "evaluation.latency_runs=3")
+        if known:  # the text that it learned from is at hand: nobody asks where it came from
+            ended = run_script("evaluate", *command)
+            assert ended.status == 0, ended.stderr
+            assert set(read(tmp_path / "run")["splits"]) == {"train", "val", "test"}
+        else:
+            assert "was read from a source that is not asked again" in refused(run_script, *command)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_run_on_own_text_is_evaluated_on_what_was_prepared_of_it(
+    train: Run, run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for article in SampleSource().articles(30, ()):
+        (texts / f"{article.title}.txt").write_text(article.text, encoding="utf-8")
+    own = ("data=files", "data.num_articles=null", f"data.source.path={texts}")
+    ended = train(*own, "hydra.run.dir=run", "evaluation=none")
+    assert ended.status == 0, ended.stderr
+    shutil.rmtree(texts)
+    ended = run_script("evaluate", "ckpt=run/checkpoints/best.ckpt", "hydra.run.dir=again", "evaluation.latency_runs=3")
+    assert ended.status == 0, ended.stderr
+    assert set(read(Path("again"))["splits"]) == {"train", "val", "test"}
+    line = refused(run_script, "ckpt=run/checkpoints/best.ckpt", "hydra.run.dir=third", "paths.data_dir=elsewhere")
+    assert "is not in elsewhere any more: scripts/prepare.py with the run's settings prepares it" in line
+    saved = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    for name in "../../../etc", "0" * 15, ["0" * 16], 7:
+        torch.save({**saved, "TextDataModule": {"corpus": name}}, "evil.ckpt")
+        assert "is not asked again" in refused(run_script, "ckpt=evil.ckpt", "hydra.run.dir=third")
 
 
 def test_text_without_articles_is_refused_in_one_line(best: Path, run_script: Run, tmp_path: Path) -> None:
@@ -162,8 +227,9 @@ def test_other_text_is_evaluated_where_the_training_text_is_gone(
 ) -> None:
     saved = torch.load(best, weights_only=True)
     source = {"_target_": "minillm.corpus.FilesSource", "path": str(tmp_path / "gone")}
-    torch.save({**saved, "config": {**saved["config"], "data": {**saved["config"]["data"], "source": source}}},
-               tmp_path / "moved.ckpt")  # fmt: skip
+    saved["config"]["data"]["source"] = source
+    saved["TextDataModule"]["corpus"] = 16 * "0"
+    torch.save(saved, tmp_path / "moved.ckpt")
     with contextlib.chdir(tmp_path):
         ended = run_script("evaluate", "ckpt=moved.ckpt", "data=files", f"data.source.path={other}",
                            "hydra.run.dir=run", "evaluation.latency_runs=3")  # fmt: skip
