@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MOST_PAGES = 50  # what the API takes a request from ordinary clients: of titles, pageids and revids
 FIRST_RETRIES = 3  # at an address that never answered as a wiki does
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled from the first to the longest, and jitter
+LONGEST_ASKED = 3600.0  # seconds; a server that asks for more, such as "inf", is tried again after so many
 MAXLAG = 5  # seconds that the wiki's database copies may be behind before we make room for others
 PASSING_CODES = ("maxlag", "ratelimited", "readonly", "internal_api_error")  # error codes (or their beginnings)
 PASSING_STATUSES = (408, 425, 429)  # and every 5xx
@@ -66,9 +67,11 @@ class MediaWiki:
         agent = f"miniLLM/{version('minillm')} ({contact or 'no contact given'}) httpx/{httpx.__version__}"
         try:
             self._client = httpx.Client(timeout=timeout, headers={"User-Agent": agent}, follow_redirects=True)
-            self._client.build_request("GET", api_url)
+            port = self._client.build_request("GET", api_url).url.port
         except (httpx.InvalidURL, ValueError) as error:
             raise SettingError("data.source.api_url", api_url, f"is no web address ({error})") from error
+        if port is not None and not 0 < port < 1 << 16:
+            raise SettingError("data.source.api_url", api_url, f"has the port {port}: there are ports from 1 to 65535")
         self._backoff = wait_exponential_jitter(multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
 
     def __enter__(self) -> Self:
@@ -188,7 +191,8 @@ class MediaWiki:
 
     def _wait(self, state: RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
-        return max(self._backoff(state), fault.wait if isinstance(fault, _PassingError) else 0.0)
+        asked = fault.wait if isinstance(fault, _PassingError) else 0.0
+        return max(self._backoff(state), min(asked, LONGEST_ASKED))
 
     def _tell(self, state: RetryCallState) -> None:
         fault = state.outcome.exception() if state.outcome else None
