@@ -47,18 +47,27 @@ def weighed_batches(
 ) -> Iterator[list[Item]]:
     """Yield the items in lists of at most ``size``, each ended early by the item with which it weighs ``heaviest``.
 
+    Where the items end in an error, those before it come first.
+
     >>> list(weighed_batches(["a", "b", "cccc", "d"], 3, len, 5))
     [['a', 'b', 'cccc'], ['d']]
     """
-    batch, total = [], 0
-    for item in items:
-        batch.append(item)
-        total += weight(item)
-        if len(batch) == size or total >= heaviest:
-            yield batch
-            batch, total = [], 0
+    batch: list[Item] = []
+    total = 0
+    fault: Exception | None = None
+    try:
+        for item in items:
+            batch.append(item)
+            total += weight(item)
+            if len(batch) == size or total >= heaviest:
+                yield batch
+                batch, total = [], 0
+    except Exception as error:
+        fault = error
     if batch:
         yield batch
+    if fault:
+        raise fault
 
 
 def in_order(

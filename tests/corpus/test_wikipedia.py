@@ -196,7 +196,14 @@ def test_with_a_third_of_the_requests_spoiled_the_same_articles_come(
 
 def test_retry_after_is_honoured(wiki: Wiki, monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
     client = mediawiki.MediaWiki("http://127.0.0.1:9/api.php", retries=1)
-    for header, seconds in ("2", 2), ("0.5", 0.5), ("soon", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0):
+    for header, seconds in (
+        ("2", 2),
+        ("0.5", 0.5),
+        ("soon", 0),
+        ("inf", 3600),
+        ("nan", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+    ):
         waits: list[float] = []
         monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
         answers = iter([httpx.Response(429, headers={"Retry-After": header}), httpx.Response(200, json={})])

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
@@ -25,7 +25,7 @@ from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
 from minillm.errors import OutsideError, SettingError
 from minillm.parallel import cores, in_order, side_by_side, weighed_batches
-from minillm.progress import reading
+from minillm.progress import Reading, reading
 
 log = logging.getLogger(__name__)
 
@@ -89,23 +89,13 @@ class DumpSource:
 
     def _articles(self, held: Held, shows_progress: bool) -> Iterator[Article]:
         files = self._files()
-        left_out = LeftOut(self.path, "pages")
         self._check_headers(files)
+        left_out = LeftOut(self.path, "pages")
         counts = Counter(redirect=0, disambiguation=0)
-        seen = IdSet()
-        read = functools.partial(self._converted, IdSet(held.page_ids()))
         size = sum(file.stat().st_size for file in files)
         with reading("reading the dump", size, shown=shows_progress) as progress:
-            processes = self.processes or cores()
-            if len(files) == 1:
-                outcomes = read(files[0], functools.partial(progress.at, 0), processes)
-            else:
-                outcomes = side_by_side(read, files, processes, held.folder, progress.at)
             try:
-                for outcome in chain.from_iterable(outcomes):
-                    if outcome.page_id >= 0 and not seen.add(outcome.page_id):
-                        name = outcome.name if isinstance(outcome, Left) else f"{self.path}: the page {outcome.title!r}"
-                        outcome = Left("repeated", outcome.page_id, name, "comes twice")
+                for outcome in self._each_once(self._outcomes(files, held, progress)):
                     if isinstance(outcome, Article):
                         progress.add_article()
                         yield outcome
@@ -118,6 +108,27 @@ class DumpSource:
                 # One that only fetches a damaged article again does not come as far as an earlier one did.
                 if counts.total() >= sum(held.get_meta("counts", {}).values()):
                     held.set_meta("counts", dict(counts))
+
+    def _outcomes(self, files: list[Path], held: Held, progress: Reading) -> Iterator[Article | Left]:
+        """Yield what becomes of each page of the main namespace, in order."""
+        read = functools.partial(self._converted, IdSet(held.page_ids()))
+        processes = self.processes or cores()
+        if len(files) == 1:
+            shares = read(files[0], functools.partial(progress.at, 0), processes)
+        else:
+            shares = side_by_side(read, files, processes, held.folder, progress.at)
+        return chain.from_iterable(shares)
+
+    def _each_once(self, outcomes: Iterable[Article | Left]) -> Iterator[Article | Left]:
+        """Yield the outcomes; a page that came before is left out. What cannot be used stands in no other's way."""
+        seen = IdSet()
+        for outcome in outcomes:
+            has_id = isinstance(outcome, Article) or (outcome.page_id >= 0 and not outcome.problem)
+            if not has_id or seen.add(outcome.page_id):
+                yield outcome
+            else:
+                page = f"the page {outcome.title[:80]!r}" if isinstance(outcome, Article) else "a page"
+                yield Left("repeated", outcome.page_id, f"{self.path}: {page} (id {outcome.page_id})", "comes twice")
 
     def _files(self) -> list[Path]:
         """Return the files in the order of their names and of the numbers in them."""
@@ -132,7 +143,7 @@ class DumpSource:
             raise self._unusable(advice)
         files = sorted(found.values(), key=_in_natural_order)
         ranges = sorted(
-            (int(found[1]), int(found[2]), file.name) for file in files if (found := PAGES.search(file.name))
+            (int(match[1]), int(match[2]), file.name) for file in files if (match := PAGES.search(file.name))
         )
         for (_, last, name), (first, _, next_name) in pairwise(ranges):
             if first <= last:
@@ -177,7 +188,7 @@ class DumpSource:
             processes: how many work, see `in_order`.
         """
         with self._opened(file, held, told) as export:
-            convert = functools.partial(_outcomes, str(file), export.dialect, export.base)
+            convert = functools.partial(_converted, str(file), export.dialect, export.base)
             batches = weighed_batches(export.pages(), BATCH, _weight, HEAVY)
             if processes == 1:
                 yield from map(convert, batches)
@@ -232,7 +243,7 @@ def _in_natural_order(file: Path) -> list[tuple[int, str]]:
     return [(int(piece), "") if place % 2 else (0, piece) for place, piece in enumerate(pieces)]
 
 
-def _outcomes(file: str, dialect: Dialect, base: str, pages: list[Page | Left]) -> list[Article | Left]:
+def _converted(file: str, dialect: Dialect, base: str, pages: list[Page | Left]) -> list[Article | Left]:
     """Return what becomes of pages: articles, and why the others are none."""
     outcomes: list[Article | Left] = []
     for page in pages:

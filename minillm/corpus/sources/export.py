@@ -13,6 +13,7 @@ from minillm.corpus.wikitext import Dialect
 
 LONGEST_FIELD = 4096  # characters of a title, a number or a time; MediaWiki's titles have at most 255 bytes
 LONGEST_TAG = 1 << 24  # bytes of a tag or comment, which the parser holds whole
+DEEPEST = 100  # elements within elements; a dump has six
 WANTED = {  # elements by their parent's name and their own
     ("siteinfo", "base"),
     ("namespaces", "namespace"),
@@ -130,6 +131,8 @@ class Export:
             self._parser.Parse(chunk, not chunk)
         except expat.ExpatError as error:
             self._fault = DamagedExportError(str(error))
+        except DamagedExportError as error:
+            self._fault = error
         if self._fed - self._parser.CurrentByteIndex > LONGEST_TAG:
             self._fault = DamagedExportError(f"a tag or comment of more than {LONGEST_TAG:,} bytes")
         return bool(chunk)
@@ -148,6 +151,8 @@ class Export:
             for field in REVISION:  # of an earlier one
                 self._fields.pop(field, None)
             self._fields[name] = ""
+        elif len(path) > DEEPEST:
+            raise DamagedExportError(f"more than {DEEPEST} elements within one another")
         elif len(path) == 2:
             self._fields.clear()
             self._place = self._parser.CurrentByteIndex
@@ -171,9 +176,8 @@ class Export:
 
     def _data(self, piece: str) -> None:
         self._room -= len(piece)
-        if self._room < 0:  # from here on nothing of it is held
-            self._parser.CharacterDataHandler = None
-            self._pieces.clear()
+        if self._room < 0:
+            self._pieces.clear()  # from here on nothing of it is held
         else:
             self._pieces.append(piece)
 
