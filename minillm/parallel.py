@@ -54,20 +54,17 @@ def weighed_batches(
     """
     batch: list[Item] = []
     total = 0
-    fault: Exception | None = None
-    try:
-        for item in items:
-            batch.append(item)
-            total += weight(item)
-            if len(batch) == size or total >= heaviest:
-                yield batch
-                batch, total = [], 0
-    except Exception as error:
-        fault = error
+    given = _UntilFault(items)
+    for item in given:
+        batch.append(item)
+        total += weight(item)
+        if len(batch) == size or total >= heaviest:
+            yield batch
+            batch, total = [], 0
     if batch:
         yield batch
-    if fault:
-        raise fault
+    if given.fault:
+        raise given.fault
 
 
 def in_order(
@@ -86,7 +83,7 @@ def in_order(
 
     Raises:
         OutsideError: a process was ended from outside, as by a machine that has run out of memory.
-        Exception: what the function raised.
+        Exception: what the function raised; what the batches ended in, once all before it have been taken.
     """
     if processes == 1:
         for batch in items:
@@ -104,7 +101,8 @@ def in_order(
     under_way: deque[tuple[list[Item], Future[list[Result]]]] = deque()
     with contextlib.ExitStack() as ending:
         threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one process
-        for number, batch in enumerate(items):
+        given = _UntilFault(items)
+        for number, batch in enumerate(given):
             if number < processes:
                 worker = _Worker(function)
                 ending.callback(worker.end)  # before the threads are waited for
@@ -115,6 +113,22 @@ def in_order(
                 yield from zip(batch, future.result(), strict=True)
         for batch, future in under_way:
             yield from zip(batch, future.result(), strict=True)
+        if given.fault:
+            raise given.fault
+
+
+class _UntilFault(Iterable[Item]):
+    """Items up to the error that they may end in; it is kept for when all of them have been dealt with."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self.fault: Exception | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        try:
+            yield from self._items
+        except Exception as error:
+            self.fault = error
 
 
 def side_by_side(

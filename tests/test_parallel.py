@@ -54,6 +54,18 @@ def test_what_the_function_raises_is_raised_and_no_process_stays() -> None:
     assert psutil.Process().children() == before
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_batches_before_an_error_in_reading_them_are_worked_on(processes: int) -> None:
+    def broken() -> Iterator[list[int]]:
+        yield from batches(range(50), 10)
+        raise OSError("cut off")
+
+    taken: list[int] = []
+    with pytest.raises(OSError, match="cut off"):
+        taken.extend(item for item, _ in in_order(ROOTS, broken(), processes))
+    assert taken == list(range(50))
+
+
 def test_a_process_that_ends_early_is_one_line_that_says_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(OutsideError, match=r"ended early.*run the same command again") as caught:
         list(in_order(END, [["fin"]] * 5, 2))

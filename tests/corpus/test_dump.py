@@ -307,6 +307,17 @@ def test_a_page_of_200_megabytes_is_never_in_memory(tmp_path: Path) -> None:
     assert "the page 'Página 2' has more than 8,000,000 bytes" in ended.stderr
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_page_before_the_damage_is_kept(dump: Path, tmp_path: Path, processes: int) -> None:
+    content = dump.read_text(encoding="utf-8")
+    dump.write_text(content[: content.index("<title>Página 150</title>")], encoding="utf-8")
+    with RawStore(tmp_path / "store.sqlite") as store:
+        read_all = (store.add(article) for article in DumpSource(str(dump), processes).articles(None, store))
+        with pytest.raises(OutsideError, match="cut off or damaged"):
+            all(read_all)
+        assert [article.page_id for article in store] == list(range(150))
+
+
 # Parts
 
 
