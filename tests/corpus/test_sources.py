@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from minillm.corpus import Article, FilesSource, RawStore, SampleSource, Source, WikipediaSource
+from minillm.corpus.sources.hash_set import RECENT, HashSet
 from minillm.errors import SettingError
 
 
@@ -92,6 +94,14 @@ def test_a_record_that_comes_twice_is_read_twice(tmp_path: Path) -> None:
     records = [{"title": "Luna", "text": "Satélite."}] * 3 + [{"id": 1, "title": "Sol", "text": "Estrella."}] * 2
     write_jsonl(tmp_path / "a.jsonl", records)
     assert len({article.page_id for article in read(tmp_path)}) == 5
+
+
+def test_no_id_among_many_is_taken_for_another() -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**63, 3 * RECENT + 9).tolist()
+    hashes = HashSet()
+    assert all(hashes.add(number) for number in numbers)
+    assert not any(hashes.add(number) for number in numbers[::50])
+    assert not any(number ^ 1 in hashes for number in numbers[::50])
 
 
 @pytest.mark.parametrize("fields", [("id", "title"), ("id",), ("title",), ()])

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from minillm.corpus.article import Article
 from minillm.corpus.ids import VALID, number_of
+from minillm.corpus.sources.hash_set import HashSet
 from minillm.corpus.sources.left_out import LeftOut
 from minillm.corpus.sources.paths import files_at
 from minillm.errors import SettingError
@@ -76,7 +77,7 @@ class FilesSource:
         yield from islice(new, limit)
 
     def _articles(self) -> Iterator[Article]:
-        occurrences: Counter[int] = Counter()
+        seen, repeats = HashSet(), Counter[int]()
         left_out = LeftOut(self.path)
         for name, file in self._files().items():
             for line, load in self._records(name, file):
@@ -85,9 +86,10 @@ class FilesSource:
                 except (ValueError, RecursionError) as error:
                     self._leave_out(left_out, file, line, error)
                     continue
-                occurrence = occurrences[article.page_id]
-                occurrences[article.page_id] += 1
-                yield replace(article, page_id=_identity(article.page_id, occurrence)) if occurrence else article
+                if not seen.add(article.page_id):
+                    repeats[article.page_id] += 1
+                    article = replace(article, page_id=_identity(article.page_id, repeats[article.page_id]))
+                yield article
         left_out.sum_up()
 
     def _records(self, name: str, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
