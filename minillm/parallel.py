@@ -1,4 +1,4 @@
-"""Work on all cores: batches go to processes of their own, what becomes of them comes back in order."""
+"""Work on all cores: batches or files go to processes of their own; what becomes of them comes back in order."""
 
 import contextlib
 import os
@@ -7,12 +7,15 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from minillm.errors import OutsideError
 
@@ -39,6 +42,31 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
+def weighed_batches(
+    items: Iterable[Item], size: int, weight: Callable[[Item], int], heaviest: int
+) -> Iterator[list[Item]]:
+    """Yield the items in lists of at most ``size``, each ended early by the item with which it weighs ``heaviest``.
+
+    Where the items end in an error, those before it come first.
+
+    >>> list(weighed_batches(["a", "b", "cccc", "d"], 3, len, 5))
+    [['a', 'b', 'cccc'], ['d']]
+    """
+    batch: list[Item] = []
+    total = 0
+    given = _UntilFault(items)
+    for item in given:
+        batch.append(item)
+        total += weight(item)
+        if len(batch) == size or total >= heaviest:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+    if given.fault:
+        raise given.fault
+
+
 def in_order(
     function: Callable[[list[Item]], list[Result]], items: Iterable[list[Item]], processes: int
 ) -> Iterator[tuple[Item, Result]]:
@@ -55,7 +83,7 @@ def in_order(
 
     Raises:
         OutsideError: a process was ended from outside, as by a machine that has run out of memory.
-        Exception: what the function raised.
+        Exception: what the function raised; what the batches ended in, once all before it have been taken.
     """
     if processes == 1:
         for batch in items:
@@ -73,7 +101,8 @@ def in_order(
     under_way: deque[tuple[list[Item], Future[list[Result]]]] = deque()
     with contextlib.ExitStack() as ending:
         threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one process
-        for number, batch in enumerate(items):
+        given = _UntilFault(items)
+        for number, batch in enumerate(given):
             if number < processes:
                 worker = _Worker(function)
                 ending.callback(worker.end)  # before the threads are waited for
@@ -84,38 +113,209 @@ def in_order(
                 yield from zip(batch, future.result(), strict=True)
         for batch, future in under_way:
             yield from zip(batch, future.result(), strict=True)
+        if given.fault:
+            raise given.fault
+
+
+class _UntilFault(Iterable[Item]):
+    """Items up to the error that they may end in; it is kept for when all of them have been dealt with."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self.fault: Exception | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        try:
+            yield from self._items
+        except Exception as error:
+            self.fault = error
+
+
+def side_by_side(
+    function: Callable[[Item, Callable[[Any], None]], Iterator[Result]],
+    items: Sequence[Item],
+    processes: int,
+    folder: Path,
+    told: Callable[[int, Any], None],
+) -> Iterator[Result]:
+    """Yield all that the function yields for each item, the items in order, while processes work on several of them.
+
+    What is yielded for an item before it is its turn waits on disk, so that neither memory nor a core waits for it.
+
+    Args:
+        function: makes results of an item; may tell, through its second argument, how far it is. It can be pickled,
+            and so can the items and what it yields and tells.
+        items: a few large ones, such as the parts of a file.
+        processes: how many work, beside the one that takes the results; 1: that one does it all.
+        folder: for temporary files, which vanish with this process however it ends.
+        told: is called with an item's number and what the function told, from other threads too.
+
+    Raises:
+        OutsideError: a process was ended from outside, or the disk is full.
+        Exception: what the function raised, once all that it yielded before has been taken.
+    """
+    processes = min(processes, len(items))
+    if processes <= 1:
+        for number, item in enumerate(items):
+            yield from function(item, partial(told, number))
+        return
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+
+    def work(item: Item, number: int, results: _OnDisk) -> None:
+        worker = idle.get()
+        try:
+            for is_result, content in worker.stream(item):
+                if is_result:
+                    results.put(content)
+                else:
+                    told(number, pickle.loads(content))
+            results.close()
+        except Exception as error:
+            results.close(error)
+        finally:
+            idle.put(worker)
+
+    with contextlib.ExitStack() as ending:
+        kept = [ending.enter_context(_OnDisk(folder)) for _ in items]
+        threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one process
+        for _ in range(processes):
+            worker = _Worker(function, _serve_streams)
+            ending.callback(worker.end)
+            idle.put(worker)
+        waiting = zip(items, range(len(items)), kept, strict=True)
+        for arguments in islice(waiting, processes + 1):  # one more, so that no process waits for the disk to be read
+            threads.submit(work, *arguments)
+        for results in kept:
+            for content in results:
+                yield pickle.loads(content)
+            for arguments in islice(waiting, 1):
+                threads.submit(work, *arguments)
+
+
+class _OnDisk:
+    """A queue of bytes in a temporary file: one thread puts them in, another takes them out.
+
+    Args:
+        folder: where the file is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._changed = threading.Condition()
+        self._lengths: deque[int] = deque()  # of what is still to be taken
+        self._taken = self._written = 0  # bytes
+        self._closed = False
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file:
+            with contextlib.suppress(OSError):  # what is left unwritten on a full disk is not wanted any more
+                self._file.close()
+
+    def put(self, content: bytes) -> None:
+        """Put something in."""
+        with self._changed:
+            try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                self._file.seek(self._written)
+                self._file.write(content)
+                self._file.flush()
+            except OSError as error:
+                raise OutsideError(f"{self._folder}: cannot be written ({error.strerror or error})") from error
+            self._written += len(content)
+            self._lengths.append(len(content))
+            self._changed.notify()
+
+    def close(self, error: Exception | None = None) -> None:
+        """Say that nothing more comes, or the error for which it ends."""
+        with self._changed:
+            self._closed, self._error = True, error
+            self._changed.notify()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield all that is put in, then raise the error that it ended with."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lengths or self._closed)
+                if not self._lengths:
+                    break
+                assert self._file
+                self._file.seek(self._taken)
+                content = self._file.read(self._lengths.popleft())
+                self._taken += len(content)
+                if self._taken == self._written:  # the room on disk is free again
+                    self._taken = self._written = 0
+                    self._file.truncate(0)
+            yield content
+        if self._error:
+            raise self._error
 
 
 class _Worker:
-    """A process that applies a function to batches."""
+    """A process that applies a function to what it is given.
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    Args:
+        function: what it applies.
+        serve: what the process runs, one of the functions at the end of this module.
+    """
+
+    def __init__(self, function: Callable[..., Any], serve: Callable[[], None] | None = None) -> None:
+        serve = serve or _serve
         path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import _serve; _serve()"],
+            [sys.executable, "-P", "-c", f"from {__name__} import {serve.__name__} as serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
         )
-        self._function: Callable[[Any], Any] | None = function
+        self._function: Callable[..., Any] | None = function
 
     def work(self, batch: list[Any]) -> list[Any]:
         """Return what the process makes of a batch."""
-        assert self._process.stdin
-        assert self._process.stdout
-        try:
-            if self._function is not None:
-                pickle.dump(self._function, self._process.stdin)
-                self._function = None
-            pickle.dump(batch, self._process.stdin)
-            self._process.stdin.flush()
-            result, error = pickle.load(self._process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError) as fault:
-            advice = "it was ended from outside, perhaps for want of memory; run the same command again"
-            raise OutsideError(f"a process that shares the work has ended early: {advice}") from fault
+        with self._ends():
+            self._send(batch)
+            result, error = self._answer()
         if error is not None:
             raise error
         return list(result)
+
+    def stream(self, item: Any) -> Iterator[tuple[bool, bytes]]:
+        """Yield what the process makes of an item, pickled, each with whether it is a result or something told."""
+        with self._ends():
+            self._send(item)
+        while True:
+            with self._ends():
+                kind, content = self._answer()
+            if kind is None:
+                break
+            yield kind, content
+        if content is not None:
+            raise content
+
+    def _send(self, content: Any) -> None:
+        assert self._process.stdin
+        if self._function is not None:
+            pickle.dump(self._function, self._process.stdin)
+            self._function = None
+        pickle.dump(content, self._process.stdin)
+        self._process.stdin.flush()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        return pickle.load(self._process.stdout)
+
+    @contextlib.contextmanager
+    def _ends(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError, pickle.UnpicklingError) as fault:
+            advice = "it was ended from outside, perhaps for want of memory; run the same command again"
+            raise OutsideError(f"a process that shares the work has ended early: {advice}") from fault
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -124,19 +324,49 @@ class _Worker:
 
 
 def _serve() -> None:
-    """Be a worker: read the function and batches from standard input, until the other side closes it."""
+    """Be a worker: apply a function to batches, until the other side ends."""
+    for function, batch, send in _requests():
+        try:
+            send((function(batch), None))
+        except Exception as error:
+            send((None, _portable(error)))
+
+
+def _serve_streams() -> None:
+    """Be a worker that answers each item with all that the function yields for it."""
+    for function, item, send in _requests():
+        error: Exception | None = None
+        try:
+            for result in function(item, lambda value, send=send: send((False, pickle.dumps(value)))):
+                send((True, pickle.dumps(result)))
+        except Exception as raised:
+            error = _portable(raised)
+        send((None, error))
+
+
+def _requests() -> Iterator[tuple[Callable[..., Any], Any, Callable[[Any], None]]]:
+    """Yield the function and each argument that come in from standard input, and what sends an answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that has started this one
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anything prints is no answer
-    # Where the other side has ended, however it did, there is nothing left to do.
-    with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError), answers:
+
+    def send(answer: Any) -> None:
+        try:
+            answers.write(pickle.dumps(answer))
+            answers.flush()
+        except BrokenPipeError:  # the other side has ended, however it did: there is nothing left to do
+            os._exit(0)
+
+    with contextlib.suppress(EOFError, pickle.UnpicklingError):
         function = pickle.load(sys.stdin.buffer)
         while True:
-            batch = pickle.load(sys.stdin.buffer)
-            answer: tuple[Any, Exception | None]
-            try:
-                answer = function(batch), None
-            except Exception as error:
-                answer = None, error
-            pickle.dump(answer, answers)
-            answers.flush()
+            yield function, pickle.load(sys.stdin.buffer), send
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error, or one that tells its kind where it cannot go from process to process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__} in a process that shares the work")
+    return error

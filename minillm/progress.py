@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +14,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -43,24 +41,61 @@ def track(items: Iterable[Item], description: str, total: int | None) -> Iterato
         yield from bar.track(items, total, description=description)
 
 
-@contextlib.contextmanager
-def open_tracked(path: Path, description: str) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes, and show how much of it was read.
+class Reading:
+    """How far the reading of some files is, as bytes of all of them and as articles; see `reading`.
 
     Args:
-        path: the file.
+        bar: where it is shown.
         description: what is being done.
-
-    Raises:
-        OSError: it cannot be opened.
+        total: bytes of all files.
     """
-    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar, bar.open(path, "rb", description=description) as file:
-        yield file
+
+    def __init__(self, bar: Progress, description: str, total: int) -> None:
+        self._bar, self._task = bar, bar.add_task(description, total=total, articles=0)
+        self._positions: dict[int, int] = {}
+        self._articles = 0
+
+    def at(self, file: int, position: int) -> None:
+        """Take note of how many bytes of a file were read.
+
+        Args:
+            file: its number.
+            position: bytes.
+        """
+        self._positions[file] = position
+        self._bar.update(self._task, completed=sum(self._positions.values()), articles=self._articles)
+
+    def add_article(self) -> None:
+        """Take note of one more article."""
+        self._articles += 1
+        if self._articles % 100 == 0:
+            self._bar.update(self._task, articles=self._articles)
 
 
-def _bar(*columns: ProgressColumn) -> Progress:
+class ArticlesColumn(ProgressColumn):
+    """Articles a second since the beginning."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate as text."""
+        rate = task.fields["articles"] / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:,.0f} articles/s", style="progress.data.speed")
+
+
+@contextlib.contextmanager
+def reading(description: str, total: int, shown: bool = True) -> Iterator[Reading]:
+    """Show the bytes read and of how many, articles a second and the time left, while the block runs.
+
+    Args:
+        description: what is being done.
+        total: bytes of all that is to be read.
+        shown: False shows nothing.
+    """
+    with _bar(DownloadColumn(), ArticlesColumn(), shown=shown) as bar:
+        yield Reading(bar, description, total)
+
+
+def _bar(*columns: ProgressColumn, shown: bool = True) -> Progress:
     console = Console(stderr=True)
     text, remaining = TextColumn("{task.description}"), TimeRemainingColumn()
-    return Progress(
-        text, BarColumn(), *columns, remaining, console=console, transient=True, disable=not console.is_terminal
-    )
+    disabled = not (shown and console.is_terminal)
+    return Progress(text, BarColumn(), *columns, remaining, console=console, transient=True, disable=disabled)

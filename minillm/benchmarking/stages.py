@@ -167,6 +167,11 @@ class _Given:
 class _Nothing:
     """What a source is told when nothing is held yet."""
 
+    folder = Path(tempfile.gettempdir())
+
+    def page_ids(self) -> tuple[int, ...]:
+        return ()
+
     def __contains__(self, page_id: object) -> bool:
         return False
 

@@ -1,13 +1,17 @@
 """Text: from where it lies to clean articles, each in one split for good."""
 
-from minillm.corpus.article import Article
-from minillm.corpus.cleaning import Cleaner
-from minillm.corpus.corpus import ATTRIBUTION, LOCK, Corpus
-from minillm.corpus.duplicates import DuplicateFilter
-from minillm.corpus.quality import QualityFilter
-from minillm.corpus.sources import DumpSource, FilesSource, HubSource, SampleSource, Source, WikipediaSource
-from minillm.corpus.split import SPLITS, split_of
-from minillm.corpus.store import RawStore
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minillm.corpus.article import Article
+    from minillm.corpus.cleaning import Cleaner
+    from minillm.corpus.corpus import ATTRIBUTION, LOCK, Corpus
+    from minillm.corpus.duplicates import DuplicateFilter
+    from minillm.corpus.quality import QualityFilter
+    from minillm.corpus.sources import DumpSource, FilesSource, HubSource, SampleSource, Source, WikipediaSource
+    from minillm.corpus.split import SPLITS, split_of
+    from minillm.corpus.store import RawStore
 
 __all__ = [
     "ATTRIBUTION",
@@ -27,3 +31,13 @@ __all__ = [
     "WikipediaSource",
     "split_of",
 ]
+MODULES = {"ATTRIBUTION": "corpus", "LOCK": "corpus", "SPLITS": "split", "split_of": "split", "Article": "article"}
+MODULES |= {"Cleaner": "cleaning", "Corpus": "corpus", "DuplicateFilter": "duplicates", "QualityFilter": "quality"}
+MODULES |= {"RawStore": "store"}
+
+
+def __getattr__(name: str) -> Any:
+    # A process that makes text of a dump's pages needs none of the libraries that the other stages do.
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{MODULES.get(name, 'sources')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -110,6 +110,17 @@ class RawStore:
                 )
             yield article
 
+    @property
+    def folder(self) -> Path:
+        """The folder that the file is in."""
+        return self.path.parent
+
+    def page_ids(self) -> Iterator[int]:
+        """Yield the page_ids of all articles, in any order."""
+        with self._faults():
+            for (page_id,) in self._connection.execute("SELECT page_id FROM articles WHERE typeof(page_id)='integer'"):
+                yield page_id
+
     def damaged(self) -> dict[int, str]:
         """Return page_id and title of the articles that are not as they were added, in order of arrival."""
         return {article.page_id: article.title for article, whole in self._read() if not whole}
@@ -184,10 +195,19 @@ class StoreWithout:
     """A store as it would be without some of its articles: a source asked on top of it yields these again."""
 
     store: RawStore
-    page_ids: Container[int]
+    absent: Container[int]
 
     def __contains__(self, page_id: object) -> bool:
-        return page_id not in self.page_ids and page_id in self.store
+        return page_id not in self.absent and page_id in self.store
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the store's file is in."""
+        return self.store.folder
+
+    def page_ids(self) -> Iterator[int]:
+        """Yield the page_ids of the other articles, in any order."""
+        return (page_id for page_id in self.store.page_ids() if page_id not in self.absent)
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """Return the value kept under a key, or the default."""

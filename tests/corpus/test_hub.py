@@ -8,6 +8,7 @@ import pytest
 from minillm.corpus import Corpus, DuplicateFilter, HubSource, RawStore
 from minillm.errors import OutsideError, SettingError
 
+PROSE = "El pueblo está en el valle del río, y lo fundaron los colonos."
 KEEP_ALL = DuplicateFilter(exact=False, near=False)
 
 
@@ -35,6 +36,21 @@ def test_a_folder_works_in_place_of_the_dataset(folder: Path, tmp_path: Path) ->
             store.add(article)
         assert [article.page_id for article in HubSource(str(folder)).articles(5, store)] == list(range(60, 65))
         assert len(list(HubSource(str(folder)).articles(None, store))) == 40
+
+
+def test_rows_that_cannot_be_used_are_named_and_counted_and_the_others_are_read(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = ["abc", "", None, str(2**70), "-1", "1000", "1001"]
+    columns = {"id": ids, "url": [None] * 7, "title": ["a"] * 7, "text": [PROSE] * 5 + [None, PROSE]}
+    pq.write_table(pa.table({**columns, "url": pa.array([None] * 7, pa.string())}), folder / "train-00000a.parquet")
+    with RawStore(tmp_path / "store.sqlite") as store:
+        articles = list(HubSource(str(folder)).articles(None, store))
+    assert len(articles) == 101
+    assert "row 51 has no id from 0 to 2^63 - 1" in caplog.text
+    assert "row 56 has a title, text or url that is no text" in caplog.text
+    assert "6 rows could not be used" in caplog.text
+    assert "pueblo" not in caplog.text
 
 
 def test_other_files_are_another_corpus(folder: Path) -> None:

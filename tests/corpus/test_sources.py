@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minillm.corpus import Article, FilesSource, SampleSource, Source
+from minillm.corpus import Article, FilesSource, RawStore, SampleSource, Source, WikipediaSource
+from minillm.corpus.sources.hash_set import RECENT, HashSet
 from minillm.errors import SettingError
 
 
@@ -94,6 +96,14 @@ def test_a_record_that_comes_twice_is_read_twice(tmp_path: Path) -> None:
     assert len({article.page_id for article in read(tmp_path)}) == 5
 
 
+def test_no_id_among_many_is_taken_for_another() -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**63, 3 * RECENT + 9).tolist()
+    hashes = HashSet()
+    assert all(hashes.add(number) for number in numbers)
+    assert not any(hashes.add(number) for number in numbers[::50])
+    assert not any(number ^ 1 in hashes for number in numbers[::50])
+
+
 @pytest.mark.parametrize("fields", [("id", "title"), ("id",), ("title",), ()])
 def test_an_article_keeps_its_identity_when_files_are_added_and_moved(tmp_path: Path, fields: tuple[str, ...]) -> None:
     records = [{"id": n, "title": f"Título {n}", "text": f"Texto {n}"} for n in range(9)]
@@ -134,6 +144,14 @@ def parquet(folder: Path) -> Path:
     return file
 
 
+def parquet_of(**columns: Any) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        pq.write_table(pa.table({"text": ["Uno.", "Dos.", "Malo."], **columns}), folder / "malo.parquet")
+        return folder / "malo.parquet"
+
+    return write
+
+
 def parquet_not_utf8(folder: Path) -> Path:
     file = folder / "malo.parquet"
     text = pa.array([b"Uno.", b"Dos.", b"a\xf1o"]).view(pa.string())
@@ -150,6 +168,29 @@ BAD = {
     "empty text": (jsonl(b'{"text": " "}'), r"malo\.jsonl:3 has no text"),
     "number as text": (jsonl(b'{"text": 3}'), r"malo\.jsonl:3 has no text"),
     "half a surrogate pair": (jsonl(b'{"text": "\\ud83d"}'), r"malo\.jsonl:3 is not Unicode"),
+    "half a surrogate pair in another field": (
+        jsonl(b'{"text": "Tres.", "url": "\\ud83d"}'),
+        r"malo\.jsonl:3 is not Unicode",
+    ),
+    "a revision beyond 63 bits": (
+        jsonl(b'{"text": "Tres.", "revision_id": %d}' % (1 << 80)),
+        r"malo\.jsonl:3 has a revision_id that is no number from 0 to 2\^63 - 1",
+    ),
+    "true as revision": (jsonl(b'{"text": "Tres.", "revision_id": true}'), r"malo\.jsonl:3 has a revision_id"),
+    "a negative revision": (jsonl(b'{"text": "Tres.", "revision_id": -1}'), r"malo\.jsonl:3 has a revision_id"),
+    "an endless number": (jsonl(b'{"text": "Tres.", "id": %s}' % (b"9" * 5000)), r"malo\.jsonl:3 is no JSON"),
+    "a revision of 64 bits in a row": (
+        parquet_of(revision_id=pa.array([1, 2, 2**64 - 1], pa.uint64())),
+        r"malo\.parquet:3 has a revision_id",
+    ),
+    "a time that Python has not": (
+        parquet_of(timestamp=pa.array([1, 2, 2**62], pa.timestamp("us"))),
+        r"malo\.parquet:3 has a value that cannot be read",
+    ),
+    "a day that Python has not": (
+        parquet_of(timestamp=pa.array([1, 2, 2**31 - 1], pa.date32())),
+        r"malo\.parquet:3 has a value that cannot be read",
+    ),
     "no text in a row": (parquet, r"malo\.parquet:3 has no text"),
     "a row that is not UTF-8": (parquet_not_utf8, r"malo\.parquet:3 is not UTF-8"),
 }
@@ -226,3 +267,30 @@ def test_the_description_changes_with_the_files_and_not_with_their_place(tmp_pat
     assert FilesSource(str(tmp_path / "b"), on_error="skip").describe() != first
     write_jsonl(tmp_path / "b" / "x.jsonl", [{"text": "Dos."}])
     assert FilesSource(str(tmp_path / "b")).describe() != first
+
+
+def test_ids_and_revisions_of_64_bits_are_read_and_kept(tmp_path: Path) -> None:
+    ids = pa.array([1, 2**63, 2**64 - 1], pa.uint64())
+    revisions = pa.array([0, 5, 2**63 - 1], pa.uint64())
+    pq.write_table(
+        pa.table({"text": ["Uno.", "Dos.", "Tres."], "id": ids, "revision_id": revisions}), tmp_path / "a.parquet"
+    )
+    with RawStore(tmp_path / "store.sqlite") as store:
+        assert all(store.add(article) for article in read(tmp_path))
+        assert [article.revision_id for article in store] == [0, 5, 2**63 - 1]
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_timeout_that_no_clock_can_keep_is_refused(timeout: float) -> None:
+    with pytest.raises(SettingError, match=r"^timeout=.*: must be above 0 and at most 86400 seconds"):
+        WikipediaSource(timeout=timeout)
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "0", "-1", "abc"])
+def test_an_address_with_a_port_that_there_cannot_be_is_refused(port: str, tmp_path: Path) -> None:
+    source = WikipediaSource(f"http://127.0.0.1:{port}/w/api.php")
+    with (
+        RawStore(tmp_path / "store.sqlite") as store,
+        pytest.raises(SettingError, match=r"^data\.source\.api_url=.*port"),
+    ):
+        next(source.articles(1, store))

@@ -1,10 +1,20 @@
 """Where articles come from: one source a file, all behind one protocol."""
 
-from minillm.corpus.sources.dump import DumpSource
-from minillm.corpus.sources.files import FilesSource
-from minillm.corpus.sources.hub import HubSource
-from minillm.corpus.sources.sample import SampleSource
-from minillm.corpus.sources.source import Source
-from minillm.corpus.sources.wikipedia import WikipediaSource
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minillm.corpus.sources.dump import DumpSource
+    from minillm.corpus.sources.files import FilesSource
+    from minillm.corpus.sources.hub import HubSource
+    from minillm.corpus.sources.sample import SampleSource
+    from minillm.corpus.sources.source import Source
+    from minillm.corpus.sources.wikipedia import WikipediaSource
 
 __all__ = ["DumpSource", "FilesSource", "HubSource", "SampleSource", "Source", "WikipediaSource"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # only the libraries of the source that is asked for are loaded
+        return getattr(import_module(f"{__name__}.{name.removesuffix('Source').lower() or 'source'}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,172 +1,271 @@
-"""Articles from a dump of a wiki: pages-articles XML, .bz2 or plain."""
+"""Articles from a dump of a wiki: pages-articles XML, .bz2 or plain, in one file or in parts."""
 
 import bz2
 import contextlib
 import functools
 import hashlib
+import logging
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, cast
 from urllib.parse import quote
 
-from lxml import etree
-
 from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
+from minillm.corpus.ids import IdSet
+from minillm.corpus.sources.export import DamagedExportError, Export, Left, NoExportError, Page
+from minillm.corpus.sources.left_out import WARNINGS, LeftOut
+from minillm.corpus.sources.paths import files_at
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
 from minillm.errors import OutsideError, SettingError
-from minillm.parallel import batches, in_order
-from minillm.progress import open_tracked
+from minillm.parallel import cores, in_order, side_by_side, weighed_batches
+from minillm.progress import Reading, reading
 
-VERSION = 1  # raised when the same dump would yield other articles
+log = logging.getLogger(__name__)
+
+VERSION = 2  # raised when the same dump would yield other articles
 LICENCE = "CC BY-SA 4.0"  # of every Wikipedia; a dump does not tell
-EDGE = 1 << 20  # bytes at the file's beginning and end by which it is told from others, with its size
+EDGE = 1 << 20  # bytes at a file's beginning and end by which it is told from others, with its size
+CHUNK = 1 << 20  # bytes of XML that are unpacked ahead
 BATCH = 64  # pages that a process converts at a time
-
-Page = tuple[int, int, str, str, str]  # page_id, revision_id, title, timestamp, wikitext
-Kind = Article | str  # or the reason why a page is no article
+HEAVY = 1 << 20  # characters; with so many a batch has fewer pages
+DUMP_NAME = re.compile(r"\.xml(?:-p\d+p\d+)?(?:\.bz2)?$", re.IGNORECASE)
+PAGES = re.compile(r"-p(\d+)p(\d+)(?:\.bz2)?$", re.IGNORECASE)  # the first and the last page_id that a part may hold
+NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
 class DumpSource:
     """The articles of a dump: main namespace, no redirects, no disambiguation pages, in the dump's order.
 
-    The file is read as a stream in constant memory. A run that was broken off reads it from the beginning again, which
-    is quick: only what it does not hold yet is made plain text of.
+    The XML is read as a stream in constant memory. A run that was broken off reads it from the beginning again, which
+    is quick: only what it does not hold yet is made plain text of. The parts of one dump are read side by side and give
+    what one file with the same pages in the order of the parts would give.
+
+    A page that cannot be used (without an id, title or time; one from which no text can be made) is named in a warning
+    and counted, and so is one that is too long or comes twice; the others are read.
 
     Args:
-        path: the dump, such as eswiki-latest-pages-articles.xml.bz2.
-        processes: processes that make text of wikitext, beside the one that reads; 1 does it in that one.
+        path: the dump, such as eswiki-latest-pages-articles.xml.bz2; a folder, or a glob, of its parts, which are read
+            in the order of their names and of the numbers in them.
+        processes: processes that make text of wikitext, beside the one that reads one file or collects what comes of
+            several parts; 1 does it all in that one; None for as many as there are cores.
+        max_page_bytes: a page whose wikitext has more UTF-8 bytes is too long; it is never in memory whole.
 
     Raises:
-        SettingError: no path, or no process; on use also a file that is no dump.
+        SettingError: no path, no process or no bytes; on use also a file that is no dump, and parts that are not of one
+            dump.
         OutsideError: on use, a dump that is cut off or damaged in the middle; what came before is good.
     """
 
     path: str | None = None
-    processes: int = 2
+    processes: int | None = None
+    max_page_bytes: int = 8_000_000
     name: ClassVar[str] = "dump"
 
     def __post_init__(self) -> None:
         if not self.path:
             raise SettingError("path", self.path, "must name a dump (pages-articles XML, .bz2 or plain)")
-        if self.processes < 1:
-            raise SettingError("processes", self.processes, "must be at least 1")
+        if self.processes is not None and self.processes < 1:
+            raise SettingError("processes", self.processes, "must be at least 1, or null for all cores")
+        if self.max_page_bytes < 1:
+            raise SettingError("max_page_bytes", self.max_page_bytes, "must be at least 1, such as 8000000")
 
     def describe(self) -> dict[str, Any]:
-        """Return the file's size and the SHA-256 of its beginning and end."""
-        digest = hashlib.sha256()
-        with self._reading(), self._file.open("rb") as file:
-            size = self._file.stat().st_size
-            digest.update(file.read(EDGE))
-            file.seek(max(0, size - EDGE))
-            digest.update(file.read(EDGE))
-        return {"version": VERSION, "wikitext": wikitext.VERSION, "size": size, "edges": digest.hexdigest()}
+        """Return the size of each file and the SHA-256 of its beginning and end."""
+        files = [self._edges(file) for file in self._files()]
+        version = {"version": VERSION, "wikitext": wikitext.VERSION, "max_page_bytes": self.max_page_bytes}
+        return {**version, **files[0]} if len(files) == 1 else {**version, "parts": files}
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dump's order; see `Source.articles`."""
         yield from islice(self._articles(held, shows_progress=limit is None), limit)
 
     def _articles(self, held: Held, shows_progress: bool) -> Iterator[Article]:
+        files = self._files()
+        self._check_headers(files)
+        left_out = LeftOut(self.path, "pages")
         counts = Counter(redirect=0, disambiguation=0)
-        opened = open_tracked(self._file, "reading the dump") if shows_progress else self._file.open("rb")
-        with self._reading(), opened as file:
-            dump = _Dump(_unpacked(file))
-            convert = functools.partial(_articles_of, dialect=dump.dialect, base=dump.base)
-            pages = (page for page in dump.pages(counts) if page[0] not in held)
+        size = sum(file.stat().st_size for file in files)
+        with reading("reading the dump", size, shown=shows_progress) as progress:
             try:
-                for _, kind in in_order(convert, batches(pages, BATCH), self.processes):
-                    if isinstance(kind, Article):
-                        yield kind
-                    else:
-                        counts[kind] += 1
+                for outcome in self._each_once(self._outcomes(files, held, progress)):
+                    if isinstance(outcome, Article):
+                        progress.add_article()
+                        yield outcome
+                    elif outcome.reason != "held":
+                        counts[outcome.reason] += 1
+                        if outcome.problem:
+                            left_out.add(outcome.name, outcome.problem)
+                left_out.sum_up()
             finally:
-                held.set_meta("counts", dict(counts))
+                # One that only fetches a damaged article again does not come as far as an earlier one did.
+                if counts.total() >= sum(held.get_meta("counts", {}).values()):
+                    held.set_meta("counts", dict(counts))
 
-    @property
-    def _file(self) -> Path:
-        return Path(self.path or "").expanduser()
+    def _outcomes(self, files: list[Path], held: Held, progress: Reading) -> Iterator[Article | Left]:
+        """Yield what becomes of each page of the main namespace, in order."""
+        read = functools.partial(self._converted, IdSet(held.page_ids()))
+        processes = self.processes or cores()
+        if len(files) == 1:
+            shares = read(files[0], functools.partial(progress.at, 0), processes)
+        else:
+            shares = side_by_side(read, files, processes, held.folder, progress.at)
+        return chain.from_iterable(shares)
+
+    def _each_once(self, outcomes: Iterable[Article | Left]) -> Iterator[Article | Left]:
+        """Yield the outcomes; a page that came before is left out. What cannot be used stands in no other's way."""
+        seen = IdSet()
+        for outcome in outcomes:
+            has_id = isinstance(outcome, Article) or (outcome.page_id >= 0 and not outcome.problem)
+            if not has_id or seen.add(outcome.page_id):
+                yield outcome
+            else:
+                page = f"the page {outcome.title[:80]!r}" if isinstance(outcome, Article) else "a page"
+                yield Left("repeated", outcome.page_id, f"{self.path}: {page} (id {outcome.page_id})", "comes twice")
+
+    def _files(self) -> list[Path]:
+        """Return the files in the order of their names and of the numbers in them."""
+        path = Path(self.path or "").expanduser()
+        found = files_at(path)
+        if found is None or path.is_file():
+            return [path]
+        if path.is_dir():
+            found = {name: file for name, file in found.items() if DUMP_NAME.search(name)}
+        if not found:
+            advice = "holds no dump: there is no .xml or .xml.bz2 file" if path.is_dir() else "matches no file"
+            raise self._unusable(advice)
+        files = sorted(found.values(), key=_in_natural_order)
+        ranges = sorted(
+            (int(match[1]), int(match[2]), file.name) for file in files if (match := PAGES.search(file.name))
+        )
+        for (_, last, name), (first, _, next_name) in pairwise(ranges):
+            if first <= last:
+                raise self._unusable(f"{name} and {next_name} hold the same pages; name the parts of one dump")
+        return files
+
+    def _edges(self, file: Path) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        try:
+            with file.open("rb") as content:
+                size = file.stat().st_size
+                digest.update(content.read(EDGE))
+                content.seek(max(0, size - EDGE))
+                digest.update(content.read(EDGE))
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error.strerror or error}", file) from error
+        return {"size": size, "edges": digest.hexdigest()}
+
+    def _check_headers(self, files: list[Path]) -> None:
+        """Refuse files that are no dumps, or of different wikis, before any of them is read."""
+        wikis = {}
+        for file in files:
+            with self._opened(file) as export:
+                wikis[file] = export.dialect, export.base
+                if export.strange and file == files[0]:
+                    keys = ", ".join(repr(key[:80]) for key in export.strange[:WARNINGS])
+                    log.warning("%s: left out: namespaces with keys that are no numbers (%s)", file, keys)
+            if wikis[file] != wikis[files[0]]:
+                raise self._unusable(
+                    f"{files[0].name} and {file.name} are of different wikis; name the parts of one dump"
+                )
+
+    def _converted(
+        self, held: Container[int], file: Path, told: Callable[[int], None], processes: int = 1
+    ) -> Iterator[list[Article | Left]]:
+        """Yield, some at a time, what becomes of each page of the main namespace in a file.
+
+        Args:
+            held: ids of pages that are not read.
+            file: the file.
+            told: takes how many bytes of the file were read.
+            processes: how many work, see `in_order`.
+        """
+        with self._opened(file, held, told) as export:
+            convert = functools.partial(_converted, str(file), export.dialect, export.base)
+            batches = weighed_batches(export.pages(), BATCH, _weight, HEAVY)
+            if processes == 1:
+                yield from map(convert, batches)
+            else:
+                for _, outcome in in_order(convert, batches, processes):
+                    yield [outcome]
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _opened(
+        self, file: Path, held: Container[int] = (), told: Callable[[int], None] = lambda position: None
+    ) -> Iterator[Export]:
+        """Open a file of the dump; while it is open, its faults become errors that name it."""
+        begun = False
         try:
-            yield
-        except (etree.XMLSyntaxError, EOFError) as error:
-            problem = " ".join(str(error).split())
+            with file.open("rb") as packed, ThreadPoolExecutor(1) as ahead:
+                export = Export(_chunks(packed, ahead, told), self.max_page_bytes, held)
+                begun = True
+                yield export
+        except NoExportError as error:
+            raise self._unusable(f"is no dump of a wiki: {error}", file) from error
+        except (DamagedExportError, EOFError, OSError) as error:
+            problem = " ".join(str(getattr(error, "strerror", None) or error).split())
+            if isinstance(error, OSError) and not begun:
+                raise self._unusable(f"cannot be read: {problem}", file) from error
             advice = "data.num_articles=... takes what came before"
-            raise OutsideError(f"{self.path}: the dump is cut off or damaged ({problem}); {advice}") from error
-        except OSError as error:
-            advice = f"cannot be read: {error.strerror or error}"
-            raise SettingError("data.source.path", self.path, advice) from error
-        except _NoDumpError as error:
-            raise SettingError("data.source.path", self.path, f"is no dump of a wiki: {error}") from error
+            raise OutsideError(f"{file}: the dump is cut off or damaged ({problem}); {advice}") from error
+
+    def _unusable(self, advice: str, file: Path | None = None) -> SettingError:
+        place = "" if file is None or str(file) == str(Path(self.path or "").expanduser()) else f"{file.name} "
+        return SettingError("data.source.path", self.path, place + advice)
 
 
-class _NoDumpError(Exception):
-    """The file does not begin as a dump does."""
+def _chunks(packed: BinaryIO, ahead: ThreadPoolExecutor, told: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield a dump's XML, whether it is packed or not; the next piece is unpacked meanwhile, on another core."""
+    is_packed = packed.read(3) == b"BZh"
+    packed.seek(0)
+    file = cast(BinaryIO, bz2.BZ2File(packed)) if is_packed else packed
+    chunk = ahead.submit(file.read, CHUNK)
+    while content := chunk.result():
+        told(packed.tell())
+        chunk = ahead.submit(file.read, CHUNK)
+        yield content
 
 
-class _Dump:
-    """The XML of a dump, read as a stream; see https://www.mediawiki.org/wiki/Help:Export.
-
-    Args:
-        file: the XML.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._events = etree.iterparse(file, events=("end",), tag=("{*}siteinfo", "{*}page"), huge_tree=True)
-        try:
-            _, header = next(self._events)
-        except (etree.XMLSyntaxError, StopIteration) as error:
-            raise _NoDumpError(str(error) or "it has no header") from error
-        name = etree.QName(header)
-        if name.localname != "siteinfo":
-            raise _NoDumpError("it has no header")
-        self._space = f"{{{name.namespace}}}" if name.namespace else ""
-        self._root = header.getroottree().getroot()
-        spaces = header.iter(f"{self._space}namespace")
-        self.dialect = Dialect.of_namespaces([(int(space.get("key", 0)), space.text or "") for space in spaces])
-        self.base = header.findtext(f"{self._space}base", "").rpartition("/")[0]
-
-    def pages(self, counts: Counter[str]) -> Iterator[Page]:
-        """Yield the pages of the main namespace that are no redirects; count the redirects."""
-        space = self._space
-        for _, page in self._events:
-            if page.findtext(f"{space}ns") == "0":
-                if page.find(f"{space}redirect") is not None:
-                    counts["redirect"] += 1
-                elif (revision := page.find(f"{space}revision[last()]")) is not None:
-                    yield (
-                        int(page.findtext(f"{space}id", "0")),
-                        int(revision.findtext(f"{space}id", "0")),
-                        page.findtext(f"{space}title", ""),
-                        revision.findtext(f"{space}timestamp", ""),
-                        revision.findtext(f"{space}text", ""),
-                    )
-            self._root.clear()  # what was read makes room
+def _weight(page: Page | Left) -> int:
+    return len(page.text) if isinstance(page, Page) else 0
 
 
-def _unpacked(file: BinaryIO) -> BinaryIO:
-    """Return a dump's XML, whether it is packed or not."""
-    packed = file.read(3) == b"BZh"
-    file.seek(0)
-    return cast(BinaryIO, bz2.BZ2File(file)) if packed else file
+def _in_natural_order(file: Path) -> list[tuple[int, str]]:
+    """Return a key by which part 2 comes before part 10."""
+    pieces = NUMBER.split(str(file))  # text and numbers in turn
+    return [(int(piece), "") if place % 2 else (0, piece) for place, piece in enumerate(pieces)]
 
 
-def _articles_of(pages: list[Page], dialect: Dialect, base: str) -> list[Kind]:
-    return [_article_of(page, dialect, base) for page in pages]
+def _converted(file: str, dialect: Dialect, base: str, pages: list[Page | Left]) -> list[Article | Left]:
+    """Return what becomes of pages: articles, and why the others are none."""
+    outcomes: list[Article | Left] = []
+    for page in pages:
+        if isinstance(page, Left):
+            outcome: Article | Left = page._replace(name=f"{file}: {page.name}") if page.name else page
+        else:
+            try:
+                outcome = _outcome(page, dialect, base)
+            except Exception as error:  # whatever one page does, the others are read
+                problem = f"cannot be made plain text ({type(error).__name__})"  # the error's words may hold the page's
+                outcome = Left("unusable", page.page_id, f"{file}: the page {page.title[:80]!r}", problem)
+        outcomes.append(outcome)
+    return outcomes
 
 
-def _article_of(page: Page, dialect: Dialect, base: str) -> Kind:
+def _outcome(page: Page, dialect: Dialect, base: str) -> Article | Left:
     page_id, revision_id, title, timestamp, source = page
     if is_redirect(source, dialect):
-        return "redirect"
+        return Left("redirect", page_id)
     if is_disambiguation(source):
-        return "disambiguation"
+        return Left("disambiguation", page_id)
     url = f"{base}/{quote(title.replace(' ', '_'), safe='/:(),')}"
     text = plain_text(source, dialect)
+    text.encode()  # half of a surrogate pair would be no text
     return Article(page_id, title, text, revision_id, url, timestamp, LICENCE, sha256(source))

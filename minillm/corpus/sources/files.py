@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import glob
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
@@ -17,13 +15,14 @@ import pyarrow
 import pyarrow.parquet
 
 from minillm.corpus.article import Article
+from minillm.corpus.ids import VALID, number_of
+from minillm.corpus.sources.hash_set import HashSet
+from minillm.corpus.sources.left_out import LeftOut
+from minillm.corpus.sources.paths import files_at
 from minillm.errors import SettingError
 
-log = logging.getLogger(__name__)
-
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-VERSION = 1  # raised when the same files would yield other articles
-WARNINGS = 10  # so many bad records are named; the rest is counted
+VERSION = 2  # raised when the same files would yield other articles
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,20 @@ class FilesSource:
         yield from islice(new, limit)
 
     def _articles(self) -> Iterator[Article]:
-        occurrences: Counter[int] = Counter()
-        bad = 0
+        seen, repeats = HashSet(), Counter[int]()
+        left_out = LeftOut(self.path)
         for name, file in self._files().items():
             for line, load in self._records(name, file):
                 try:
                     article = self._article(name, line, load())
                 except (ValueError, RecursionError) as error:
-                    bad += 1
-                    self._leave_out(bad, file, line, error)
+                    self._leave_out(left_out, file, line, error)
                     continue
-                occurrence = occurrences[article.page_id]
-                occurrences[article.page_id] += 1
-                yield replace(article, page_id=_identity(article.page_id, occurrence)) if occurrence else article
-        if bad:
-            log.warning("%s: %d records could not be used and were left out", self.path, bad)
+                if not seen.add(article.page_id):
+                    repeats[article.page_id] += 1
+                    article = replace(article, page_id=_identity(article.page_id, repeats[article.page_id]))
+                yield article
+        left_out.sum_up()
 
     def _records(self, name: str, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
         """Yield the line (or row) of each record in a file and a function that loads it or raises ValueError."""
@@ -129,20 +127,22 @@ class FilesSource:
         text, title, key = (record.get(field) for field in (self.text_field, self.title_field, self.id_field))
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"has no text in its field {self.text_field!r}")
-        title = str(title or "")
-        if any("\ud800" <= char <= "\udfff" for char in set(title + text)):
+        title, url, timestamp = (str(value or "") for value in (title, record.get("url"), record.get("timestamp")))
+        if any("\ud800" <= char <= "\udfff" for char in set(title + text + url + timestamp)):
             raise ValueError("is not Unicode (half of a surrogate pair)")
         revision_id = record.get("revision_id")
+        if isinstance(revision_id, int) and number_of(revision_id) is None:  # also where it is true or false
+            raise ValueError(f"has a revision_id that is no number {VALID}")
         return Article(
             page_id=_identity(title, text) if key is None else _identity(str(key), title or name),
             title=title or f"{name}:{line}",
             text=text,
             revision_id=revision_id if isinstance(revision_id, int) else 0,
-            url=str(record.get("url") or ""),
-            timestamp=str(record.get("timestamp") or ""),
+            url=url,
+            timestamp=timestamp,
         )
 
-    def _leave_out(self, bad: int, file: Path, line: int, error: Exception) -> None:
+    def _leave_out(self, left_out: LeftOut, file: Path, line: int, error: Exception) -> None:
         """Refuse a record that cannot be used, or warn of it."""
         problem = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnicodeDecodeError):
@@ -151,23 +151,14 @@ class FilesSource:
         if self.on_error == "refuse":
             advice = "mend it, or leave such records out with data.source.on_error=skip"
             raise self._unusable(f"{file}:{line} {problem}; {advice}") from error
-        if bad <= WARNINGS:
-            log.warning("left out: %s:%d %s", file, line, problem)
+        left_out.add(f"{file}:{line}", problem)
 
     def _files(self) -> dict[str, Path]:
         """Return the files by their names within the folder, in the order of these names."""
-        path = Path(self.path or "").expanduser()
-        if path.is_file():
-            folder, found = path.parent, iter([path])
-        elif path.is_dir():
-            folder, found = path, path.rglob("*")
-        elif glob.has_magic(str(path)):
-            folder = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-            found = folder.glob(str(path.relative_to(folder)))
-        else:
+        found = files_at(self.path or "")
+        if found is None:
             raise self._unusable("does not exist; name a file, a folder or a glob")
-        files = {file.relative_to(folder).as_posix(): file for file in found if file.suffix.lower() in SUFFIXES}
-        files = {name: file for name, file in files.items() if "/." not in f"/{name}" and file.is_file()}
+        files = {name: file for name, file in found.items() if file.suffix.lower() in SUFFIXES}
         if not files:
             raise self._unusable(f"holds no article: there is no {' or '.join(SUFFIXES)} file")
         return dict(sorted(files.items()))
@@ -197,7 +188,12 @@ def _parse(line: bytes) -> Any:
 
 
 def _row(batch: pyarrow.RecordBatch, row: int) -> dict[str, Any]:
-    return {column: batch.column(column)[row].as_py() for column in batch.schema.names}
+    try:
+        return {column: batch.column(column)[row].as_py() for column in batch.schema.names}
+    except UnicodeDecodeError:
+        raise
+    except Exception as error:  # a time that Python has not, a time zone that nobody knows: each has its own kind
+        raise ValueError(f"has a value that cannot be read ({error})") from error
 
 
 def _fail(problem: str) -> None:

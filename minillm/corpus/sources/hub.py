@@ -12,6 +12,8 @@ import pyarrow.parquet
 from datasets import load_dataset
 
 from minillm.corpus.article import Article
+from minillm.corpus.ids import VALID, number_of
+from minillm.corpus.sources.left_out import LeftOut
 from minillm.corpus.sources.source import Held
 from minillm.errors import OutsideError, SettingError
 from minillm.progress import track
@@ -53,8 +55,7 @@ class HubSource:
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dataset's order; see `Source.articles`."""
         total, rows = self._rows()
-        # What is held is skipped by its id alone, without a look at its text.
-        new = (self._article(row) for row in rows if int(row["id"]) not in held)
+        new = self._articles(rows, held)
         yield from track(new, "reading articles", total) if limit is None else islice(new, limit)
 
     def _rows(self) -> tuple[int | None, Iterator[dict[str, Any]]]:
@@ -96,8 +97,19 @@ class HubSource:
             except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise self._unusable(f"{file} is damaged ({error})") from error
 
-    def _article(self, row: dict[str, Any]) -> Article:
-        return Article(int(row["id"]), row["title"], row["text"], url=row["url"], licence=LICENCE)
+    def _articles(self, rows: Iterator[dict[str, Any]], held: Held) -> Iterator[Article]:
+        left_out = LeftOut(self.path, "rows")
+        for number, row in enumerate(rows, 1):
+            url, title, text = row["url"], row["title"], row["text"]
+            if (page_id := number_of(row["id"])) is None:
+                left_out.add(f"{self.path}: row {number:,}", f"has no id {VALID}")
+            elif page_id in held:  # skipped by its id alone, without a look at its text
+                continue
+            elif not (isinstance(title, str) and isinstance(text, str) and isinstance(url or "", str)):
+                left_out.add(f"{self.path}: row {number:,}", "has a title, text or url that is no text")
+            else:
+                yield Article(page_id, title, text, url=url or "", licence=LICENCE)
+        left_out.sum_up()
 
     def _check(self, columns: list[str] | tuple[str, ...]) -> None:
         if lacking := [column for column in COLUMNS if column not in columns]:

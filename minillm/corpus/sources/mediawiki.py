@@ -67,9 +67,11 @@ class MediaWiki:
         agent = f"miniLLM/{version('minillm')} ({contact or 'no contact given'}) httpx/{httpx.__version__}"
         try:
             self._client = httpx.Client(timeout=timeout, headers={"User-Agent": agent}, follow_redirects=True)
-            self._client.build_request("GET", api_url)
+            port = self._client.build_request("GET", api_url).url.port
         except (httpx.InvalidURL, ValueError) as error:
             raise SettingError("data.source.api_url", api_url, f"is no web address ({error})") from error
+        if port is not None and not 0 < port < 1 << 16:
+            raise SettingError("data.source.api_url", api_url, f"has the port {port}: there are ports from 1 to 65535")
         self._backoff = wait_exponential_jitter(multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT)
 
     def __enter__(self) -> Self:

@@ -1,6 +1,7 @@
 """What every source of articles offers."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from minillm.corpus.article import Article
@@ -8,6 +9,13 @@ from minillm.corpus.article import Article
 
 class Held(Container[int], Protocol):
     """What a corpus has already: the page_ids of its articles, and what their source keeps to go on from."""
+
+    @property
+    def folder(self) -> Path:
+        """A folder on the same disk, for a source's temporary files."""
+
+    def page_ids(self) -> Iterable[int]:
+        """Return the page_ids of all its articles, in any order."""
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """Return the value kept under a key, or the default."""

@@ -12,6 +12,7 @@ from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
 from minillm.corpus.fingerprint import fingerprint
 from minillm.corpus.lock import LockedRevision, read_lock
+from minillm.corpus.sources.left_out import WARNINGS
 from minillm.corpus.sources.mediawiki import MOST_PAGES, MediaWiki
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
@@ -20,7 +21,7 @@ from minillm.errors import OutsideError, SettingError
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raised when the same settings would select or yield other articles
-WARNINGS = 10  # so many pages that cannot be had are named; the rest is counted
+LONGEST_TIMEOUT = 86_400  # seconds: a day
 ABOUT = {  # what tells whether a page is an article, and which revision of it we have
     "prop": ["info", "pageprops", "revisions"],
     "inprop": "url",
@@ -87,8 +88,10 @@ class WikipediaSource:
             raise SettingError("depth", self.depth, "must be at least 0 levels of subcategories")
         if self.pages_per_request < 1:
             raise SettingError("pages_per_request", self.pages_per_request, f"must be 1 to {MOST_PAGES}")
-        if self.timeout <= 0:
-            raise SettingError("timeout", self.timeout, "must be above 0 seconds, such as 30")
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:  # nor is it then "not a number"
+            raise SettingError(
+                "timeout", self.timeout, f"must be above 0 and at most {LONGEST_TIMEOUT} seconds, such as 30"
+            )
         if self.retries < 0:
             raise SettingError("retries", self.retries, "must be at least 0")
 
