@@ -2,7 +2,19 @@
 
 import hashlib
 import json
+import unicodedata
+from importlib.metadata import version
 from typing import Any
+
+# What decides a stage's result beside its own code and settings. Not here is what gives the same in every version:
+# numpy's arithmetic, and its RandomState, which is frozen. "unicode" stands for Python's own tables of characters.
+DECIDING = {
+    "wikitext": ("mwparserfromhell", "unicode"),
+    "cleaning": ("ftfy", "unicode"),
+    "quality": ("py3langid", "unicode"),
+    "duplicates": ("unicode",),
+    "tokenizer": ("tokenizers",),
+}
 
 
 def fingerprint(value: Any) -> str:
@@ -12,3 +24,13 @@ def fingerprint(value: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def libraries(*stages: str) -> dict[str, str]:
+    """Return the versions of the libraries that decide the results of the stages.
+
+    >>> sorted(libraries("cleaning", "quality"))
+    ['ftfy', 'py3langid', 'unicode']
+    """
+    names = sorted({name for stage in stages for name in DECIDING[stage]})
+    return {name: unicodedata.unidata_version if name == "unicode" else version(name) for name in names}
