@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -46,6 +47,23 @@ def make_folder(path: str | Path) -> None:
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what processes that were killed have left of writing a file or folder by `written_whole`.
+
+    Args:
+        path: what they wanted to write; the caller sees to it that nobody else is writing it now.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

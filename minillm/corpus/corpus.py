@@ -1,34 +1,40 @@
-"""The corpus: articles from a source, stored, cleaned, filtered and split, once."""
+"""The corpus: articles from a source, stored, cleaned, filtered and split, once.
+
+Nothing here holds the corpus in memory. The articles worth learning from are put aside in a file while the last of them
+is examined; then it is known which ones repeat others, and the rest is copied into the splits.
+"""
 
 import contextlib
 import csv
 import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from filelock import FileLock, Timeout
 
 from minillm.corpus import cleaning, duplicates, quality, split, store
 from minillm.corpus.article import Article
 from minillm.corpus.cleaning import Cleaner
-from minillm.corpus.duplicates import DuplicateFilter, Sketch
-from minillm.corpus.fingerprint import fingerprint, is_fingerprint
+from minillm.corpus.duplicates import DuplicateFilter, Sketch, Sketches
+from minillm.corpus.fingerprint import fingerprint, is_fingerprint, libraries
 from minillm.corpus.lock import LockWriter
 from minillm.corpus.quality import QualityFilter
 from minillm.corpus.sources import Source
 from minillm.corpus.split import SPLITS, check_shares, split_of
 from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
 from minillm.errors import OutsideError, SettingError
-from minillm.files import written_whole
+from minillm.files import remove_leftovers, written_whole
 from minillm.parallel import batches, cores, in_order
 from minillm.progress import track
 
@@ -49,9 +55,11 @@ SCHEMA = pa.schema(
     + [(name, pa.string()) for name in ("title", "url", "timestamp", "licence", "text")]
 )
 ATTRIBUTION, LOCK = "ATTRIBUTION.tsv", "corpus.lock.json"
-BATCH = 256  # articles written at a time: bounds the memory
+ATTRIBUTED = ["title", "url", "revision_id", "licence"]
+BATCH = 256  # articles written at a time: bounds the memory,
+FULL = 16_000_000  # and bytes of their text, for articles that are long
 SHARED = 64  # articles that a process examines at a time
-ALONE = 8_000_000  # characters, four seconds of work, that are examined before it is worth starting processes
+ALONE = 8_000_000  # bytes of text, four seconds of work, from which on it is worth starting processes
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,9 @@ class Corpus:
     def manifest(self) -> dict[str, Any]:
         """What the corpus was made from and what came out: plain JSON values.
 
-        ``source``, ``settings`` and ``versions`` (of the code of the stages) decide the result. ``reading`` tells what
-        the source was asked for, gave, and had to do for it; ``funnel`` counts the articles read, dropped for each
+        ``source``, ``settings``, ``versions`` (of the code of the stages) and ``libraries`` (theirs) decide the result.
+        ``reading`` tells what the source was asked for, gave, and had to do for it, and, where it is known, the exact
+        ``origin`` of what it gave; ``funnel`` counts the articles read, dropped for each
         reason, and kept; ``cleaning`` the characters that each step removed from the articles read; ``splits`` the
         articles, characters and UTF-8 bytes in each split.
         """
@@ -124,13 +133,36 @@ class Corpus:
         Args:
             split: train, val or test.
         """
-        if split not in SPLITS:
-            raise SettingError("split", split, f"must be one of {', '.join(SPLITS)}")
-        file = self._folder / f"{split}.arrow"
+        file = self._file(split)
         try:
             return Dataset.from_file(str(file))
         except (OSError, pa.ArrowException) as error:
-            raise OutsideError(f"{file}: cannot be read ({error}); remove its folder to have it made again") from error
+            raise self._unreadable(file, error) from error
+
+    def batches(self, split: str, *columns: str) -> Iterator[dict[str, list[Any]]]:
+        """Yield the articles of a split in order, some at a time, each column as a list.
+
+        They are read as a stream: unlike what a memory map shows, they take no memory once they are used.
+
+        Args:
+            split: train, val or test.
+            columns: such as page_id and text.
+        """
+        file = self._file(split)
+        try:
+            with pa.OSFile(str(file)) as content, pa.ipc.open_stream(content) as batches:
+                for batch in batches:
+                    yield batch.select(columns).to_pydict()
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(file, error) from error
+
+    def _file(self, split: str) -> Path:
+        if split not in SPLITS:
+            raise SettingError("split", split, f"must be one of {', '.join(SPLITS)}")
+        return self._folder / f"{split}.arrow"
+
+    def _unreadable(self, file: Path, error: Exception) -> OutsideError:
+        return OutsideError(f"{file}: cannot be read ({error}); remove its folder to have it made again")
 
     @cached_property
     def _folder(self) -> Path:
@@ -162,6 +194,7 @@ class Corpus:
             if not folder.exists():
                 try:
                     folder.parent.mkdir(parents=True, exist_ok=True)
+                    remove_leftovers(folder)
                     with written_whole(folder) as unfinished:
                         unfinished.mkdir()
                         self._write(store, unfinished, {"fingerprint": folder.name, **made_from})
@@ -188,6 +221,7 @@ class Corpus:
                 "split": split.VERSION,
                 "corpus": VERSION,
             },
+            "libraries": libraries("cleaning", "quality", "duplicates"),
         }
 
     def _folder_of(self, made_from: dict[str, Any]) -> Path:
@@ -235,46 +269,62 @@ class Corpus:
     def _write(self, store: RawStore, folder: Path, made_from: dict[str, Any]) -> None:
         """Write the three splits, who wrote their articles, the lock of all that was read, and the manifest."""
         read = len(store) if self.num_articles is None else min(len(store), self.num_articles)
+        origin = store.get_meta("origin")
         dropped: Counter[str] = Counter()
         removed: Counter[str] = Counter()
         longest = 0
-        seen = self.duplicates.start()
-        with contextlib.ExitStack() as files:
-            writers = {name: files.enter_context(_SplitWriter(folder / f"{name}.arrow")) for name in SPLITS}
-            lock = files.enter_context(LockWriter(folder / LOCK))
-            attribution = files.enter_context((folder / ATTRIBUTION).open("w", encoding="utf-8", newline=""))
-            table = csv.writer(attribution, "excel-tab")
-            table.writerow(("title", "url", "revision_id", "licence"))
-            articles = track(islice(store, read), "preparing articles", read)
-            for article, (text, shorter, reason, sketch) in self._examined(articles):
-                lock.add(article)
-                removed.update(shorter)
-                longest = max(longest, len(text))
-                reason = seen.reason(sketch) if sketch else reason
-                if reason:
-                    dropped[reason] += 1
-                else:
-                    writers[split_of(article.page_id, self.split)].add(article, text)
-                    table.writerow((article.title, article.url, article.revision_id, article.licence))
-        splits = {name: writer.counts for name, writer in writers.items()}
+        with _Spool(folder) as spool, self.duplicates.start(folder) as sketches:
+            with LockWriter(folder / LOCK, {**made_from["source"], **(origin or {})}) as lock:
+                articles = track(islice(store, read), "preparing articles", read)
+                size = store.size * read // max(1, len(store))
+                for article, (text, shorter, reason, sketch) in self._examined(articles, size):
+                    lock.add(article)
+                    removed.update(shorter)
+                    longest = max(longest, len(text))
+                    if sketch is None:
+                        dropped[str(reason)] += 1
+                    else:
+                        spool.add(article, text)
+                        sketches.add(sketch)
+            splits = self._share_out(spool, sketches, dropped, folder)
         kept = sum(counts["articles"] for counts in splits.values())
         funnel = {"read": read, **{reason: dropped[reason] for reason in BLAMED}, "kept": kept}
         empty = [name for name, share in zip(SPLITS, self.split, strict=True) if share and not splits[name]["articles"]]
         if empty:
             raise self._too_few(funnel, " and ".join(empty), longest)
         reading = {"requested": self.num_articles, "fetched": len(store), **store.get_meta("counts", {})}
+        if origin:
+            reading["origin"] = origin
         manifest = {**made_from, "reading": reading, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
-    def _examined(self, articles: Iterator[Article]) -> Iterator[tuple[Article, "_Examined"]]:
+    def _share_out(
+        self, spool: "_Spool", sketches: Sketches, dropped: Counter[str], folder: Path
+    ) -> dict[str, dict[str, int]]:
+        """Copy the articles that repeat no earlier one into the splits; return what is in each."""
+        reasons = sketches.reasons()
+        with contextlib.ExitStack() as files:
+            writers = {name: files.enter_context(_SplitWriter(folder / f"{name}.arrow")) for name in SPLITS}
+            attribution = files.enter_context((folder / ATTRIBUTION).open("w", encoding="utf-8", newline=""))
+            table = csv.writer(attribution, "excel-tab")
+            table.writerow(ATTRIBUTED)
+            for batch in spool.batches():
+                rows: dict[str, list[int]] = {name: [] for name in SPLITS}
+                for row, (page_id, reason) in enumerate(zip(batch["page_id"].to_pylist(), reasons, strict=False)):
+                    if reason:
+                        dropped[reason] += 1
+                    else:
+                        rows[split_of(page_id, self.split)].append(row)
+                kept = batch.select(ATTRIBUTED).take(pa.array(sorted(chain(*rows.values())), pa.int64()))
+                table.writerows(zip(*kept.to_pydict().values(), strict=True))
+                for name, writer in writers.items():
+                    writer.add(batch.take(pa.array(rows[name], pa.int64())))
+        return {name: writer.counts for name, writer in writers.items()}
+
+    def _examined(self, articles: Iterator[Article], size: int) -> Iterator[tuple[Article, "_Examined"]]:
         """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
         examine = partial(_examine, self.cleaner, self.quality, self.duplicates, self.min_length)
-        shares = batches(articles, SHARED)
-        characters = 0
-        while characters < ALONE and (share := next(shares, None)):
-            yield from zip(share, examine(share), strict=True)
-            characters += sum(len(article.text) for article in share)
-        yield from in_order(examine, shares, cores())
+        yield from in_order(examine, batches(articles, SHARED), cores() if size > ALONE else 1)
 
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int) -> SettingError:
         """Return the error for splits without articles; it blames the setting that did most to it."""
@@ -335,6 +385,45 @@ def _examine(
     return examined
 
 
+class _Spool:
+    """Articles put aside in a file that has no name and goes with this object.
+
+    Args:
+        folder: where there is room for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._stream = pa.ipc.new_stream(self._file, SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, article: Article, text: str) -> None:
+        """Put an article aside with its clean text."""
+        self._rows.append({**{name: getattr(article, name) for name in SCHEMA.names}, "text": text})
+        self._size += len(text)
+        if len(self._rows) == BATCH or self._size >= FULL:
+            self._flush()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was put aside; nothing can be added any more."""
+        self._flush()
+        self._stream.close()
+        self._file.seek(0)
+        yield from pa.ipc.open_stream(self._file)
+
+    def _flush(self) -> None:
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+        self._rows.clear()
+        self._size = 0
+
+
 class _SplitWriter:
     """Writes the articles of one split to an Arrow stream, some at a time, and counts them."""
 
@@ -342,7 +431,7 @@ class _SplitWriter:
         self.counts = {"articles": 0, "characters": 0, "bytes": 0}
         self._file = pa.OSFile(str(path), "wb")
         self._stream = pa.ipc.new_stream(self._file, SCHEMA)
-        self._rows: list[dict[str, Any]] = []
+        self._pending: list[pa.RecordBatch] = []
 
     def __enter__(self) -> Self:
         return self
@@ -352,13 +441,17 @@ class _SplitWriter:
         self._stream.close()
         self._file.close()
 
-    def add(self, article: Article, text: str) -> None:
-        self._rows.append({**{name: getattr(article, name) for name in SCHEMA.names}, "text": text})
-        for name, amount in ("articles", 1), ("characters", len(text)), ("bytes", len(text.encode())):
-            self.counts[name] += amount
-        if len(self._rows) == BATCH:
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.counts["articles"] += len(batch)
+        self.counts["characters"] += pc.sum(pc.utf8_length(batch["text"]), min_count=0).as_py()
+        self.counts["bytes"] += pc.sum(pc.binary_length(batch["text"]), min_count=0).as_py()
+        room = BATCH - sum(map(len, self._pending))
+        self._pending.append(batch[:room])
+        if len(batch) >= room or sum(pending.nbytes for pending in self._pending) >= FULL:
             self._flush()
+            self._pending.append(batch[room:])
 
     def _flush(self) -> None:
-        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
-        self._rows.clear()
+        if self._pending:
+            self._stream.write_batch(pa.concat_batches(self._pending))
+        self._pending.clear()

@@ -1,26 +1,40 @@
-"""Duplicates: texts that are the same, and texts that are nearly the same.
+"""Duplicates: texts that are the same, and texts that are nearly the same, found in memory that hardly grows.
 
 Near-duplicates share most of their shingles (runs of words). The share is estimated by MinHash (Broder 1997, "On the
-resemblance and containment of documents"); locality-sensitive hashing finds the few earlier texts worth comparing with.
+resemblance and containment of documents"); locality-sensitive hashing finds the few earlier texts worth comparing with:
+those whose signature is the same in one of its bands (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
+chapter 3).
+
+What texts are compared by lies on disk. It is sorted one band at a time, which tells the texts that share a value; then
+the texts are judged in their order, each against those kept before it.
 """
 
 import hashlib
 import re
+import tempfile
 import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from pathlib import Path
+from types import TracebackType
+from typing import IO, NamedTuple, Self
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from numpy.typing import NDArray
 
 from minillm.errors import SettingError
 
-VERSION = 1  # raised when the same texts would be judged otherwise
+VERSION = 2  # raised when the same texts would be judged otherwise
 REASONS = ("exact duplicate", "near duplicate")
 WORD = re.compile(r"\w+")
 MAX_PERM = 4096  # 32 KB a text, and seconds to set up the search; each time as many halve the error only by a half
 MAX_SHINGLE_WORDS = 100
+MISS, FALSE_ALARM = 0.9, 0.1  # what they cost when the bands are chosen: candidates are compared afterwards
+COMPARED = 64  # kept texts with the same value of a band that a text is compared with: the latest ones
+BLOCK = 4096  # texts written, read and judged at a time
+SORTED = 1 << 18  # texts sorted at a time, so that sorting takes about 10 MB however many there are
+SHINGLES = 1024  # hashed at a time: half a megabyte of hashes, however long the text
 
 
 @dataclass(frozen=True)
@@ -60,69 +74,237 @@ class DuplicateFilter:
 
     def sketch(self, text: str) -> "Sketch":
         """Return the little of a text by which it is compared with others."""
+        if not (self.exact or self.near):
+            return Sketch(0, None)
         words = WORD.findall(text.lower())
-        digest = hashlib.sha256(" ".join(words).encode()).digest()
-        if not self.near:
-            return Sketch(digest, None)
-        signature = _empty_signature(self.num_perm).copy()
-        signature.update_batch(shingles(words, self.shingle_words))
-        return Sketch(digest, signature.hashvalues)
+        digest = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:8], "little")
+        return Sketch(digest, signature(shingles(words, self.shingle_words), self.num_perm) if self.near else None)
 
-    def start(self) -> "SeenTexts":
-        """Return a fresh memory for one pass over a corpus."""
-        return SeenTexts(self)
+    def start(self, folder: str | Path | None = None) -> "Sketches":
+        """Return a place for the sketches of a corpus's texts, to be used in a ``with`` statement.
+
+        Args:
+            folder: where they lie on disk meanwhile; None: where temporary files go.
+        """
+        return Sketches(self, folder)
+
+    def reasons(self, texts: Iterable[str]) -> Iterator[str | None]:
+        """Yield for each text how it repeats an earlier one, one of `REASONS`; None where it does not."""
+        with self.start() as sketches:
+            for text in texts:
+                sketches.add(self.sketch(text))
+            yield from sketches.reasons()
 
 
 class Sketch(NamedTuple):
     """What is left of a text to compare it by.
 
     Attributes:
-        digest: SHA-256 of its words.
-        hashes: (num_perm,) uint64, its MinHash signature; None where near-duplicates are not looked for.
+        digest: 64 bits of the SHA-256 of its words: of 2 million texts, two others have the same with a probability of
+            one in 10 million.
+        hashes: (num_perm,) uint32, its MinHash signature; None where near-duplicates are not looked for.
     """
 
-    digest: bytes
-    hashes: np.ndarray | None
+    digest: int
+    hashes: NDArray[np.uint32] | None
 
 
-class SeenTexts:
-    """The texts kept so far in one pass, as hashes: about 8 KB a text with the defaults.
+class Sketches:
+    """The sketches of a corpus's texts, on disk: 820 bytes a text with the defaults.
+
+    While they are judged, 9 bytes a text are in memory, and 17 for each value of a band that several texts share.
 
     Args:
         duplicates: what counts as a duplicate.
+        folder: where they lie on disk meanwhile; None: where temporary files go.
     """
 
-    def __init__(self, duplicates: DuplicateFilter) -> None:
+    def __init__(self, duplicates: DuplicateFilter, folder: str | Path | None = None) -> None:
         self.duplicates = duplicates
-        self._digests: set[bytes] = set()
-        self._signatures: list[MinHash] = []
-        # Candidates are compared afterwards, so a miss costs more than a false alarm.
-        self._index = MinHashLSH(threshold=duplicates.threshold, num_perm=duplicates.num_perm, weights=(0.1, 0.9))
+        self._bands, self._rows = bands(duplicates.threshold, duplicates.num_perm) if duplicates.near else (0, 0)
+        # Files without a name: whatever becomes of this process, nothing of them stays.
+        self._signatures, self._values, self._groups = (
+            tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            for _ in range(3)
+        )
+        self._pending: list[Sketch] = []
+        self._count = 0
 
-    def reason(self, text: str | Sketch) -> str | None:
-        """Return how a text repeats an earlier one; remember it and return None where it does not.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._signatures, self._values, self._groups:
+            file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, sketch: Sketch) -> None:
+        """Take in the next text's sketch, by `DuplicateFilter.sketch`, which another process may have made.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._pending.append(sketch)
+        self._count += 1
+        if len(self._pending) == BLOCK:
+            self._write()
+
+    def reasons(self) -> Iterator[str | None]:
+        """Yield for each text how it repeats an earlier one, one of `REASONS`; None where it does not.
+
+        Only kept texts are compared with. Of those that share a value of a band with it, a text is compared with the
+        latest `COMPARED`, so that a phrase found in half of the corpus does not have each text compared with each.
+        That can miss a near-duplicate further back, where it shares none but such common values with the text.
+
+        Raises:
+            OSError: the files cannot be written or read.
+        """
+        if not (self.duplicates.exact or self.duplicates.near):
+            for _ in range(self._count):
+                yield None
+            return
+        self._write()
+        firsts = self._firsts()
+        kept = self._grouped(firsts) if self.duplicates.near else None
+        dropped = np.zeros(self._count, dtype=bool)
+        for start in range(0, self._count, BLOCK):
+            stop = min(start + BLOCK, self._count)
+            near = self._near(start, stop, kept) if kept else set()
+            for number in range(start, stop):
+                reason = REASONS[1] if number in near else None
+                if (first := firsts[number]) != number:
+                    # With the same words it has the same signature: a copy of what was dropped is near to the same.
+                    reason = REASONS[0] if self.duplicates.exact and not dropped[first] else REASONS[1]
+                dropped[number] = reason is not None
+                yield reason
+
+    def _write(self) -> None:
+        """Put what is pending on disk: signatures; and digests and a hash of each band, as columns of a block."""
+        if not self._pending:
+            return
+        values = np.zeros((1 + self._bands, BLOCK), dtype=np.uint64)
+        here = values[:, : len(self._pending)]
+        here[0] = [sketch.digest for sketch in self._pending]
+        if self._bands:
+            signatures = np.stack([sketch.hashes for sketch in self._pending if sketch.hashes is not None])
+            self._signatures.write(signatures.tobytes())
+            banded = signatures[:, : self._bands * self._rows].reshape(-1, self._bands, self._rows)
+            for row in range(self._rows):
+                mixed = (here[1:] + banded[:, :, row].T) * np.uint64(0x9E3779B97F4A7C15)
+                here[1:] = mixed ^ (mixed >> np.uint64(29))
+        self._values.write(values.tobytes())
+        self._pending.clear()
+
+    def _firsts(self) -> NDArray[np.int32]:
+        """Return, for each text, the number of the first one that has its words, (N,)."""
+        firsts = np.arange(self._count, dtype=np.int32)
+        for numbers, begins in self._sorted(0):
+            firsts[numbers] = np.repeat(numbers[begins], np.diff(begins, append=len(numbers)))
+        return firsts
+
+    def _grouped(self, firsts: NDArray[np.int32]) -> "_Kept":
+        """Find out which texts share a value of a band; write the group of each, a column for each band.
+
+        Groups are numbered from 1 over all bands; 0 stands for a value that no other text has. Copies are left out.
+        """
+        sizes = [np.zeros(1, dtype=np.int64)]
+        total = 0
+        for band in range(self._bands):
+            group = np.zeros(self._count, dtype=np.int32)
+            for numbers, begins in self._sorted(1 + band, firsts):
+                size = np.diff(begins, append=len(numbers))
+                shared = size > 1
+                group[numbers] = np.repeat(np.where(shared, total + np.cumsum(shared), 0), size)
+                sizes.append(np.minimum(size[shared] - 1, COMPARED))  # the last one is compared with by none
+                total += int(shared.sum())
+            self._groups.write(group.tobytes())
+        return _Kept(np.concatenate(sizes))
+
+    def _sorted(self, column: int, firsts: NDArray[np.int32] | None = None) -> Iterator[tuple[NDArray, NDArray]]:
+        """Yield the numbers of texts, those with the same value side by side and in order, and where a value begins.
 
         Args:
-            text: the text, or its sketch by `DuplicateFilter.sketch`, which another process may have made.
+            column: of the values.
+            firsts: leave out those that are not their own first.
         """
-        sketch = self.duplicates.sketch(text) if isinstance(text, str) else text
-        if self.duplicates.exact and sketch.digest in self._digests:
-            return "exact duplicate"
-        if sketch.hashes is not None:
-            signature = _empty_signature(self.duplicates.num_perm).copy()
-            signature.hashvalues = sketch.hashes
-            candidates = (self._signatures[key] for key in self._index.query(signature))
-            if any(signature.jaccard(candidate) >= self.duplicates.threshold for candidate in candidates):
-                return "near duplicate"
-            self._index.insert(len(self._signatures), signature, check_duplication=False)
-            self._signatures.append(signature)
-        self._digests.add(sketch.digest)
-        return None
+        parts = -(-self._count // SORTED)
+        for part in range(parts):  # the values are spread evenly, so each part has as many of them
+            found, where = [], []
+            for block, start in enumerate(range(0, self._count, BLOCK)):
+                offset = (block * (1 + self._bands) + column) * BLOCK * 8
+                values = _read(self._values, offset, min(BLOCK, self._count - start), np.uint64)
+                mine = values % np.uint64(parts) == part
+                if firsts is not None:
+                    mine &= firsts[start : start + len(values)] == np.arange(start, start + len(values))
+                found.append(values[mine])
+                where.append((start + np.flatnonzero(mine)).astype(np.int32))
+            values = np.concatenate(found)
+            order = np.argsort(values, kind="stable")
+            values = values[order]
+            yield np.concatenate(where)[order], np.flatnonzero(np.append(len(values) > 0, values[1:] != values[:-1]))
+
+    def _near(self, start: int, stop: int, kept: "_Kept") -> set[int]:
+        """Return which texts of a block are near-duplicates of earlier ones; remember the others."""
+        near = set()
+        groups = np.stack(
+            [
+                _read(self._groups, (band * self._count + start) * 4, stop - start, np.int32)
+                for band in range(self._bands)
+            ],
+            axis=1,
+        )
+        for row in np.flatnonzero(groups.any(axis=1)):
+            number, mine = start + int(row), groups[row][groups[row] > 0]
+            candidates = kept.of(mine)
+            signature = self._signature(number) if len(candidates) else None
+            if any(
+                np.count_nonzero(self._signature(candidate) == signature) / self.duplicates.num_perm
+                >= self.duplicates.threshold
+                for candidate in candidates.tolist()
+            ):
+                near.add(number)
+            else:
+                kept.add(number, mine)
+        return near
+
+    def _signature(self, number: int) -> NDArray[np.uint32]:
+        size = self.duplicates.num_perm
+        return _read(self._signatures, number * size * 4, size, np.uint32)
 
 
-@cache
-def _empty_signature(num_perm: int) -> MinHash:
-    return MinHash(num_perm=num_perm, hashfunc=int)  # shingles come hashed
+class _Kept:
+    """Which texts of each group were kept, the latest so many.
+
+    Args:
+        sizes: (G,) of how many at most.
+    """
+
+    def __init__(self, sizes: NDArray[np.int64]) -> None:
+        self._sizes = sizes.astype(np.uint8)
+        self._begins = np.cumsum(sizes) - sizes
+        self._counts = np.zeros(len(sizes), dtype=np.int32)
+        self._members = np.zeros(int(sizes.sum()), dtype=np.int32)
+
+    def of(self, groups: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return what was kept of any of the groups."""
+        filled = np.minimum(self._counts[groups], self._sizes[groups])
+        ends = np.cumsum(filled)
+        return np.unique(self._members[np.repeat(self._begins[groups] - ends + filled, filled) + np.arange(ends[-1])])
+
+    def add(self, number: int, groups: NDArray[np.int32]) -> None:
+        """Remember a text in each of its groups, in the place of the oldest where a group is full."""
+        self._members[self._begins[groups] + self._counts[groups] % self._sizes[groups]] = number
+        self._counts[groups] += 1
+
+
+def _read(file: IO[bytes], offset: int, count: int, dtype: type[np.generic]) -> NDArray:
+    """Return values at a place of a file; not through a memory map, whose pages would pile up."""
+    file.seek(offset)
+    return np.frombuffer(file.read(count * np.dtype(dtype).itemsize), dtype=dtype)
 
 
 def shingles(words: list[str], length: int) -> np.ndarray:
@@ -151,3 +333,55 @@ def runs(hashes: np.ndarray, length: int) -> np.ndarray:
     for start in range(length):  # a polynomial hash, modulo 2^64
         result = (result + hashes[start : start + len(result)]) * np.uint64(0x9E3779B97F4A7C15)
     return result >> np.uint64(32)
+
+
+def signature(hashes: NDArray[np.uint64], num_perm: int) -> NDArray[np.uint32]:
+    """Return the MinHash signature, (num_perm,), of a set of 32-bit hashes: that of datasketch 2 ("affine32").
+
+    Args:
+        hashes: the set.
+        num_perm: hash functions, each of which sees the set in another order and takes its first element.
+    """
+    factors, summands = _permutations(num_perm)
+    mixed = hashes.astype(np.uint32)
+    for shift, factor in (16, 0x85EBCA6B), (13, 0xC2B2AE35):  # the end of MurmurHash3
+        mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
+    mixed ^= mixed >> np.uint32(16)
+    least = np.full(num_perm, np.iinfo(np.uint32).max, dtype=np.uint32)
+    for start in range(0, len(mixed), SHINGLES):
+        least = np.minimum(least, (mixed[start : start + SHINGLES, None] * factors + summands).min(axis=0))
+    return least
+
+
+@cache
+def _permutations(num_perm: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return factors, odd so that no two hashes become one, and summands."""
+    random = np.random.RandomState(1)
+    factors = random.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factors, random.randint(0, 1 << 32, num_perm, dtype=np.uint32)
+
+
+@cache
+def bands(threshold: float, num_perm: int) -> tuple[int, int]:
+    """Return the number of bands and the values in each that make the fewest errors, misses weighing more.
+
+    Two texts with the similarity s share a value of one of b bands of r rows with the probability 1 - (1 - s^r)^b. It
+    is a false alarm under the threshold, and its opposite a miss above; both are added up over all similarities.
+
+    Args:
+        threshold: of the similarity.
+        num_perm: values in a signature.
+
+    >>> bands(0.6, 128)
+    (25, 5)
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(num_perm // 2 + 1)  # exact: the polynomial's degree is b r
+    under, above = (nodes + 1) / 2 * threshold, 1 - (nodes + 1) / 2 * (1 - threshold)
+
+    def error(count: int, rows: int) -> float:
+        alarms = (1 - (1 - under**rows) ** count) @ weights * threshold / 2
+        misses = (1 - above**rows) ** count @ weights * (1 - threshold) / 2
+        return float(FALSE_ALARM * alarms + MISS * misses)
+
+    choices = [(count, rows) for count in range(1, num_perm + 1) for rows in range(1, num_perm // count + 1)]
+    return min(choices, key=lambda choice: error(*choice))

@@ -3,7 +3,19 @@
 import hashlib
 import json
 import re
+import unicodedata
+from importlib.metadata import version
 from typing import Any
+
+# What decides a stage's result beside its own code and settings. Not here is what gives the same in every version:
+# numpy's arithmetic, and its RandomState, which is frozen. "unicode" stands for Python's own tables of characters.
+DECIDING = {
+    "wikitext": ("mwparserfromhell", "unicode"),
+    "cleaning": ("ftfy", "unicode"),
+    "quality": ("py3langid", "unicode"),
+    "duplicates": ("unicode",),
+    "tokenizer": ("tokenizers",),
+}
 
 
 def fingerprint(value: Any) -> str:
@@ -22,3 +34,13 @@ def is_fingerprint(value: object) -> bool:
     (True, False)
     """
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+def libraries(*stages: str) -> dict[str, str]:
+    """Return the versions of the libraries that decide the results of the stages.
+
+    >>> sorted(libraries("cleaning", "quality"))
+    ['ftfy', 'py3langid', 'unicode']
+    """
+    names = sorted({name for stage in stages for name in DECIDING[stage]})
+    return {name: unicodedata.unidata_version if name == "unicode" else version(name) for name in names}

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from minillm.corpus.article import Article
 from minillm.errors import SettingError
@@ -31,18 +31,21 @@ class LockedRevision:
 
 
 class LockWriter:
-    """Writes the articles that carry a revision, in order, one a line.
+    """Writes where the articles are from, and those that carry a revision, in order, one a line.
 
     Args:
         path: the file to write.
+        source: the source's name and description, as plain JSON values; of a dataset on the hub, also its revision.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source: dict[str, Any]) -> None:
+        self._source = source
         self._file = path.open("w", encoding="utf-8")
         self._separator = "\n"
 
     def __enter__(self) -> Self:
-        self._file.write(f'{{"schema": {SCHEMA}, "articles": [')
+        source = json.dumps(self._source, ensure_ascii=False)
+        self._file.write(f'{{"schema": {SCHEMA}, "source": {source}, "articles": [')
         return self
 
     def __exit__(self, *error: object) -> None:

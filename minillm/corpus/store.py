@@ -91,6 +91,13 @@ class RawStore:
         with self._faults():
             return int(self._connection.execute("SELECT COUNT(*) FROM articles").fetchone()[0])
 
+    @property
+    def size(self) -> int:
+        """Bytes that the articles take on disk, about those of their texts."""
+        with self._faults():
+            pages, size = (self._connection.execute(f"PRAGMA page_{of}").fetchone()[0] for of in ("count", "size"))
+        return int(pages * size)
+
     def __contains__(self, page_id: object) -> bool:
         with self._faults():
             row = self._connection.execute("SELECT 1 FROM articles WHERE page_id=?", (page_id,)).fetchone()

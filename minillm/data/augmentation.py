@@ -1,18 +1,22 @@
 """Augmentation: the training split a little different each epoch; validation and test never."""
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from minillm.data.batching import Batch, Documents, PackedRows, Windows
-from minillm.data.encoded import EncodedSplit
+from minillm.data.encoded import EncodedSplit, SplitWriter
 from minillm.errors import SettingError
 from minillm.parallel import batches
-from minillm.tokenization import BOS, EOS, UNK, BPETokenizer, Tokenizer
+from minillm.tokenization import EOS, UNK, BPETokenizer, Tokenizer
 from minillm.tokenization.bpe_dropout import BPEDropout
 
 TEXT, INPUTS = 1, 2  # what is drawn: behind seed and epoch, these keep the draws apart
@@ -64,7 +68,7 @@ class Augmentation:
 class Augmented(Dataset[Batch]):
     """A training split in windows or packed rows, as an `Augmentation` has it in each epoch.
 
-    Where the text changes, the epoch's tokens are held in memory, 4 bytes each.
+    Where the text changes, the epoch's tokens lie in a file, 4 bytes each, until the next epoch's are there.
 
     Args:
         split: the encoded articles as they are.
@@ -73,6 +77,7 @@ class Augmented(Dataset[Batch]):
         augmentation: what is changed.
         cut: makes windows or packed rows of documents.
         seed: with the epoch it decides what is drawn.
+        folder: where there is room for an epoch's tokens; None: where temporary files go.
     """
 
     def __init__(
@@ -83,7 +88,11 @@ class Augmented(Dataset[Batch]):
         augmentation: Augmentation,
         cut: Callable[[Documents], Windows | PackedRows],
         seed: int,
+        folder: Path | None = None,
     ) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if augmentation.changes_text:
+            self._folder = tempfile.TemporaryDirectory(prefix="epochs-", dir=folder, ignore_cleanup_errors=True)
         self.split, self.texts, self.tokenizer = split, texts, tokenizer
         self.augmentation, self.cut, self.seed = augmentation, cut, seed
         self.epoch: int | None = None
@@ -121,53 +130,37 @@ class Augmented(Dataset[Batch]):
             inputs[hidden & (inputs > EOS)] = UNK
         return batch
 
-    def _documents(self, epoch: int, batch_size: int = 500) -> "EpochDocuments":
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process reads the files; this one removes them.
+        return {**self.__dict__, "_folder": None}
+
+    def _documents(self, epoch: int, batch_size: int = 500) -> EncodedSplit:
+        """Encode the epoch's text, and remove what the epoch before has left."""
+        assert self._folder
         random = np.random.default_rng((self.seed, epoch, TEXT))
-        ids: list[NDArray[np.int32]] = []
-        unknown_bytes: list[int] = []
         dropout = None
         if self.augmentation.bpe_dropout > 0:
             assert isinstance(self.tokenizer, BPETokenizer)
             dropout = BPEDropout(self.tokenizer, self.augmentation.bpe_dropout)
-        for texts in batches(self.texts, batch_size):
-            if self.augmentation.sentence_reordering > 0:
-                texts = [reordered(text, self.augmentation.sentence_reordering, random) for text in texts]
-            if dropout:
-                ids += dropout.encode_batch(texts, random)
-                unknown_bytes += [0] * len(texts)
-            else:
-                encoded = self.tokenizer.encode_batch(texts)
-                ids += [np.array(document.ids, dtype=np.int32) for document in encoded]
-                unknown_bytes += [document.unknown_bytes for document in encoded]
-        return EpochDocuments(ids, self.split.bytes, np.array(unknown_bytes))
-
-
-class EpochDocuments:
-    """The documents of one epoch, as `minillm.data.batching.Documents`.
-
-    Args:
-        ids: of each, without [BOS] and [EOS].
-        bytes: (N,) UTF-8 bytes of each.
-        unknown_bytes: (N,) what the [UNK] tokens of each hide.
-    """
-
-    def __init__(
-        self, ids: list[NDArray[np.int32]], bytes: NDArray[np.int64], unknown_bytes: NDArray[np.int64]
-    ) -> None:
-        self.bytes, self.unknown_bytes = bytes, unknown_bytes
-        self.lengths: np.ndarray = np.array([len(document) + 2 for document in ids], dtype=np.int64)
-        self._begins = np.cumsum(self.lengths) - self.lengths
-        # One array: a process that makes batches shares it instead of copying it piece by piece.
-        self._tokens = np.full(self.lengths.sum(), BOS, dtype=np.int32)
-        for begin, document in zip(self._begins, ids, strict=True):
-            self._tokens[begin + 1 : begin + 1 + len(document)] = document
-        self._tokens[self._begins + self.lengths - 1] = EOS
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: int) -> NDArray[np.int32]:
-        return self._tokens[self._begins[index] : self._begins[index] + self.lengths[index]]
+        for old in Path(self._folder.name).iterdir():
+            with contextlib.suppress(PermissionError):  # where a system keeps files that are still mapped
+                old.unlink()
+        path = Path(self._folder.name) / f"{epoch}.arrow"
+        number = 0
+        with SplitWriter(path, batch_size) as writer:
+            for texts in batches(self.texts, batch_size):
+                if self.augmentation.sentence_reordering > 0:
+                    texts = [reordered(text, self.augmentation.sentence_reordering, random) for text in texts]
+                encoded: Iterable[tuple[NDArray[np.int32], int]]
+                if dropout:
+                    encoded = ((ids, 0) for ids in dropout.encode_batch(texts, random))
+                else:
+                    encoded = map(self.tokenizer.encode_counting, texts)
+                for ids, unknown_bytes in encoded:
+                    # The bytes are those of the text as it is: its sentences only change places.
+                    writer.add(int(self.split.page_ids[number]), ids, int(self.split.bytes[number]), unknown_bytes)
+                    number += 1
+        return EncodedSplit(path)
 
 
 def reordered(text: str, probability: float, random: np.random.Generator) -> str:

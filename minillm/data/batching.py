@@ -52,27 +52,34 @@ class Windows(Dataset[Batch]):
 
     def __init__(self, split: Documents, max_length: int) -> None:
         self.split, self.max_length = split, max_length
-        targets = split.lengths.astype(np.int64) - 1
-        windows = -(-targets // max_length)
-        self.document = np.repeat(np.arange(len(split)), windows)
-        window = np.arange(len(self.document)) - np.repeat(np.cumsum(windows) - windows, windows)
-        self.start = window * max_length
-        self.lengths: np.ndarray = np.minimum(targets[self.document] - self.start, max_length)
+        # (D,) how many windows there are up to each document's end: all else is computed where it is asked for.
+        self._ends: np.ndarray = np.cumsum(-(-(split.lengths.astype(np.int64) - 1) // max_length))
 
     def __len__(self) -> int:
-        return len(self.document)
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens to predict in each window, as small integers; a new array each time."""
+        lengths = np.full(len(self), self.max_length, dtype=np.int16 if self.max_length < 1 << 15 else np.int32)
+        targets = self.split.lengths.astype(np.int64) - 1
+        lengths[self._ends[targets > 0] - 1] = (targets[targets > 0] - 1) % self.max_length + 1
+        return lengths
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the windows as one batch, padded to the longest."""
-        longest = int(self.lengths[indices].max())
-        inputs = np.full((len(indices), longest), PAD, dtype=np.int64)
+        places = np.asarray(indices, dtype=np.int64)
+        documents = np.searchsorted(self._ends, places, side="right")
+        before = np.where(documents > 0, self._ends[documents - 1], 0)  # windows of the documents before
+        starts = (places - before) * self.max_length
+        lengths = np.minimum(self.split.lengths[documents].astype(np.int64) - 1 - starts, self.max_length)
+        inputs = np.full((len(places), int(lengths.max())), PAD, dtype=np.int64)
         targets = inputs.copy()
-        for row, index in enumerate(indices):
-            start, length = self.start[index], self.lengths[index]
-            tokens = self.split[int(self.document[index])][start : start + length + 1]
+        for row, (document, start, length) in enumerate(zip(documents, starts, lengths, strict=True)):
+            tokens = self.split[int(document)][start : start + length + 1]
             inputs[row, :length] = tokens[:-1]
             targets[row, :length] = tokens[1:]
-        begins = self.document[indices][self.start[indices] == 0]
+        begins = documents[starts == 0]
         return {
             "inputs": torch.from_numpy(inputs),
             "targets": torch.from_numpy(targets),
@@ -86,10 +93,14 @@ class Windows(Dataset[Batch]):
         Args:
             values: (V,).
         """
-        figures = [values[self.split[index][1:]] for index in range(len(self.split))]
-        starts = [np.arange(0, len(document), self.max_length) for document in figures]
-        sums = [np.add.reduceat(document, start) for document, start in zip(figures, starts, strict=True)]
-        return np.concatenate(sums) / self.lengths
+        sums = np.zeros(len(self))
+        place = 0
+        for index in range(len(self.split)):
+            figures = values[self.split[index][1:]]
+            starts = np.arange(0, len(figures), self.max_length)
+            sums[place : place + len(starts)] = np.add.reduceat(figures, starts)
+            place += len(starts)
+        return sums / self.lengths
 
 
 class PackedRows(Dataset[Batch]):
@@ -104,7 +115,7 @@ class PackedRows(Dataset[Batch]):
     def __init__(self, split: Documents, max_length: int, seed: int) -> None:
         self.split, self.max_length, self.seed = split, max_length, seed
         targets = int(split.lengths.sum()) - len(split)
-        self.lengths: np.ndarray = np.full(-(-targets // max_length), max_length)
+        self.lengths: np.ndarray = np.broadcast_to(np.int64(max_length), -(-targets // max_length))
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -112,10 +123,8 @@ class PackedRows(Dataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the epoch's order of documents."""
-        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split))
-        targets = self.split.lengths[self.order].astype(np.int64) - 1
-        self.ends = np.cumsum(targets)
-        self.begins = self.ends - targets
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.split)).astype(np.int32)
+        self.ends = np.cumsum(self.split.lengths[self.order] - 1, dtype=np.int64)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the rows as one batch."""
@@ -126,9 +135,8 @@ class PackedRows(Dataset[Batch]):
         for row, index in enumerate(indices):
             first, last = index * self.max_length, (index + 1) * self.max_length
             place = int(np.searchsorted(self.ends, first, side="right"))
-            while place < len(self.order) and self.begins[place] < last:
+            while place < len(self.order) and (begin := self._begin(place)) < last:
                 tokens = self.split[int(self.order[place])]
-                begin = self.begins[place]
                 start, end = max(first - begin, 0), min(last, self.ends[place]) - begin
                 columns = slice(begin + start - first, begin + end - first)
                 inputs[row, columns] = tokens[start:end]
@@ -147,9 +155,19 @@ class PackedRows(Dataset[Batch]):
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Return the mean of a figure of each token over the targets of each row; see `Windows.mean`."""
-        figures = np.concatenate([values[self.split[int(index)][1:]] for index in self.order])
-        starts = np.arange(0, len(figures), self.max_length)
-        return np.add.reduceat(figures, starts) / np.diff(starts, append=len(figures))
+        sums = np.zeros(len(self))
+        for place, index in enumerate(self.order):
+            figures = values[self.split[int(index)][1:]]
+            row, column = divmod(self._begin(place), self.max_length)
+            starts = np.maximum(np.arange(-column, len(figures), self.max_length), 0)
+            sums[row : row + len(starts)] += np.add.reduceat(figures, starts)
+        counts = self.lengths.copy()
+        counts[-1:] = (self.ends[-1:] - 1) % self.max_length + 1
+        return sums / counts
+
+    def _begin(self, place: int) -> int:
+        """Return how many targets the documents before this place of the order have."""
+        return int(self.ends[place - 1]) if place else 0
 
 
 class TrainingBatches(Sampler[list[int]]):

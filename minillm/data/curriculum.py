@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from minillm.data.batching import Batch, Documents, TrainingBatches
 from minillm.errors import SettingError
+from minillm.parallel import batches
 from minillm.tokenization import PAD
 
 DRAW = 3  # what is drawn, behind seed and epoch; see `minillm.data.augmentation`
+COUNTED = 500  # documents whose tokens are counted at once: a count is as long as the vocabulary
 CANDIDATES = 8  # batches drawn for one, of items of like length: more means less padding
 
 
@@ -126,19 +128,19 @@ class EasiestFirst(TrainingBatches):
     def _draw(self, easiest: NDArray[np.int64], epoch: int, number: int, share: float) -> list[int]:
         """Draw several batches of the easiest items, sort them by length, and take one."""
         allowed = easiest[: max(self.batch_size, round(share * len(easiest)))]
-        batches = max(1, min(CANDIDATES, len(allowed) // self.batch_size))
+        drawable = max(1, min(CANDIDATES, len(allowed) // self.batch_size))
         random = np.random.default_rng((self.seed, epoch, DRAW, number, self.rank))
-        drawn = random.choice(allowed, min(len(allowed), batches * self.batch_size), replace=False)
+        drawn = random.choice(allowed, min(len(allowed), drawable * self.batch_size), replace=False)
         drawn = drawn[np.argsort(self.lengths[drawn], kind="stable")]
-        first = int(random.integers(batches)) * self.batch_size
+        first = int(random.integers(drawable)) * self.batch_size
         return drawn[first : first + self.batch_size].tolist()
 
 
 def unigram_costs(documents: Documents, vocab_size: int) -> NDArray[np.float64]:
     """Return -log of each token's share of the targets, (V,), in nats; a token that never occurs counts as once."""
     counts = np.ones(vocab_size)
-    for index in range(len(documents)):
-        counts += np.bincount(documents[index][1:], minlength=vocab_size)
+    for indices in batches(range(len(documents)), COUNTED):
+        counts += np.bincount(np.concatenate([documents[index][1:] for index in indices]), minlength=vocab_size)
     return -np.log(counts / counts.sum())
 
 

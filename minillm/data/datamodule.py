@@ -1,7 +1,8 @@
 """From a source to batches: everything between raw articles and the network, behind Lightning's interface."""
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from minillm.corpus import SPLITS, Cleaner, Corpus, DuplicateFilter, QualityFilter, Source
-from minillm.corpus.fingerprint import fingerprint
+from minillm.corpus.fingerprint import fingerprint, libraries
+from minillm.corpus.split import uniform
 from minillm.data.augmentation import Augmentation, Augmented
 from minillm.data.batching import (
     Batch,
@@ -28,13 +30,14 @@ from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, u
 from minillm.data.encoded import EncodedSplit, write_split
 from minillm.data.subset import bounded
 from minillm.errors import SettingError
-from minillm.files import written_whole
+from minillm.files import remove_leftovers, written_whole
 from minillm.memory import MAX_LENGTH
 from minillm.parallel import cores
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
 VERSION = 1
+ALONE = 8_000_000  # bytes of text, a second of work, from which on it is worth starting processes
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MAX_BATCH = 2**22  # tokens: more than GPT-3's 3.2 million, and gigabytes for each layer of the smallest network
@@ -54,6 +57,8 @@ class TextDataModule(L.LightningDataModule):
         duplicates: which articles count as repeated.
         tokenizer: an unfitted tokenizer; it is fitted on the training split.
         vocab_size: entries of its vocabulary, special tokens among them.
+        fit_characters: characters of training text that it is fitted on, about; of a larger training split the articles
+            with the smallest hash of their identity are taken. It bounds the time and the memory.
         max_length: longest window, in tokens.
         batch_size: windows (or packed rows) a batch and process.
         num_workers: processes that make batches, where the machine has cores to spare for them; 0: none.
@@ -82,6 +87,7 @@ class TextDataModule(L.LightningDataModule):
         duplicates: DuplicateFilter,
         tokenizer: Tokenizer,
         vocab_size: int = 5000,
+        fit_characters: int = 50_000_000,
         max_length: int = 128,
         batch_size: int = 32,
         num_workers: int = 4,
@@ -99,6 +105,8 @@ class TextDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         tokenizer.check_size(vocab_size)
+        if fit_characters < 1:
+            raise SettingError("fit_characters", fit_characters, "must be at least 1, such as 50000000")
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
         if max_length > MAX_LENGTH:
@@ -134,7 +142,7 @@ class TextDataModule(L.LightningDataModule):
         if not all(self.corpus.split):
             raise SettingError("split", list(split), "leaves val or test without articles; [0.7,0.15,0.15] would do")
         self.unfitted_tokenizer = tokenizer
-        self.vocab_size, self.max_length = vocab_size, max_length
+        self.vocab_size, self.fit_characters, self.max_length = vocab_size, fit_characters, max_length
         self.batch_size, self.num_workers = batch_size, min(num_workers, spare_cores())
         self.batching, self.data_dir, self.seed = batching, Path(data_dir), seed
         self.max_val_tokens, self.max_test_tokens = max_val_tokens, max_test_tokens
@@ -164,28 +172,55 @@ class TextDataModule(L.LightningDataModule):
             "corpus": self.corpus.fingerprint,
             "tokenizer": self.unfitted_tokenizer.describe(),
             "vocab_size": self.vocab_size,
+            "libraries": libraries("tokenizer"),
         }
+        if self._fitted_share < 1:
+            made_from["fit_characters"] = self.fit_characters
         return self.data_dir / "encoded" / fingerprint(made_from)
 
     def _encode(self) -> None:
         """Fit the tokenizer on the training split, encode all three, and write them with their manifest."""
-        self.unfitted_tokenizer.fit((row["text"] for row in self.corpus.articles("train")), self.vocab_size)
+        self.unfitted_tokenizer.fit(self._texts_to_fit(), self.vocab_size)
+        remove_leftovers(self.folder)
         with written_whole(self.folder) as folder:
             folder.mkdir(parents=True)
             counts = {}
             for name in SPLITS:
-                path = folder / f"{name}.arrow"
-                write_split(path, self.corpus.articles(name), self.unfitted_tokenizer)
-                counts[name] = EncodedSplit(path).describe()
+                size = self.corpus.manifest["splits"][name]["bytes"]
+                articles = self._articles(name, "page_id", "text")
+                processes = cores() if size > ALONE else 1
+                counts[name] = write_split(
+                    folder / f"{name}.arrow", articles, self.unfitted_tokenizer, processes=processes
+                )
             self.unfitted_tokenizer.save(folder / TOKENIZER)
             manifest = {
                 "version": VERSION,
                 "fingerprint": self.folder.name,
                 "tokenizer": {**self.unfitted_tokenizer.describe(), "vocab_size": len(self.unfitted_tokenizer)},
                 "splits": counts,
+                "fitted_share": self._fitted_share,
+                "libraries": libraries("tokenizer"),
                 "corpus": self.corpus.manifest,
             }
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    def _articles(self, split: str, *columns: str) -> Iterator[dict[str, Any]]:
+        """Yield the articles of a split as rows; nothing of what was used stays in memory."""
+        for batch in self.corpus.batches(split, *columns):
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(columns, values, strict=True))
+
+    def _texts_to_fit(self) -> Iterator[str]:
+        """Yield the texts that the tokenizer is fitted on: of a large training split those with the smallest hashes."""
+        share = self._fitted_share
+        for row in self._articles("train", "page_id", "text"):
+            if share >= 1 or uniform("fit", row["page_id"]) < share:
+                yield row["text"]
+
+    @property
+    def _fitted_share(self) -> float:
+        """The part of the training split that the tokenizer is fitted on."""
+        return min(1.0, self.fit_characters / max(1, self.corpus.manifest["splits"]["train"]["characters"]))
 
     def setup(self, stage: str | None = None) -> None:
         """Open what `prepare_data` left on disk."""
@@ -204,7 +239,8 @@ class TextDataModule(L.LightningDataModule):
         dataset: Windows | PackedRows | Augmented = cut(split)
         if self.augmentation.is_on:
             texts = self.corpus.articles("train")["text"]
-            dataset = Augmented(split, texts, self.tokenizer, self.augmentation, cut, self.seed)
+            folder = self.folder.parent if os.access(self.folder.parent, os.W_OK) else None
+            dataset = Augmented(split, texts, self.tokenizer, self.augmentation, cut, self.seed, folder)
         batches = TrainingBatches(dataset.lengths, self.batch_size, self.seed, *self._share())
         change: Callable[[Batch, int, int], Batch] | None = None
         if self.curriculum.by:

@@ -1,14 +1,19 @@
 """Encoded splits on disk: each document's token ids in an Arrow file, memory-mapped."""
 
-import itertools
+import contextlib
+import mmap
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from minillm.errors import OutsideError
+from minillm.parallel import batches, in_order
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer
 
 SCHEMA = pa.schema(
@@ -19,29 +24,102 @@ SCHEMA = pa.schema(
         ("unknown_bytes", pa.int64()),  # sum over [UNK] tokens of (bytes of the surface form + 1)
     ]
 )
+SHARED = 64  # articles that a process encodes at a time
 
 
-def write_split(path: Path, articles: Iterable[dict[str, Any]], tokenizer: Tokenizer, batch_size: int = 500) -> None:
-    """Encode articles and write them to an Arrow file, a batch at a time.
+def write_split(
+    path: Path, articles: Iterable[dict[str, Any]], tokenizer: Tokenizer, batch_size: int = 500, processes: int = 1
+) -> dict[str, int | float]:
+    """Encode articles and write them to an Arrow file, a batch at a time; return what `EncodedSplit.describe` does.
 
     Args:
         path: the file to write.
         articles: rows with ``page_id`` and ``text``.
         tokenizer: a fitted tokenizer.
-        batch_size: articles encoded at once: bounds the memory.
+        batch_size: articles held and written at once: bounds the memory.
+        processes: that encode; 1: this one does.
     """
-    rows = iter(articles)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        while batch := list(itertools.islice(rows, batch_size)):
-            texts = [row["text"] for row in batch]
-            encoded = tokenizer.encode_batch(texts)
-            columns = [
-                [row["page_id"] for row in batch],
-                [[BOS, *document.ids, EOS] for document in encoded],
-                [len(text.encode("utf-8")) for text in texts],
-                [document.unknown_bytes for document in encoded],
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+    with SplitWriter(path, batch_size) as writer:
+        shares = batches(articles, min(batch_size, SHARED))
+        for row, (ids, size, unknown_bytes) in in_order(partial(_encoded, tokenizer), shares, processes):
+            writer.add(row["page_id"], np.frombuffer(ids, dtype=np.int32), size, unknown_bytes)
+    return writer.describe()
+
+
+def _encoded(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[tuple[bytes, int, int]]:
+    """Return of each article the ids, as the bytes of an int32 array, its bytes, and what its unknown tokens hide."""
+    texts = [row["text"] for row in rows]
+    encoded = map(tokenizer.encode_counting, texts)
+    return [(ids.tobytes(), len(text.encode()), unknown) for text, (ids, unknown) in zip(texts, encoded, strict=True)]
+
+
+class SplitWriter:
+    """Writes encoded documents to an Arrow file, some at a time, for `EncodedSplit` to read.
+
+    Args:
+        path: the file to write.
+        batch_size: documents held and written at once.
+    """
+
+    def __init__(self, path: Path, batch_size: int = 500) -> None:
+        self._batch_size = batch_size
+        self._rows: list[tuple[int, NDArray[np.int32], int, int]] = []
+        self._articles = self._targets = self._bytes = self._unknown = 0
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        self._file.close()
+
+    def add(self, page_id: int, ids: NDArray[np.int32], size: int, unknown_bytes: int) -> None:
+        """Write a document.
+
+        Args:
+            page_id: its article.
+            ids: its tokens, without [BOS] and [EOS].
+            size: UTF-8 bytes of its text.
+            unknown_bytes: what its [UNK] tokens hide.
+        """
+        self._rows.append((page_id, ids, size, unknown_bytes))
+        self._articles += 1
+        self._targets += len(ids) + 1
+        self._bytes += size
+        self._unknown += int(np.count_nonzero(ids == UNK))
+        if len(self._rows) == self._batch_size:
+            self._flush()
+
+    def describe(self) -> dict[str, int | float]:
+        """Return what was written: articles, tokens to predict, bytes, and the share of [UNK] among the tokens."""
+        return _description(self._articles, self._targets, self._bytes, self._unknown)
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        page_ids, ids, sizes, unknown_bytes = zip(*self._rows, strict=True)
+        begin, end = np.array([BOS], dtype=np.int32), np.array([EOS], dtype=np.int32)
+        values = np.concatenate([part for document in ids for part in (begin, document, end)])
+        offsets = np.cumsum([0, *(len(document) + 2 for document in ids)], dtype=np.int32)
+        tokens = pa.ListArray.from_arrays(offsets, values)
+        columns = [
+            pa.array(page_ids, pa.int64()),
+            tokens,
+            pa.array(sizes, pa.int64()),
+            pa.array(unknown_bytes, pa.int64()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self._rows.clear()
+
+
+def _description(articles: int, targets: int, size: int, unknown: int) -> dict[str, int | float]:
+    return {"articles": articles, "tokens": targets, "bytes": size, "unk_rate": unknown / max(1, targets)}
 
 
 class EncodedSplit:
@@ -57,8 +135,10 @@ class EncodedSplit:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+        except (OSError, ValueError, pa.ArrowInvalid) as error:  # ValueError: an empty file
             raise OutsideError(f"{path} cannot be read ({error}); delete its folder to have it made again") from error
         self.page_ids = cast(np.ndarray, table["page_id"].to_numpy())
         self.bytes = cast(np.ndarray, table["bytes"].to_numpy())
@@ -69,6 +149,9 @@ class EncodedSplit:
         self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         lengths = [np.diff(offsets) for offsets in self._offsets]
         self.lengths: np.ndarray = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int32)
+        with contextlib.suppress(AttributeError):  # Windows has none
+            # What was read so far lies all over the file, and the system has mapped its surroundings, too.
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[type["EncodedSplit"], tuple[Path]]:
         # A worker process opens the file anew instead of receiving a copy of what is mapped.
@@ -96,9 +179,4 @@ class EncodedSplit:
     def describe(self) -> dict[str, int | float]:
         """Return the split's size: articles, tokens to predict, bytes, and the share of [UNK] among the tokens."""
         unknown = sum(int((values == UNK).sum()) for values in self._values)
-        return {
-            "articles": len(self),
-            "tokens": self.num_targets,
-            "bytes": int(self.bytes.sum()),
-            "unk_rate": unknown / self.num_targets,
-        }
+        return _description(len(self), self.num_targets, int(self.bytes.sum()), unknown)

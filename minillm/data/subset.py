@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.split import hash_of
+from minillm.corpus.split import uniform
 from minillm.data.batching import Documents
 
 
@@ -58,7 +58,7 @@ def smallest_hashes(documents: IdentifiedDocuments, max_tokens: int | None) -> N
     tokens = np.asarray(documents.lengths, dtype=np.int64) - 1
     if max_tokens is None or tokens.sum() <= max_tokens:
         return None
-    hashes = np.array([hash_of(int(page_id), "evaluation") for page_id in documents.page_ids], dtype=np.uint64)
+    hashes = [uniform("evaluation", int(page_id)) for page_id in documents.page_ids]
     order = np.argsort(hashes, kind="stable")
     chosen = max(1, int(np.searchsorted(np.cumsum(tokens[order]), max_tokens, side="right")))
     return np.sort(order[:chosen])

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from minillm.errors import SettingError
 from minillm.tokenization.names import counting, frequent_names
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Encoded, Tokenizer, parted_by
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, parted_by
 
 # What GPT-2 parts a text into, for the options that part it otherwise.
 DIGIT, NUMBER = r" ?\p{N}", r" ?\p{N}+"
@@ -104,8 +106,8 @@ class BPETokenizer(Tokenizer):
         names = sum(bool(re.search("[^Ġ]Ġ", token)) for token in native.get_vocab())
         return {"digits": parted_by(native, f"{DIGIT}|"), "names": names}
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode many texts at once, on all cores; no byte is unknown."""
-        # The fast form leaves out the places in the text, which only unknown tokens would need.
-        encodings = self._native.encode_batch_fast(texts, add_special_tokens=False)
-        return [Encoded(encoding.ids, 0) for encoding in encodings]
+    def _encode_piece(self, piece: str) -> list[int]:
+        return self.encode(piece)
+
+    def _unknown_bytes(self, pieces: list[str], ids: NDArray[np.int32]) -> int:
+        return 0  # no byte is unknown

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from minillm.tokenization.names import counting, frequent_names
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Encoded, Tokenizer, parted_by
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, parted_by
 
 # Insides of character classes. The degree sign, dashes, straight quotes, apostrophes, slashes, the line break and
 # whatever else is in none of the three have no usual side, and so no space of their own.
@@ -110,15 +112,9 @@ class WordTokenizer(Tokenizer):
         names = sum(bool(re.search(r"[^\W\d_] [^\W\d_]", token)) for token in native.get_vocab())
         return {"digits": parted_by(native, SPELLED), "names": names}
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode many texts at once, on all cores; bytes are counted where a word is unknown."""
-        encodings = self._native.encode_batch(texts, add_special_tokens=False)
-        return [
-            Encoded(encoding.ids, _unknown_bytes(text, encoding))
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+    def _encode_piece(self, piece: str) -> list[int]:
+        token_id = self._native.token_to_id(piece)
+        return [UNK if token_id is None else token_id]
 
-
-def _unknown_bytes(text: str, encoding: tokenizers.Encoding) -> int:
-    spans = zip(encoding.ids, encoding.offsets, strict=True)
-    return sum(len(text[start:end].encode()) + 1 for token_id, (start, end) in spans if token_id == UNK)
+    def _unknown_bytes(self, pieces: list[str], ids: NDArray[np.int32]) -> int:
+        return sum(len(pieces[place].encode()) + 1 for place in np.flatnonzero(ids == UNK).tolist())

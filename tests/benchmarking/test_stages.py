@@ -15,5 +15,4 @@ def test_the_enlarged_sample_begins_with_the_sample_and_repeats_nothing() -> Non
     assert [line for line in copy.split("\n") if line.startswith("==")] == [
         line for line in original.split("\n") if line.startswith("==")
     ]
-    seen = DuplicateFilter().start()
-    assert not any(seen.reason(article.text) for article in (articles[0], articles[len(originals)]))
+    assert not any(DuplicateFilter().reasons(article.text for article in (articles[0], articles[len(originals)])))
