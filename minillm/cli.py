@@ -1,11 +1,11 @@
-"""What the scripts share: Hydra's entry point, with errors in one line."""
+"""What the scripts share: Hydra's entry point, with errors and signals in one line."""
 
 import errno
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from minillm import run_folder
 from minillm.configuration import check_types
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, SettingError
+from minillm.signals import Interrupted, signals
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -26,23 +28,34 @@ FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
 
 def script(
-    config_name: str, settings: Mapping[str, Any], texts: tuple[str, ...] = ()
+    config_name: str,
+    settings: Mapping[str, Any],
+    texts: tuple[str, ...] = (),
+    groups: tuple[str, ...] = (),
+    arguments: Callable[[Sequence[str]], list[str]] = list,
+    completed: Callable[[DictConfig], DictConfig] = lambda config: config,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Turn a function of the composed config into a command.
 
     An error that is the user's to mend is one line on the terminal and exit status 2, a fault outside one line and
-    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback.
+    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback. Ctrl-C is one line and status 130, SIGTERM one
+    line and status 143. A run that was refused, or stopped before it had done anything, leaves no folder.
 
     Args:
         config_name: the root config in conf/.
         settings: the types of the settings that stand in the root config itself.
         texts: settings that take any text, such as a prompt: on the command line they need no quotes of Hydra's.
+        groups: config groups of which there has to be a choice.
+        arguments: makes the command line that Hydra sees of the user's.
+        completed: makes the config that the function sees of the composed one.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)  # Hydra names the log after the script that the function is in
         def checked(config: DictConfig) -> Any:
             try:
+                _check_groups(config, groups)
+                config = completed(config)
                 check_types(config, settings)
                 return task(config)
             except Exception as error:
@@ -52,19 +65,40 @@ def script(
                 raise
 
         def command() -> Any:
-            sys.argv[1:] = [_quoted(argument, texts) for argument in sys.argv[1:]]
             # Hydra prints errors its own way unless it is told to hand them on; what the user wants is kept.
             os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
             os.environ[FULL_ERROR] = "1"
+            signals.answer()
+            discard = False
             try:
+                sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
                 return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+            except run_folder.RefusedError as refused:
+                _report(refused.error)
+                raise refused.error from None
             except Exception as error:
                 _report(error)
                 raise
+            except SystemExit as end:
+                discard = end.code == 2 or isinstance(end, Interrupted)
+                if isinstance(end, Interrupted):
+                    signals.say()
+                raise
+            finally:
+                run_folder.release(discard)
+                signals.restore()
 
         return command
 
     return decorate
+
+
+def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
+    """Check that each group has a choice: ``data=null``, or a choice without content, leaves none."""
+    for group in groups:
+        if not config.get(group):
+            choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stat().st_size))
+            raise SettingError(group, HydraConfig.get().runtime.choices.get(group), f"leaves none; one of {choices}")
 
 
 def _report(error: Exception, leave: bool = True) -> None:
