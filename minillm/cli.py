@@ -71,6 +71,7 @@ def script(
             signals.answer()
             discard = False
             try:
+                _check_null(sys.argv[1:])
                 sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
                 return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
             except run_folder.RefusedError as refused:
@@ -94,11 +95,23 @@ def script(
 
 
 def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
-    """Check that each group has a choice: ``data=null``, or a choice without content, leaves none."""
+    """Check that each group has a choice with content: there is none after ``~data`` or ``evaluation=none``."""
     for group in groups:
         if not config.get(group):
-            choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stat().st_size))
-            raise SettingError(group, HydraConfig.get().runtime.choices.get(group), f"leaves none; one of {choices}")
+            choice = HydraConfig.get().runtime.choices.get(group)
+            raise SettingError(group, choice, f"leaves nothing to work with; one of {_choices(group)} would do")
+
+
+def _choices(group: str) -> str:
+    return ", ".join(sorted({path.stem for path in (CONF / group).glob("*.yaml")} - {"base", "none"}))
+
+
+def _check_null(arguments: Sequence[str]) -> None:
+    """Refuse ``data=null``, of which Hydra makes an error of its own."""
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if choice == "null" and group and (CONF / group).is_dir():
+            raise SettingError(group, choice, f"is no choice; one of {_choices(group)} would do")
 
 
 def _report(error: Exception, leave: bool = True) -> None:

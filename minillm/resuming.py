@@ -205,7 +205,7 @@ def completed(config: DictConfig) -> DictConfig:
     changed = [key for key in {**default, **after} if default.get(key, MISSING) != after.get(key, MISSING)]
     taken = [key for key in dict.fromkeys([*named, *changed]) if key not in ("resume", "ckpt_path")]
     taken = [key for key in taken if after.get(key, MISSING) != before.get(key, MISSING)]
-    _check(taken, before, after, f"the run in {folder}")
+    _check(taken, before, after, f"the run in {folder}", "leave it out, or begin a new run with it")
     said = {value for key, value in after.items() if key.endswith("_target_")}
     _check_targets(own, said | _targets_of_the_project(), "")
     for key in taken:
@@ -234,7 +234,8 @@ def check_resumable(ckpt_path: str | Path, config: dict[str, Any]) -> None:
     different.sort(
         key=lambda key: (not any(f"{key}.".startswith(f"{word}.") for word in words), "._target_" not in key)
     )
-    _check(different, before, after, f"the run of ckpt_path={ckpt_path}")
+    run = Path(ckpt_path).parent.parent
+    _check(different, before, after, str(ckpt_path), f"resume={run} keeps all settings; a new run takes others")
 
 
 def check_vocabulary(ckpt_path: str | Path, tokenizer_json: str) -> None:
@@ -293,18 +294,18 @@ def _read(checkpoint: str | Path, setting: str, value: str | Path) -> dict[str, 
         raise SettingError(setting, value, f"{where}{error.advice}") from error
 
 
-def _check(changes: Iterable[str], before: Leaves, after: Leaves, whose: str) -> None:
+def _check(changes: Iterable[str], before: Leaves, after: Leaves, whose: str, advice: str) -> None:
     """Refuse the first change that may not be."""
     refused = [key for key in changes if not any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)]
     if not refused:
         return
     key, *others = refused
-    was, value = before.get(key, MISSING), after.get(key, MISSING)
-    has = "has none" if was is MISSING else f"has {was}"
-    more = f" (and {len(others)} more)" if others else ""
+    was, value = (leaves.get(key, MISSING) for leaves in (before, after))
+    is_other = "was not there" if was is MISSING else f"was {was}"
+    more = f" (as do {len(others)} more that differ)" if others else ""
     shown = "left out" if value is MISSING else value
-    advice = f"{whose} {has}{more}, which stays while it goes on: resume=RUN keeps its settings, a new run takes others"
-    raise SettingError(key.removesuffix("._target_"), shown, advice)
+    told = f"{is_other} in {whose}, and stays while it goes on{more}; {advice}"
+    raise SettingError(key.removesuffix("._target_"), shown, told)
 
 
 def _named(words: Iterable[Override], before: Leaves, after: Leaves) -> Iterable[str]:

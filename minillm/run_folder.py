@@ -16,8 +16,8 @@ from minillm.signals import is_further_process
 LOCK = ".lock"
 # A killed run's processes that make batches hold its lock until they notice, which PyTorch has them do every 5 seconds.
 PATIENCE = 8.0
-# What is in a folder before a run has done anything.
-AT_FIRST = (".hydra", LOCK, "multirun.yaml")
+# What is in a folder before a run has trained anything.
+AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
