@@ -210,8 +210,6 @@ def completed(config: DictConfig) -> DictConfig:
     _check_targets(own, said | _targets_of_the_project(), "")
     for key in taken:
         _set(own, key, after.get(key, MISSING))
-    if taken:
-        log.info("resume: %s", ", ".join(_shown(key, after.get(key, MISSING)) for key in taken))
     return OmegaConf.create(_literal(own))
 
 
@@ -255,13 +253,14 @@ def check_vocabulary(ckpt_path: str | Path, tokenizer_json: str) -> None:
 
 def record(config: DictConfig) -> None:
     """Bring the run's ``.hydra/`` up to date, where others read what its settings and its command line were."""
-    folder = Path(config.resume) / ".hydra"
     if is_further_process():
         return
+    folder = Path(config.resume) / ".hydra"
+    new = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
     folder.mkdir(exist_ok=True)
+    log.info("goes on from %s%s", config.ckpt_path, f" with {' '.join(new)}" if new else "")
     overrides = folder / "overrides.yaml"
     words = yaml.safe_load(overrides.read_text(encoding="utf-8")) if overrides.is_file() else None
-    new = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
     for path, content in (
         (folder / "config.yaml", OmegaConf.to_yaml(config)),
         (overrides, yaml.dump([*(words or []), *new])),
@@ -380,7 +379,3 @@ def _targets_of_the_project() -> frozenset[str]:
     """Return the names of all classes and functions in conf/."""
     files = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
     return frozenset(name for text in files for name in re.findall(r"_target_: *(\S+)", text))
-
-
-def _shown(key: str, value: Any) -> str:
-    return f"without {key}" if value is MISSING else f"{key}={value}"

@@ -14,8 +14,6 @@ from minillm.errors import SettingError
 from minillm.signals import is_further_process
 
 LOCK = ".lock"
-# A killed run's processes that make batches hold its lock until they notice, which PyTorch has them do every 5 seconds.
-PATIENCE = 8.0
 # What is in a folder before a run has trained anything.
 AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -89,7 +87,7 @@ def _own(config: DictConfig, kind: str) -> None:
         else:
             made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=PATIENCE)
+        lock = FileLock(folder / LOCK, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:

@@ -124,7 +124,7 @@ def test_a_signal_while_data_is_prepared_says_that_the_same_command_goes_on(
 
 def test_a_sweep_ends_with_the_run_that_was_stopped(train: Run) -> None:
     stop("on_train_batch_start", 3, signal.SIGTERM)
-    ended = train("-m", *QUICK, "seed=1,2", "hydra.sweep.dir=sweep")
+    ended = train(*QUICK, "seed=1,2", "hydra.sweep.dir=sweep", "-m")
     assert "to go on: python scripts/train.py resume=sweep/0" in line_of(ended, signal.SIGTERM)
     assert not Path("sweep/1").exists()
 
