@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
@@ -121,25 +120,20 @@ class OptunaSweeper(Sweeper):
             arguments: the command line's overrides.
 
         Raises:
-            SettingError: a search space or a storage that cannot work, or another sweep is at work in the folder.
+            SettingError: a search space or a storage that cannot work.
             MiniLLMError: no trial came to its end.
         """
-        from minillm.errors import SettingError
+        from minillm.signals import signals
 
         fixed, space = self._search_space(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        study = self._study()
         try:
-            with FileLock(self.folder / "study.lock", timeout=0):
-                OmegaConf.save(self.config, self.folder / "multirun.yaml")
-                study = self._study()
-                self._run(study, fixed, space)
-        except Timeout as error:
-            raise SettingError(
-                "hydra.sweep.dir", self.folder, "another sweep is at work there; choose another"
-            ) from error
-        except (KeyboardInterrupt, SystemExit) as stop:
-            log.info("interrupted; the same command with hydra.sweep.dir=%s goes on from here", self.folder)
-            raise SystemExit(130 if isinstance(stop, KeyboardInterrupt) else stop.code) from None
+            self._run(study, fixed, space)
+        except SystemExit:
+            signals.how = lambda: f"the same command with hydra.sweep.dir={self.folder} goes on from here"
+            raise
         self._show(study)
         return study
 

@@ -44,6 +44,12 @@ def build_network(model: Any, vocab_size: int, trusted: Collection[str] | None =
         raise SettingError("model._target_", target, " ".join(str(error).split())) from error
 
 
+def outline_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
+    """Return the network of `build_network` without its memory: shapes alone, to find bad settings at no cost."""
+    with torch.device("meta"):
+        return build_network(model, vocab_size)
+
+
 def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     """Return what a checkpoint holds; nothing in it is run.
 
@@ -89,29 +95,3 @@ def find_checkpoint(ckpt: str, outputs: str | Path = "outputs") -> Path:
     if not found:
         raise SettingError("ckpt", ckpt, f"no run under {outputs} has a checkpoint; train one with scripts/train.py")
     return max(found, key=lambda path: path.stat().st_mtime)
-
-
-def check_resumable(ckpt_path: str | Path, config: dict[str, Any], tokenizer_json: str) -> None:
-    """Check that training can go on from a checkpoint, before anything is loaded from it.
-
-    Args:
-        ckpt_path: the setting.
-        config: the new run's configuration, as plain values.
-        tokenizer_json: the new run's tokenizer.
-
-    Raises:
-        SettingError: the file is no whole checkpoint, or of another network or vocabulary.
-    """
-    try:
-        saved = read_checkpoint(ckpt_path)
-    except SettingError as error:
-        raise SettingError("ckpt_path", error.value, error.advice) from error
-    model, trained = config["model"], saved["config"]["model"]
-    different = sorted(key for key in model.keys() | trained.keys() if model.get(key) != trained.get(key))
-    if different:
-        was = " ".join(f"model.{key}={trained.get(key)}" for key in different)
-        raise SettingError("ckpt_path", ckpt_path, f"is of another network; resume it with {was}")
-    if tokenizer_json != saved["tokenizer"]:
-        raise SettingError(
-            "ckpt_path", ckpt_path, "has another vocabulary; resume it with the data and tokenizer settings it had"
-        )

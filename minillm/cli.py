@@ -1,11 +1,11 @@
-"""What the scripts share: Hydra's entry point, with errors in one line."""
+"""What the scripts share: Hydra's entry point, with errors and signals in one line."""
 
 import errno
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from minillm import run_folder
 from minillm.configuration import check_types
-from minillm.errors import MiniLLMError
+from minillm.errors import MiniLLMError, SettingError
+from minillm.signals import Interrupted, signals
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -27,23 +29,34 @@ FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
 
 def script(
-    config_name: str, settings: Mapping[str, Any], texts: tuple[str, ...] = ()
+    config_name: str,
+    settings: Mapping[str, Any],
+    texts: tuple[str, ...] = (),
+    groups: tuple[str, ...] = (),
+    arguments: Callable[[Sequence[str]], list[str]] = list,
+    completed: Callable[[DictConfig], DictConfig] = lambda config: config,
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Turn a function of the composed config into a command.
 
     An error that is the user's to mend is one line on the terminal and exit status 2, a fault outside one line and
-    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback.
+    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback. Ctrl-C is one line and status 130, SIGTERM one
+    line and status 143. A run that was refused, or stopped before it had done anything, leaves no folder.
 
     Args:
         config_name: the root config in conf/.
         settings: the types of the settings that stand in the root config itself.
         texts: settings that take any text, such as a prompt: on the command line they need no quotes of Hydra's.
+        groups: config groups of which there has to be a choice.
+        arguments: makes the command line that Hydra sees of the user's.
+        completed: makes the config that the function sees of the composed one.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)  # Hydra names the log after the script that the function is in
         def checked(config: DictConfig) -> Any:
             try:
+                _check_groups(config, groups)
+                config = completed(config)
                 check_types(config, settings, declared(config_name))
                 return task(config)
             except Exception as error:
@@ -53,15 +66,29 @@ def script(
                 raise
 
         def command() -> Any:
-            sys.argv[1:] = [_quoted(argument, texts) for argument in sys.argv[1:]]
             # Hydra prints errors its own way unless it is told to hand them on; what the user wants is kept.
             os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
             os.environ[FULL_ERROR] = "1"
+            signals.answer()
+            discard = False
             try:
+                _check_null(sys.argv[1:])
+                sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
                 return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+            except run_folder.RefusedError as refused:
+                _report(refused.error)
+                raise refused.error from None
             except Exception as error:
                 _report(error)
                 raise
+            except SystemExit as end:
+                discard = end.code == 2 or isinstance(end, Interrupted)
+                if isinstance(end, Interrupted):
+                    signals.say()
+                raise
+            finally:
+                run_folder.release(discard)
+                signals.restore()
 
         return command
 
@@ -73,6 +100,26 @@ def declared(config_name: str) -> set[str]:
     root = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
     groups = (group for choice in root.pop("defaults") if isinstance(choice, dict) for group in choice)
     return {*root, *groups}
+
+
+def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
+    """Check that each group has a choice with content: there is none after ``~data`` or ``evaluation=none``."""
+    for group in groups:
+        if not config.get(group):
+            choice = HydraConfig.get().runtime.choices.get(group)
+            raise SettingError(group, choice, f"leaves nothing to work with; one of {_choices(group)} would do")
+
+
+def _choices(group: str) -> str:
+    return ", ".join(sorted({path.stem for path in (CONF / group).glob("*.yaml")} - {"base", "none"}))
+
+
+def _check_null(arguments: Sequence[str]) -> None:
+    """Refuse ``data=null``, of which Hydra makes an error of its own."""
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if choice == "null" and group and (CONF / group).is_dir():
+            raise SettingError(group, choice, f"is no choice; one of {_choices(group)} would do")
 
 
 def _report(error: Exception, leave: bool = True) -> None:

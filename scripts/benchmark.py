@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm.benchmarking.benchmark import choose, run
 from minillm.cli import script
 from minillm.configuration import instantiate

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
 from minillm.checkpoint import find_checkpoint
 from minillm.cli import script
@@ -23,7 +24,7 @@ from minillm.evaluation.text import (
 from minillm.language_model import load
 
 
-@script("evaluate", {"ckpt": str, "seed": int, "trusted": list[str]})
+@script("evaluate", {"ckpt": str, "seed": int, "trusted": list[str]}, groups=("evaluation",))
 def evaluate(config: DictConfig) -> None:
     """Compute every figure, check whether they can be believed, and write them down."""
     checkpoint = find_checkpoint(config.ckpt)

@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm.checkpoint import find_checkpoint
 from minillm.cli import script
 from minillm.configuration import instantiate

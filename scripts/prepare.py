@@ -2,12 +2,13 @@
 
 from omegaconf import DictConfig
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
 from minillm.cli import script
 from minillm.configuration import instantiate
 
 
-@script("prepare", {"seed": int})
+@script("prepare", {"seed": int}, groups=("data", "tokenizer"))
 def prepare(config: DictConfig) -> None:
     """Fetch, clean, filter, split and encode the articles; show the funnel and where everything lies."""
     data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))

@@ -1,12 +1,15 @@
 """Train a model: `python scripts/train.py model=minigpt data.vocab_size=5000`; `--help` says more."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
-from minillm.checkpoint import build_network, check_resumable
+from minillm.callbacks import Interruption
+from minillm.checkpoint import build_network, outline_network
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
@@ -17,42 +20,50 @@ from minillm.evaluation.report import write_report
 from minillm.evaluation.results import figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.language_model import load
+from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
+from minillm.run_folder import check_unused
+from minillm.signals import signals
 from minillm.training import log_hyperparameters, seed_everything
 
 log = logging.getLogger(__name__)
 
+GROUPS = ("data", "tokenizer", "model", "optimizer", "scheduler", "training", "callbacks", "logger", "trainer")
+SETTINGS = {"seed": int, "resume": str | None, "ckpt_path": str | None, "optimized_metric": str}
 
-@script("train", {"seed": int, "ckpt_path": str | None, "optimized_metric": str})
+
+@script("train", SETTINGS, ("resume", "ckpt_path"), GROUPS, arguments=resume_arguments, completed=completed)
 def train(config: DictConfig) -> float | None:
     """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
     seed_everything(config.seed)
     settings = plain(config)
+    run = Path(config.paths.output_dir)
 
     # All that needs no data comes first: a bad setting is found before hours of reading articles.
+    check_unused(run, config.ckpt_path, config.resume is not None)
     data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
     optimizer, scheduler = instantiate(config, "optimizer"), instantiate(config, "scheduler")
     callbacks = instantiate(config, "callbacks")
     loggers = list(instantiate(config, "logger").values())
-    trainer = instantiate(config, "trainer", callbacks=list(callbacks.values()), logger=loggers)
+    trainer = instantiate(config, "trainer", callbacks=[*callbacks.values(), Interruption()], logger=loggers)
+    make_module = partial(instantiate, config, "training", optimizer=optimizer, scheduler=scheduler, settings=settings)
+    outline = outline_network(settings["model"], config.data.vocab_size)
+    make_module(network=outline, tokenizer=data.unfitted_tokenizer)
+    if config.ckpt_path is not None:
+        check_resumable(config.ckpt_path, settings)
+    if config.resume is not None:
+        record(config)
 
     data.prepare_data()
     data.setup()
     console.show_data(data.manifest)
     tokenizer = data.tokenizer
     if config.ckpt_path is not None:
-        check_resumable(config.ckpt_path, settings, tokenizer.to_json())
+        check_vocabulary(config.ckpt_path, tokenizer.to_json())
 
     network = build_network(settings["model"], len(tokenizer))
     console.show_network(network)
-    module = instantiate(
-        config,
-        "training",
-        network=network,
-        tokenizer=tokenizer,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        settings=settings,
-    )
+    module = make_module(network=network, tokenizer=tokenizer)
+    signals.how = partial(how_to_go_on, run)
     log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
     if "pruning" in callbacks and callbacks["pruning"].pruned:
@@ -66,13 +77,12 @@ def train(config: DictConfig) -> float | None:
     model = load(best, str(trainer.strategy.root_device), trusted=[settings["model"]["_target_"]])
     metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
 
-    if config.evaluation:
+    if config.get("evaluation"):
         evaluator = instantiate(config, "evaluation")
         evaluation = evaluator(
             model, splits_of(data), best, loaders=loaders_of(data), reported=metrics, funnel=funnel_of(data)
         )
         if trainer.is_global_zero:
-            run = Path(config.paths.output_dir)
             write_evaluation(evaluation, run)
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)

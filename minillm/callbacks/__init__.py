@@ -7,6 +7,7 @@ from minillm.callbacks.early_stopping import EarlyStopping
 from minillm.callbacks.elapsed_time import ElapsedTime
 from minillm.callbacks.ema import EMA
 from minillm.callbacks.gradient_clipping import GradientClipping
+from minillm.callbacks.interruption import Interruption
 from minillm.callbacks.learning_rate import LearningRate
 from minillm.callbacks.learning_rate_finder import LearningRateFinder
 from minillm.callbacks.memory import Memory
@@ -24,6 +25,7 @@ __all__ = [
     "EarlyStopping",
     "ElapsedTime",
     "GradientClipping",
+    "Interruption",
     "LearningRate",
     "LearningRateFinder",
     "Memory",

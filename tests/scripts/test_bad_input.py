@@ -39,6 +39,7 @@ def refused(script: Run, *arguments: str) -> str:
     assert "Traceback" not in ended.stdout
     for path in Path("outputs").rglob("*"):
         assert not re.search(r"\.tmp$|\.ckpt$", path.name), path
+    assert not list(Path("outputs").glob("train/*")), "a run that was refused is no run"
     return lines[0].removeprefix("error: ")
 
 
@@ -125,7 +126,14 @@ def refused(script: Run, *arguments: str) -> str:
         ("callbacks.gradient_clipping.max_norm=0", "callbacks.gradient_clipping.max_norm=0: must be over 0"),
         ("ckpt_path=none.ckpt", "ckpt_path=none.ckpt: does not exist"),
         ("ckpt_path=.", "ckpt_path=.: is a folder"),
+        ("resume=nowhere", "resume=nowhere: does not exist"),
+        ("resume=latest", "resume=latest: no run under outputs has a last.ckpt"),
+        ("resume=.", "resume=.: holds no checkpoints/last.ckpt"),
         ("data=files", "data.source.path=None: must name a file"),
+        ("data=null", "data=null: is no choice; one of dump, files, hub, sample, wikipedia, wikipedia_featured"),
+        ("model=null", "model=null: is no choice; one of gpt2, minigpt"),
+        ("callbacks=null", "callbacks=null: is no choice; one of "),
+        ("~callbacks", "callbacks=None: leaves nothing to work with; one of "),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str) -> None:
@@ -233,14 +241,6 @@ def test_weights_that_are_no_numbers_are_refused_by_every_script(
         assert refused(script, f"{setting}=a.pt").startswith(
             f"{setting}=a.pt: holds weights that are no finite numbers"
         )
-
-
-def test_a_checkpoint_of_another_run_is_refused_with_what_would_fit(train: Run, run_folder: Path) -> None:
-    ckpt = f"ckpt_path={run_folder}/checkpoints/last.ckpt"
-    says = refused(train, ckpt, "data.max_length=64", "model.num_heads=2")
-    assert "is of another network; resume it with model.num_heads=4" in says
-    says = refused(train, ckpt, "data.max_length=64", "data.vocab_size=300")
-    assert "has another vocabulary" in says
 
 
 def test_a_text_that_is_not_utf8_is_named_with_its_place(train: Run) -> None:

@@ -147,16 +147,17 @@ def test_the_script_returns_the_figure_that_a_sweep_optimizes(train: Run, tmp_pa
         "    def on_job_end(self, config, job_return, **kwargs):\n"
         "        open('returned.txt', 'a').write(f'{job_return.return_value}\\n')\n"
     )
+    metrics = ("val/bits_per_byte", "test/accuracy")
     sys.path.insert(0, str(tmp_path / "sweep"))
     try:
-        for metric in "val/bits_per_byte", "test/accuracy":
+        for metric in metrics:
             callback = "+hydra.callbacks.keeper._target_=keeper.Keeper"
-            ended = train(callback, f"optimized_metric={metric}", "hydra.run.dir=run")
+            ended = train(callback, f"optimized_metric={metric}", f"hydra.run.dir={metric}")
             assert ended.status == 0, ended.stderr
     finally:
         sys.path.remove(str(tmp_path / "sweep"))
     returned = [float(line) for line in Path("returned.txt").read_text().split()]
-    assert returned == pytest.approx([final(Path("run"), "val/bits_per_byte"), final(Path("run"), "test/accuracy")])
+    assert returned == pytest.approx([final(Path(metric), metric) for metric in metrics])
 
 
 def test_an_experiment_file_overrides_cleanly(train: Run, tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""A run's folder is its own: made for it alone, and locked while it works."""
+
+import shutil
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from minillm.errors import SettingError
+from minillm.signals import is_further_process
+
+LOCK = ".lock"
+# What is in a folder before a run has trained anything.
+AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+class RefusedError(BaseException):
+    """Carries an error out of a Hydra callback: of an Exception there Hydra would make a warning, and go on."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@dataclass
+class _Owned:
+    """A folder that this process works in."""
+
+    folder: Path
+    made: bool
+    lock: FileLock
+
+
+_owned: list[_Owned] = []
+
+
+class RunFolder(Callback):
+    """Before Hydra writes anything: makes the run's folder, or the sweep's, and locks it; refuses one that is in use.
+
+    A folder that is named by the time gets a number where another run began in the same second. The system releases the
+    lock when the process ends, however it ends.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Own the folder of a run."""
+        _own(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Own the folder of a sweep, in which each run has one of its own."""
+        _own(config, "sweep")
+
+
+def release(discard: bool) -> None:
+    """Let go of what this process owns.
+
+    Args:
+        discard: whether to remove the folder, if it was made for this run and nothing was done in it.
+    """
+    while _owned:
+        owned = _owned.pop()
+        if discard and owned.made and all(_is_at_first(path) for path in owned.folder.iterdir()):
+            shutil.rmtree(owned.folder, ignore_errors=True)
+        owned.lock.release()
+
+
+def _is_at_first(path: Path) -> bool:
+    return path.name in AT_FIRST or path.suffix == ".log"
+
+
+def _own(config: DictConfig, kind: str) -> None:
+    if is_further_process():
+        return  # the first one has seen to it
+    try:
+        node = config.hydra[kind]
+        folder, key = Path(str(node.dir)), f"hydra.{kind}.dir"
+        if "${now:" in OmegaConf.to_yaml(node):
+            folder, made = _new(folder), True
+            with read_write(config.hydra):
+                node.dir = str(folder)
+                # A sweep's runs are composed anew, of what was overridden.
+                config.hydra.overrides.hydra.append(f"{key}='{folder}'")
+        else:
+            made = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise SettingError(key, folder, "another run is at work there; choose another folder") from error
+        _owned.append(_Owned(folder, made, lock))
+        _check_unused(config, kind, folder)
+    except Exception as error:
+        raise RefusedError(error) from error
+
+
+def _new(folder: Path) -> Path:
+    """Make a folder that is not there yet, with a number behind its name where it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def _check_unused(config: DictConfig, kind: str, folder: Path) -> None:
+    """Refuse to train anew where the checkpoints of another training would be overwritten."""
+    if "ckpt_path" not in config:
+        return
+    if kind == "sweep":
+        # A search goes on in its own folder.
+        if config.hydra.sweeper._target_ == BASIC_SWEEPER and any(folder.glob("*/checkpoints/*.ckpt")):
+            raise SettingError("hydra.sweep.dir", folder, "holds the runs of another sweep; choose another folder")
+        return
+    check_unused(folder, None if config.ckpt_path is None else str(config.ckpt_path), config.get("resume") is not None)
+
+
+def check_unused(folder: Path, ckpt_path: str | None, resumes: bool) -> None:
+    """Check that a run does not overwrite the checkpoints of another one.
+
+    Args:
+        folder: the run's.
+        ckpt_path: the checkpoint that it goes on from.
+        resumes: whether it goes on with the folder's own run.
+
+    Raises:
+        SettingError: the folder holds checkpoints, and the run goes on from none of them.
+    """
+    checkpoints = folder / "checkpoints"
+    own = resumes or (ckpt_path is not None and Path(ckpt_path).resolve().parent == checkpoints.resolve())
+    if not own and any(checkpoints.glob("*.ckpt")):
+        advice = f"holds the checkpoints of another run; resume={folder} goes on with it, a new run needs a new folder"
+        raise SettingError("hydra.run.dir", folder, advice)
