@@ -16,6 +16,7 @@ from minillm.callbacks.pruning import Pruning
 from minillm.callbacks.random_state import RandomState
 from minillm.callbacks.text_samples import TextSamples
 from minillm.callbacks.throughput import Throughput
+from minillm.callbacks.timely_validation import TimelyValidation
 
 __all__ = [
     "EMA",
@@ -34,4 +35,5 @@ __all__ = [
     "RandomState",
     "TextSamples",
     "Throughput",
+    "TimelyValidation",
 ]

@@ -1,6 +1,7 @@
 """Training that ends when it gets no better."""
 
 import difflib
+from typing import Any
 
 import lightning as L
 from lightning.pytorch import callbacks
@@ -39,3 +40,12 @@ class EarlyStopping(callbacks.EarlyStopping):
             advice = f"is no figure of a validation; there are {', '.join(close)}"
             raise SettingError("callbacks.early_stopping.monitor", self.monitor, advice)
         super().on_validation_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End a resumed training at once that had been ended, and was interrupted before its test."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count; the patience is this run's."""
+        super().load_state_dict({**state_dict, "patience": self.patience})

@@ -26,23 +26,21 @@ class Interruption(L.Callback):
         """Wait from here on; Lightning's own answer to a signal would end a training without its checkpoint."""
         signals.install()
         signals.helpers = lambda: getattr(trainer.strategy.launcher, "procs", ())
+        self.step = trainer.global_step
         self.trains = signals.waits = True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Remember the step."""
-        self.step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """End, if a signal came, where an optimizer's step is complete."""
+        """End, if a signal came, once an optimizer's step is complete and logged."""
         if trainer.global_step == self.step:
             return
+        self.step = trainer.global_step
         stops = signals.pending is not None
         if trainer.world_size > 1:
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
         if stops:
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpointing):
-                    callback._save_last(trainer)
+                    callback.write_last(trainer)
             self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

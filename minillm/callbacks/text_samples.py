@@ -47,10 +47,11 @@ class TextSamples(L.Callback):
             return
         assert isinstance(pl_module, TrainingModule)
         samples = self.sample(LanguageModel(pl_module.network, pl_module.tokenizer))
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning has the validation's figures
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for prompt, text in samples.items():
-                    logger.experiment.add_text(f"samples/{prompt}", text, trainer.global_step)
+                    logger.experiment.add_text(f"samples/{prompt}", text, step)
 
     def sample(self, model: LanguageModel) -> dict[str, str]:
         """Return each prompt's text, the prompt included."""

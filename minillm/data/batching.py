@@ -245,7 +245,7 @@ class EvaluationBatches(Sampler[list[int]]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A training loader that goes on in the middle of an epoch (`TextDataModule` saves and loads its state).
+    """A training loader that goes on in the middle of an epoch.
 
     Its iterator does nothing before its first batch is asked for: Lightning makes it before it tells the epoch.
 
@@ -253,6 +253,8 @@ class ResumableLoader(DataLoader[Batch]):
         dataset: what the indices mean: `Windows`, or what has ``lengths`` and draws its items in ``set_epoch``.
         batches: the epoch's batches of indices.
         change: what is done to a batch, given the epoch and the batch's number; None: nothing.
+        done: returns how many of the epoch's batches the training has had when an iteration begins, which leaves
+            them out; None: none.
         options: further arguments of DataLoader.
     """
 
@@ -261,33 +263,33 @@ class ResumableLoader(DataLoader[Batch]):
         dataset: Dataset[Batch],
         batches: TrainingBatches,
         change: Callable[[Batch, int, int], Batch] | None = None,
+        done: Callable[[], int] | None = None,
         **options: Any,
     ) -> None:
         self._batches = batches
         self._change = change
-        self._position = 0
+        self._done = done
         super().__init__(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._position = self._batches.start
+        first = self._done() if self._done else 0
         epoch = self._batches.epoch
         if not isinstance(self.dataset, Windows):
             self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
             self._batches.lengths = self.dataset.lengths  # type: ignore[attr-defined]
+        # With worker processes PyTorch asks the sampler for an iterator twice, and uses the second one.
+        self._batches.start = first
         batches = super().__iter__()
-        # Not in the sampler: with worker processes PyTorch asks it for an iterator twice.
         self._batches.start = 0
-        for batch in batches:
-            self._position += 1
-            yield self._change(batch, epoch, self._position - 1) if self._change else batch
+        for number, batch in enumerate(batches, first):
+            yield self._change(batch, epoch, number) if self._change else batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Return how many of the epoch's batches were handed out."""
-        return {"position": self._position}
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: ``done`` counts. Lightning warns of a loader that has no state."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration begin behind the batches that were handed out; an epoch's end is a fresh start."""
-        self._batches.start = state["position"] % len(self._batches)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing."""
 
 
 def evaluation_loader(dataset: Windows, batches: EvaluationBatches, **options: Any) -> DataLoader[Batch]:

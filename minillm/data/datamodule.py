@@ -150,8 +150,6 @@ class TextDataModule(L.LightningDataModule):
         self.tokenizer: Tokenizer
         self.manifest: dict[str, Any]
         self.splits: dict[str, EncodedSplit] = {}
-        self._train_loader: ResumableLoader
-        self._train_loader_state: dict[str, int] | None = None
 
     def prepare_data(self) -> None:
         """Do stages 1 to 7, unless they were done for the same settings: same fingerprint, no work.
@@ -258,23 +256,11 @@ class TextDataModule(L.LightningDataModule):
                 self.batch_size,
                 f"the {len(dataset)} training windows fill no batch for each process",
             )
-        self._train_loader = ResumableLoader(dataset, batches, change, **self._loader_options())
-        if self._train_loader_state is not None:
-            self._train_loader.load_state_dict(self._train_loader_state)
-            self._train_loader_state = None
-        return self._train_loader
+        return ResumableLoader(dataset, batches, change, self._batches_done, **self._loader_options())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the training batches stand and which corpus they come from, for the checkpoint."""
-        return {"train_loader": self._train_loader.state_dict(), "corpus": self.corpus.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the training batches go on from where a checkpoint left them.
-
-        Lightning has a state of the loader of its own, but loads it only into one that is made afterwards, and the
-        schedule's length makes it before.
-        """
-        self._train_loader_state = state_dict["train_loader"]
+        """Return which corpus the training batches come from, for the checkpoint."""
+        return {"corpus": self.corpus.fingerprint}
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation split, up to ``max_val_tokens`` of it, in windows, each token once."""
@@ -302,6 +288,11 @@ class TextDataModule(L.LightningDataModule):
         ends = [per_epoch * trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
         ends += [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps != -1 else []
         return per_epoch, min(ends, default=None)
+
+    def _batches_done(self) -> int:
+        """Return how many batches of its epoch the training has had: the trainer's count, which a resume restores."""
+        trainer = self.trainer
+        return trainer.fit_loop.batch_idx + 1 if trainer and trainer.training else 0
 
     def _share(self) -> tuple[int, int]:
         """Return this process's number and how many share the work."""

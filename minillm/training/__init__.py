@@ -8,12 +8,14 @@ from minillm.training.module import TrainingModule
 from minillm.training.optimizers import Muon, adamw
 from minillm.training.schedules import warmup_schedule
 from minillm.training.seeding import seed_everything
+from minillm.training.tensorboard_logger import TensorBoard
 from minillm.training.trainer import build_trainer
 
 __all__ = [
     "LanguageModelling",
     "MetricsCSV",
     "Muon",
+    "TensorBoard",
     "TokenLosses",
     "TrainingModule",
     "adamw",

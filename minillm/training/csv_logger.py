@@ -7,6 +7,7 @@ from typing import Any
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
 
 from minillm.files import written_whole
 
@@ -14,7 +15,7 @@ from minillm.files import written_whole
 class MetricsCSV(CSVLogger):
     """Writes ``metrics.csv`` into a folder; a resumed run adds its rows to those of the steps before it.
 
-    What a killed run logged behind its last checkpoint, the resumed one logs again: such rows are taken out.
+    What a killed run logged after its last checkpoint, the resumed one logs again: such rows are taken out (`rewind`).
 
     Args:
         save_dir: the folder.
@@ -36,6 +37,11 @@ class MetricsCSV(CSVLogger):
             self._experiment = _Appending(self.log_dir)
         return self._experiment
 
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Take out the rows of this step and of later ones."""
+        self.experiment.rewind(step)
+
 
 class _Appending(ExperimentWriter):
     """Lightning's writer, which would delete the file that is there; this one keeps the steps before its own."""
@@ -51,29 +57,33 @@ class _Appending(ExperimentWriter):
                 self.metrics_keys = file.readline().strip().split(",")
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        """Record a row; before the first one, take out the rows that an earlier run has from this step on."""
+        """Record a row; a run that did not rewind takes out what another one left of its first step and later ones."""
         if not self._begun and step is not None:
-            self._drop_from(step, set(metrics_dict))
-        self._begun = True
+            self.rewind(step)
         super().log_metrics(metrics_dict, step)
 
-    def _drop_from(self, step: int, names: set[str]) -> None:
-        """Take out the rows behind a step, and those of the step itself that hold one of these figures."""
+    def rewind(self, step: int) -> None:
+        """Take out the rows of this step and of later ones, and the half row that a killed process may have left."""
+        self._begun = True
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a process that was killed may have left half a line
+        whole = text[: text.rfind("\n") + 1]
         rows = list(csv.DictReader(whole.splitlines()))
-        again = set(self.metrics_keys) & names - {"epoch"}  # the epoch stands in every row
-
-        def stays(row: dict[str, str]) -> bool:
-            behind = int(row["step"]) - step
-            return behind < 0 or (behind == 0 and not any(row[name] for name in again))
-
-        kept = [row for row in rows if stays(row)]
+        kept = [row for row in rows if int(row["step"]) < step]
         if len(kept) < len(rows) or whole != text:
-            with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-                writer.writeheader()
-                writer.writerows(kept)
+            self._write(kept)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Add columns; Lightning's way leaves an empty file to a process that is killed meanwhile."""
+        with Path(self.metrics_file_path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        self._write(rows)
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        path = Path(self.metrics_file_path)
+        with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)

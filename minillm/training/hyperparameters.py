@@ -22,6 +22,7 @@ def log_hyperparameters(loggers: Iterable[Logger], config: Mapping[str, Any], me
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, final)
+            logger.experiment.flush()  # nothing is written after it
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

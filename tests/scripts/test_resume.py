@@ -1,39 +1,32 @@
 """A run that is killed and resumed ends where the uninterrupted one does, bit for bit."""
 
-import csv
 import functools
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from minillm.checkpoint import read_checkpoint
+from tests.scripts.resuming import Kill, assert_equal_tensors, assert_same_training, finish, kill, logged
 
-ROOT = Path(__file__).parents[2]
-# Small and in float32; checkpoints every 3 steps, so that a kill falls between them, within an epoch and at its end.
-COMMAND = [
-    sys.executable,
-    str(ROOT / "scripts" / "train.py"),
+# Small and in float32; ten batches an epoch, or nine packed ones.
+SETTINGS = (
     "trainer=cpu",
     "trainer.precision=32-true",
-    "trainer.max_epochs=3",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=3",
     "data.num_articles=60",
-    "data.batch_size=16",
-    "data.vocab_size=500",
+    "data.batch_size=32",
+    "data.vocab_size=400",
     "data.max_length=64",
     "model.embedding_dim=32",
     "model.num_layers=1",
-    "callbacks.checkpointing.every_n_train_steps=3",
     "callbacks.bleu_evaluation.max_articles=2",
-]
-
+    "callbacks.text_samples.max_new_tokens=4",
+    "~callbacks.bias_evaluation",
+    "evaluation=none",
+)
 CHOICES = {
     "dynamic": ("data.batching=dynamic",),
     "packed": ("data.batching=packed",),
@@ -54,102 +47,122 @@ CHOICES = {
         "data.augmentation.bpe_dropout=0.1",
         "data.augmentation.sentence_reordering=0.5",
         "data.curriculum.by=difficulty",
-        "data.curriculum.warmup=0.7",
+        "data.curriculum.warmup=0.8",
     ),
 }
 
 
-def command(run: Path, *overrides: str) -> list[str]:
-    return [*COMMAND, f"hydra.run.dir={run}", f"paths.data_dir={run.parent / 'data'}", *overrides]
-
-
-def train(run: Path, *overrides: str) -> Path:
-    subprocess.run(command(run, *overrides), check=True, capture_output=True, cwd=run.parent, timeout=300)
-    return run / "checkpoints"
-
-
-def train_until_killed(run: Path, step: int, *overrides: str) -> Path:
-    """Kill a run with SIGKILL once its last checkpoint is of this step or a later one."""
-    last = run / "checkpoints" / "last.ckpt"
-    process = subprocess.Popen(
-        command(run, *overrides), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=run.parent
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while process.poll() is None and time.monotonic() < deadline:
-            if last.exists() and read_checkpoint(last)["global_step"] >= step:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
-    return last
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the checkpoints' folder of a run that nothing interrupted, made once for each set of choices."""
-    return functools.cache(lambda choices: train(tmp_path_factory.mktemp(choices) / "whole", *CHOICES[choices]))
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a run that nothing interrupted, made once for each choice of settings."""
+    return functools.cache(lambda *settings: finish(tmp_path_factory.mktemp("runs") / "whole", *SETTINGS, *settings))
 
 
-# Within the first epoch, at the end of one, within a later one; into another folder, or on in its own.
+# Within the first epoch, right after the end of one, within a later one; into another folder, or on in its own.
 @pytest.mark.parametrize(
-    ("choices", "epochs", "folder"),
+    ("choices", "when", "folder"),
     [
-        ("dynamic", 0.5, "resumed"),
-        ("dynamic", 1.0, "resumed"),
-        ("packed", 1.7, "killed"),
-        ("modern", 1.4, "resumed"),
-        ("optional", 1.3, "resumed"),
+        ("dynamic", Kill("on_train_batch_end", 5), "resumed"),
+        ("dynamic", Kill("on_train_epoch_end", 10, after=True), "resumed"),
+        ("packed", Kill("on_train_batch_end", 14), "killed"),
+        ("modern", Kill("on_train_batch_end", 13), "resumed"),
+        ("optional", Kill("on_train_batch_end", 13), "resumed"),
     ],
 )
 def test_a_killed_and_resumed_run_ends_with_the_same_weights(
-    uninterrupted: Callable[[str], Path], choices: str, epochs: float, folder: str
+    uninterrupted: Callable[..., Path], tmp_path: Path, choices: str, when: Kill, folder: str
 ) -> None:
-    checkpoints = uninterrupted(choices)
-    whole = read_checkpoint(checkpoints / "last.ckpt")
-    runs = checkpoints.parent.parent
-    step = round(epochs * whole["global_step"] / 3)
-    last = train_until_killed(runs / f"killed-{epochs}", step, *CHOICES[choices])
-
-    if folder == "killed":  # its own settings, in its own folder
-        resume = [*COMMAND[:2], f"resume={last.parents[1]}"]
-        subprocess.run(resume, check=True, capture_output=True, cwd=runs, timeout=300)
-        resumed = last.parent
-    else:
-        resumed = train(runs / f"{folder}-{epochs}", *CHOICES[choices], f"ckpt_path={last}")
-
-    for name in ("last.ckpt", "best.ckpt"):
-        expected, actual = read_checkpoint(checkpoints / name), read_checkpoint(resumed / name)
-        assert (actual["global_step"], actual["epoch"]) == (expected["global_step"], expected["epoch"])
-        assert_equal_tensors(actual["state_dict"], expected["state_dict"])
-        assert_equal_tensors(actual["optimizer_states"][0]["state"], expected["optimizer_states"][0]["state"])
-        assert actual["metrics"]["val/loss"] == expected["metrics"]["val/loss"]
-        assert actual["lr_schedulers"] == expected["lr_schedulers"]
-        assert ("EMA" in actual["callbacks"]) == (choices == "modern")
-        if choices == "modern":  # beside the average, which is in the state_dict, what the average is of
-            average, trained = actual["state_dict"].values(), actual["callbacks"]["EMA"]["weights"]
-            assert not all(map(torch.equal, average, trained))
-            assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
-    names = (resumed.parent / "metrics.csv").read_text().splitlines()[0].split(",")
+    settings = (*CHOICES[choices], "callbacks.checkpointing.every_n_train_steps=3")
+    whole = uninterrupted(*settings)
+    last = kill(tmp_path / "killed", when, *SETTINGS, *settings)
+    resumed = finish(tmp_path / folder, *SETTINGS, *settings, f"ckpt_path={last}")
+    assert_same_training(resumed, whole, log=folder == "killed")
+    expected, actual = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (whole, resumed))
+    assert ("EMA" in actual["callbacks"]) == (choices == "modern")
+    if choices == "modern":  # beside the average, which is in the state_dict, what the average is of
+        average, trained = actual["state_dict"].values(), actual["callbacks"]["EMA"]["weights"]
+        assert not all(map(torch.equal, average, trained))
+        assert all(map(torch.equal, trained, expected["callbacks"]["EMA"]["weights"]))
+    names = logged(resumed)[0]
     assert [name for name in names if name.startswith("lr")] == (["lr", "lr/adamw"] if choices == "modern" else ["lr"])
-    if folder == "killed":  # its own folder: what was logged is what the uninterrupted run did, each step once
-        assert logged(resumed.parent) == logged(checkpoints.parent)
 
 
-def logged(run: Path) -> list[dict[str, str]]:
-    """Return the rows of metrics.csv without what the machine decides."""
-    machine = {"train/seconds", "train/tokens_per_second", "memory/rss_mib"}
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{name: cell for name, cell in row.items() if name not in machine} for row in csv.DictReader(file)]
+@pytest.mark.parametrize(
+    ("settings", "kills"),
+    [
+        pytest.param(
+            ("callbacks.checkpointing.every_n_train_steps=2", "trainer.val_check_interval=0.4"),
+            [
+                Kill("on_train_batch_end", 3),
+                Kill("on_train_batch_start", 7),
+                Kill("on_train_batch_end", 9),
+                Kill("on_validation_batch_start", 14),
+                Kill("on_train_batch_end", 17),
+                Kill("on_train_batch_end", 19),
+                Kill("on_validation_end", 20, after=True),
+                Kill("on_train_epoch_end", 20),
+                Kill("on_test_start", 20),
+            ],
+            id="several times in an epoch, in validations, and until after the last",
+        ),
+        pytest.param(
+            (
+                "trainer.accumulate_grad_batches=4",  # steps of 4, 4 and 2 batches
+                "trainer.val_check_interval=5",  # once within a step
+                "callbacks.checkpointing.every_n_train_steps=1",
+                "callbacks=[default,ema]",
+            ),
+            [
+                Kill("on_train_batch_end", 1, times=3, after=True),
+                Kill("on_validation_end", 1, after=True),
+                Kill("on_train_batch_end", 3, times=2),
+                Kill("on_train_batch_end", 4, times=4, after=True),
+            ],
+            id="within accumulated steps",
+        ),
+        pytest.param(
+            ("trainer.limit_train_batches=4", "callbacks.checkpointing.every_n_train_steps=3", "trainer.max_epochs=3"),
+            [Kill("on_train_epoch_end", 4, after=True), Kill("on_train_batch_end", 7), Kill("on_train_batch_end", 12)],
+            id="limited epochs",
+        ),
+        pytest.param(
+            ("callbacks.checkpointing.every_minutes=1e-9", "trainer.max_steps=6"),
+            [Kill("on_train_batch_end", 3), Kill("on_validation_batch_start", 6), Kill("on_train_epoch_end", 6)],
+            id="steps that end within the first epoch, and checkpoints by the clock",
+        ),
+        pytest.param(
+            ("trainer.max_steps=16", "trainer.check_val_every_n_epoch=3"),
+            [Kill("on_train_batch_start", 12), Kill("on_validation_end", 16), Kill("on_test_end", 16)],
+            id="steps that end where no validation was due",
+        ),
+        pytest.param(
+            ("optimizer.lr=0", "callbacks.early_stopping.patience=1", "trainer.max_epochs=4"),
+            [Kill("on_train_batch_end", 13), Kill("on_test_start", 20)],
+            id="stopped early",
+        ),
+    ],
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
+    uninterrupted: Callable[..., Path], tmp_path: Path, settings: tuple[str, ...], kills: list[Kill]
+) -> None:
+    whole = uninterrupted(*settings)
+    run, last = tmp_path / "killed", tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    for when in kills:
+        kill(run, when, *SETTINGS, *settings, *([f"ckpt_path={last}"] if last.exists() else []))
+    finish(run, *SETTINGS, *settings, f"ckpt_path={last}")
+    assert_same_training(run, whole)
 
 
-def assert_equal_tensors(actual: dict[Any, Any], expected: dict[Any, Any]) -> None:
-    assert actual.keys() == expected.keys()
-    for key, value in expected.items():
-        if isinstance(value, dict):
-            assert_equal_tensors(actual[key], value)
-        else:
-            assert torch.equal(actual[key], value), key
+def test_a_moved_run_that_is_resumed_elsewhere_has_the_best_checkpoint_so_far(tmp_path: Path) -> None:
+    settings = (*SETTINGS, "optimizer.lr=0", "trainer.limit_train_batches=2")  # no later validation is better
+    kill(tmp_path / "killed", Kill("on_train_batch_start", 2), *settings)
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    best = read_checkpoint(tmp_path / "moved" / "checkpoints" / "best.ckpt")
+
+    resumed = finish(tmp_path / "resumed", *settings, f"ckpt_path={tmp_path}/moved/checkpoints/last.ckpt")
+
+    checkpoints = resumed / "checkpoints"
+    assert_equal_tensors(read_checkpoint(checkpoints / "best.ckpt")["state_dict"], best["state_dict"])
+    assert read_checkpoint(checkpoints / "best.ckpt")["global_step"] == 2
+    [state] = [state for key, state in read_checkpoint(checkpoints / "last.ckpt")["callbacks"].items() if "Che" in key]
+    assert state["best_model_path"] == str(checkpoints / "best.ckpt")

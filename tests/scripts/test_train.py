@@ -195,11 +195,20 @@ def test_a_folder_of_ones_own_texts_is_enough_to_train_on(train: Run) -> None:
     assert all(rate == pytest.approx(3e-4) for rate in rates)
 
 
-def test_training_that_ends_before_a_validation_keeps_its_last_checkpoint_and_says_so(train: Run) -> None:
-    ended = train("trainer.max_steps=2", "~callbacks.early_stopping", "hydra.run.dir=run")
+def test_training_that_ends_within_its_first_epoch_is_validated_tested_and_evaluated(train: Run) -> None:
+    ended = train("trainer.max_steps=2", "hydra.run.dir=run")
+    assert ended.status == 0, ended.stderr
+    for name in "best", "last":
+        assert torch.load(f"run/checkpoints/{name}.ckpt", weights_only=True)["global_step"] == 2
+    assert [row["step"] for row in rows(Path("run")) if row["val/loss"]] == ["1"]
+    assert Path("run/evaluation/evaluation.json").is_file()
+
+
+def test_training_without_a_validation_keeps_its_last_checkpoint_and_says_so(train: Run) -> None:
+    ended = train("trainer.limit_val_batches=0", "~callbacks.early_stopping", "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     assert "no best checkpoint to test" in ended.stderr
-    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert Path("run/checkpoints/last.ckpt").is_file()
 
 
 def diverged(ended: Any) -> str:
