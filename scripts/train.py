@@ -17,7 +17,7 @@ from minillm.evaluation.dashboards import log_evaluation, log_layout
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.report import write_report
-from minillm.evaluation.results import figures
+from minillm.evaluation.results import figures, test_figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.language_model import load
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
@@ -73,22 +73,24 @@ def train(config: DictConfig) -> float | None:
     if not best:
         log.warning("nothing was validated, so there is no best checkpoint to test")
         return None
-    trainer.test(module, data, ckpt_path=best, verbose=False)
     model = load(best, str(trainer.strategy.root_device), trusted=[settings["model"]["_target_"]])
-    metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
 
-    if config.get("evaluation"):
+    if config.get("evaluation"):  # it measures the test split too: once is enough
         evaluator = instantiate(config, "evaluation")
-        evaluation = evaluator(
-            model, splits_of(data), best, loaders=loaders_of(data), reported=metrics, funnel=funnel_of(data)
-        )
+        evaluation = evaluator(model, splits_of(data), best, loaders=loaders_of(data), funnel=funnel_of(data))
+        test = test_figures(evaluation)
         if trainer.is_global_zero:
+            for logger in loggers:
+                logger.log_metrics(test, trainer.global_step)
+                logger.save()
             write_evaluation(evaluation, run)
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
         console.show_evaluation(evaluation)
-        metrics |= figures(evaluation)
+        metrics = {**model.metrics, **test, **figures(evaluation)}
     else:
+        trainer.test(module, data, ckpt_path=best, verbose=False)
+        metrics = {**model.metrics, **{name: float(value) for name, value in trainer.callback_metrics.items()}}
         if "text_samples" in callbacks:
             console.show_samples(callbacks["text_samples"].sample(model))
         console.show_results(metrics)

@@ -55,6 +55,17 @@ def logged_figures(run: Path) -> dict[str, float]:
     return chosen
 
 
+def test_figures(evaluation: Evaluation) -> dict[str, float]:
+    """Return the figures of the test split under the names that training logs."""
+    bias = ("prediction_bias", "absolute_bias", "bias_variance")
+    figures = {
+        **{name: evaluation["splits"]["test"][name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
+        **{name: evaluation["bias"][name] for name in bias},
+        "bleu": evaluation["text"]["bleu4"],
+    }
+    return {f"test/{name}": value for name, value in figures.items() if value is not None}
+
+
 def sample_sentences(data: DataSize) -> list[str]:
     """Return a sentence for each split whose figures are over a sample: of how much it is one."""
     return [

@@ -34,7 +34,9 @@ class Predictions(NamedTuple):
 
     def to(self, device: torch.device) -> "Predictions":
         """Return the same on a device."""
-        return Predictions(*(None if each is None else each.to(device) for each in self))
+        distribution = None if self.distribution is None else self.distribution.to(device)
+        targets, nats, guesses, confidences = (each.to(device) for each in self[:4])
+        return Predictions(targets, nats, guesses, confidences, distribution)
 
 
 def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) -> Predictions:
