@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import errno
 import glob
 import os
 import secrets
@@ -44,6 +45,8 @@ def make_folder(path: str | Path) -> None:
     Raises:
         OSError: nothing can be written there.
     """
+    if not str(path):  # for Python it is the current folder, for Lightning a name that it makes up
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass

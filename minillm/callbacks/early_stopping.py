@@ -26,7 +26,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     def __init__(self, monitor: str, patience: int = 3, min_delta: float = 0.0, mode: str = "min") -> None:
         if patience < 1:
             raise SettingError("patience", patience, "must be at least 1 validation, such as 3")
-        if min_delta < 0:
+        if not min_delta >= 0:
             raise SettingError("min_delta", min_delta, "must be at least 0")
         if mode not in ("min", "max"):
             raise SettingError("mode", mode, "must be min, a lower figure is better, or max")

@@ -38,8 +38,9 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         early_stop_threshold: end when the loss is so many times the lowest so far; None: never.
 
     Raises:
-        SettingError: bounds without a range between them, too few steps, or a folder that cannot be written; when
-            training begins, an optimizer with more than one learning rate, or a loss that does not fall at any rate.
+        SettingError: bounds without a range between them, too few steps, a threshold not over 1, or a folder that
+            cannot be written; when training begins, an optimizer with more than one learning rate, or a loss that does
+            not fall at any rate.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         num_training_steps: int = 100,
         early_stop_threshold: float | None = 4.0,
     ) -> None:
-        if not 0 < min_lr < max_lr:
-            raise SettingError("min_lr", min_lr, f"must be over 0 and under max_lr={max_lr}")
+        if not 0 < min_lr < max_lr < math.inf:
+            raise SettingError("min_lr", min_lr, f"must be over 0 and under max_lr={max_lr}, a finite number")
         if num_training_steps < 20:
             raise SettingError("num_training_steps", num_training_steps, "must be at least 20, such as 100")
+        if early_stop_threshold is not None and not early_stop_threshold > 1:
+            raise SettingError("early_stop_threshold", early_stop_threshold, "must be over 1, such as 4, or null")
         try:
             make_folder(dirpath)
         except OSError as error:

@@ -56,6 +56,8 @@ def test_training_with_the_rate_found_is_that_with_the_same_rate_set(quick: Run)
     [
         ("min_lr=0", "callbacks.learning_rate_finder.min_lr=0: must be over 0 and under max_lr=1.0"),
         ("min_lr=2", "callbacks.learning_rate_finder.min_lr=2: must be over 0 and under max_lr=1.0"),
+        ("max_lr=inf", "callbacks.learning_rate_finder.min_lr=1e-05: must be over 0 and under max_lr=inf, a finite"),
+        ("early_stop_threshold=0", "callbacks.learning_rate_finder.early_stop_threshold=0: must be over 1, such as 4"),
         ("num_training_steps=3", "callbacks.learning_rate_finder.num_training_steps=3: must be at least 20"),
         ("min_lr=many", "callbacks.learning_rate_finder.min_lr=many: must be float"),
     ],

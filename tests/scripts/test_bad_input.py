@@ -120,6 +120,7 @@ def refused(script: Run, *arguments: str) -> str:
             "callbacks.checkpointing.dirpath=/proc/x",
             "callbacks.checkpointing.dirpath=/proc/x: is no folder to write in",
         ),
+        ("callbacks.checkpointing.dirpath=", "callbacks.checkpointing.dirpath=: is no folder to write in"),
         ("callbacks.checkpointing.dirpath=/dev/null", "callbacks.checkpointing.dirpath=/dev/null: is no folder"),
         ("callbacks.text_samples.prompts=['']", "callbacks.text_samples.prompts=['']: must not be empty"),
         ("callbacks.text_samples.temperature=-1", "callbacks.text_samples.temperature=-1: must be at least 0"),
