@@ -90,6 +90,7 @@ MAY_CHANGE = (
     "callbacks.progress_bar.*",
     "callbacks.text_samples.*",
     "callbacks.throughput.*",
+    "callbacks.timely_validation.*",
     # Which checkpoints are kept; monitor and mode say what the best one so far is
     "callbacks.checkpointing.every_*",
 )
