@@ -23,7 +23,7 @@ from minillm.checkpoint import read_checkpoint
 from minillm.configuration import plain
 from minillm.errors import SettingError
 from minillm.files import written_whole
-from minillm.signals import is_further_process
+from minillm.signals import NOTHING_YET, is_further_process
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ MAY_CHANGE = (
     "callbacks.progress_bar.*",
     "callbacks.text_samples.*",
     "callbacks.throughput.*",
+    "callbacks.timely_validation.*",
     # Which checkpoints are kept; monitor and mode say what the best one so far is
     "callbacks.checkpointing.every_*",
 )
@@ -142,7 +143,7 @@ def how_to_go_on(folder: str | Path) -> str:
     """Return what to do to go on with a run that was stopped."""
     last, shown = last_checkpoint(folder), os.path.relpath(folder)
     if not last.is_file():
-        return "there is no checkpoint yet; the same command begins again, with the data that is prepared"
+        return NOTHING_YET
     return f"{os.path.relpath(last)} is kept; to go on: python scripts/train.py resume={shlex.quote(shown)}"
 
 

@@ -1,7 +1,9 @@
 """A run's folder is its own: made for it alone, and locked while it works."""
 
+import shlex
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.errors import SettingError
-from minillm.signals import is_further_process
+from minillm.signals import NOTHING_YET, is_further_process, signals
 
 LOCK = ".lock"
 # What is in a folder before a run has trained anything.
@@ -93,6 +95,8 @@ def _own(config: DictConfig, kind: str) -> None:
         except Timeout as error:
             raise SettingError(key, folder, "another run is at work there; choose another folder") from error
         _owned.append(_Owned(folder, made, lock))
+        if kind == "sweep":
+            signals.how = partial(_how_to_go_on, folder)
         _check_unused(config, kind, folder)
     except Exception as error:
         raise RefusedError(error) from error
@@ -109,6 +113,15 @@ def _new(folder: Path) -> Path:
             continue
         return path
     raise AssertionError
+
+
+def _how_to_go_on(sweep: Path) -> str:
+    """Return what to do where a sweep was stopped that knows no way to go on by itself."""
+    if not any(sweep.glob("*/checkpoints/last.ckpt")):
+        return NOTHING_YET
+    return (
+        f"{sweep} is kept; to go on with one of its runs: python scripts/train.py resume={shlex.quote(str(sweep))}/..."
+    )
 
 
 def _check_unused(config: DictConfig, kind: str, folder: Path) -> None:

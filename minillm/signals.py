@@ -12,6 +12,7 @@ from subprocess import Popen
 from types import FrameType
 from typing import Any
 
+NOTHING_YET = "the same command begins again; the data that it has prepared is kept"
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -88,8 +89,7 @@ class Signals:
         """Show the one line."""
         if is_further_process():
             return
-        how = "the same command begins again, with what is prepared so far" if self.how is None else self.how()
-        print(f"stopped: {how}", file=sys.stderr, flush=True)
+        print(f"stopped: {NOTHING_YET if self.how is None else self.how()}", file=sys.stderr, flush=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a copy of the process that helps it, such as one that makes batches

@@ -280,6 +280,7 @@ def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_there_and_tou
     before = {path: path.read_bytes() for path in (run_folder / "checkpoints").iterdir()}
     ended = train(
         "trainer.max_epochs=2",
+        "optimizer.lr=0.003",
         f"ckpt_path={run_folder}/checkpoints/last.ckpt",
         "hydra.run.dir=resumed",
     )
