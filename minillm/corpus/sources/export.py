@@ -133,7 +133,8 @@ class Export:
             self._fault = DamagedExportError(str(error))
         except DamagedExportError as error:
             self._fault = error
-        if self._fed - self._parser.CurrentByteIndex > LONGEST_TAG:
+        # Modulo: the parser counts in 32 bits on some systems.
+        if (self._fed - self._parser.CurrentByteIndex) % (1 << 32) > LONGEST_TAG:
             self._fault = DamagedExportError(f"a tag or comment of more than {LONGEST_TAG:,} bytes")
         return bool(chunk)
 
