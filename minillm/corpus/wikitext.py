@@ -50,6 +50,7 @@ INDENT = re.compile(r"^[:;]++[ \t]*+", re.MULTILINE)
 RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
 BRACKET = re.compile(r"\[\[|\[(?=(?:[a-z]{2,6}:)?//|mailto:)|\]|<(/?+)([a-z][a-z0-9]*+)\b[^<>]*>", re.IGNORECASE)
 UNPAIRED = ("br", "hr", "wbr", "img")
+TITLE = re.compile(r"^=[^\n|]*+(?<==)$", re.MULTILINE)
 PROPER_NAME = re.compile(r"[^<>\[\]{}\n]+")  # of a template
 STRAY = re.compile(r"\{\{|\}\}|\{\||\|\}|\[\[|\]\]")
 DISAMBIGUATION = re.compile(
@@ -202,7 +203,8 @@ class Call:
 def _template(match: re.Match[str]) -> str:
     """Return what a call of a template shows, as far as it carries words; it holds no other calls."""
     call = match[0]
-    name = _name(call[2:-2].partition("|")[0])
+    name = call[2:-2].partition("|")[0]
+    name = _name(name) if len(name) < 200 else _name.__wrapped__(name)  # what is so long is not worth keeping
     if (colon := name.find(":")) > 0:
         return _function(name[:colon], call[2:-2].partition(":")[2])
     if rule := TEMPLATES.get(name):
@@ -217,6 +219,8 @@ def _template(match: re.Match[str]) -> str:
 def _shown(call: str, rule: Callable[[Call], str]) -> str:
     text = call[2:-2]
     masked = _masked(text) if "[" in text or "<" in text else text
+    if "\n=" in masked:
+        masked = TITLE.sub(lambda title: " " * len(title[0]), masked)
     end = masked.find("|") if "|" in masked else len(text)
     if not PROPER_NAME.fullmatch(text[:end].strip()):
         return ""
