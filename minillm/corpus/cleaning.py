@@ -11,7 +11,7 @@ import html
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from html.entities import html5
@@ -34,15 +34,21 @@ STACKED = 30  # combining marks on one letter; no writing has more (Unicode Stan
 MAYBE_MARK = re.compile("[\u0300-\u1fff\u20d0-\U0010ffff]")
 
 CLOSED_REF = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
-HIDDEN_ELEMENT = re.compile(
-    r"<(ref|math|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap)\b[^<>]*>", re.IGNORECASE
-)
+OPENING_TAG = re.compile(r"<([a-z]++)\b[^<>]*>", re.IGNORECASE)
+HIDDEN_ELEMENTS = frozenset((
+    "ref", "math", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
+    "imagemap"
+))  # fmt: skip
 ANY_TAG = re.compile(r"</?+([a-z]++[1-6]?+)(?:\s++[\w-]++\s*+=[^<>]*+|\s*+/?+)>", re.IGNORECASE)
-BREAKS = frozenset("br p div li ul ol tr h1 h2 h3 h4 h5 h6 hr blockquote poem center".split())
-TAGS = frozenset(
-    "a abbr b big cite code dd del dl dt em font i img includeonly ins kbd mark noinclude nowiki onlyinclude pre q ref "
-    "references s samp small span strike strong sub sup td th tt u var".split()
-)
+BREAKS = frozenset((
+    "br", "p", "div", "li", "ul", "ol", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "blockquote", "poem",
+    "center"
+))  # fmt: skip
+TAGS = frozenset((
+    "a", "abbr", "b", "big", "cite", "code", "dd", "del", "dl", "dt", "em", "font", "i", "img", "includeonly",
+    "ins", "kbd", "mark", "noinclude", "nowiki", "onlyinclude", "pre", "q", "ref", "references", "s", "samp",
+    "small", "span", "strike", "strong", "sub", "sup", "td", "th", "tt", "u", "var"
+))  # fmt: skip
 BRACES, BARS, BRACKETS = re.compile(r"\{\{|\}\}"), re.compile(r"\{\||\|\}"), re.compile(r"\[\[|\]\]")
 TEMPLATE = re.compile(r"\{\{(?:[^{}]++|\{[^{}]*+\})*+\}\}")
 TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!^[ \t:]*\{\|).)*?^[ \t]*\|\}", re.MULTILINE | re.DOTALL)
@@ -193,9 +199,8 @@ def markup(text: str) -> str:
     'Lima es la capital del Perú.\\n'
     """
     if "<" in text:
-        text = elements(HIDDEN_ELEMENT, lambda content: "", CLOSED_REF.sub("", comments(text)))
-        text = ANY_TAG.sub(lambda tag: "\n" if tag[1].lower() in BREAKS else tag[0], text)
-        text = ANY_TAG.sub(lambda tag: "" if tag[1].lower() in TAGS else tag[0], text)
+        text = elements(HIDDEN_ELEMENTS, lambda content: "", CLOSED_REF.sub("", comments(text)))
+        text = ANY_TAG.sub(_tag, text)
     if "{{" in text:
         text = until_stable(TEMPLATE, "", BRACES, text)
     if "{|" in text:
@@ -211,6 +216,11 @@ def markup(text: str) -> str:
     if text.startswith(BULLETS) or any(f"\n{bullet}" in text for bullet in BULLETS):
         text = BULLET.sub("", text)
     return text
+
+
+def _tag(tag: re.Match[str]) -> str:
+    name = tag[1].lower()
+    return "\n" if name in BREAKS else "" if name in TAGS else tag[0]
 
 
 def _link_text(match: re.Match[str]) -> str:
@@ -231,19 +241,20 @@ def comments(text: str) -> str:
     return "".join((*kept, text[start:])) if start else text
 
 
-def elements(opening: re.Pattern[str], shown: Callable[[str], str], text: str) -> str:
+def elements(names: Collection[str], shown: Callable[[str], str], text: str) -> str:
     """Replace elements, each from its opening tag to the next closing tag of its name; those never closed stay.
 
     Args:
-        opening: the opening tags, their name the first group.
+        names: of the elements, in small letters.
         shown: from what is between the tags to what shows in the element's place.
         text: the text.
     """
-    kept, start = [], 0
+    kept: list[str] = []
+    start = 0
     unclosed: set[str] = set()  # names that no closing tag follows any more: looked for once, not at each opening tag
-    for tag in opening.finditer(text):
+    for tag in OPENING_TAG.finditer(text):
         name = tag[1].lower()
-        if tag.start() < start or name in unclosed:
+        if name not in names or name in unclosed or tag.start() < start:
             continue
         closing = _closing_tag(name).search(text, tag.end())
         if closing is None:
@@ -299,7 +310,7 @@ def passes(text: str) -> int:
 
     Pages that are no attack need 3 or 4 passes.
     """
-    return min(20, max(4, 8_000_000 // max(1, len(text))))
+    return min(20, max(3, 8_000_000 // max(1, len(text))))
 
 
 def until_stable(
