@@ -60,6 +60,7 @@ DANGLING = re.compile(  # words after which a sentence cannot end
     r"|unas|y|aproximadamente|unos|cerca de|mide|pesa)$",
     re.IGNORECASE,
 )
+LONGEST = len("aproximadamente")  # of these words; what is longer ends in another of them
 HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -209,8 +210,8 @@ def _template(match: re.Match[str]) -> str:
     if rule := TEMPLATES.get(name):
         return _shown(call, rule)
     # A template that nobody knows shows its first argument where the sentence would have a hole without it.
-    before = match.string[max(0, match.start() - 30) : match.start()]
-    if DANGLING.search(before.rstrip()) and "\n" not in call:
+    before = match.string[max(0, match.start() - 30) : match.start()].rstrip()
+    if before[-1:].isalpha() and "\n" not in call and DANGLING.search(before, max(0, len(before) - LONGEST)):
         return _shown(call, first)
     return ""
 
