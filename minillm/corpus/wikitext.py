@@ -28,7 +28,7 @@ from minillm.corpus.cleaning import (
     until_stable,
 )
 
-VERSION = 1  # raised when the same wikitext would come out otherwise
+VERSION = 2  # raised when the same wikitext would come out otherwise
 
 HIDDEN = frozenset((
     "ref", "references", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
