@@ -114,6 +114,11 @@ class Checkpointing(ModelCheckpoint):
         self._step, self._between_steps = trainer.global_step, True
         self.write_last(trainer)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count an epoch that was cut short as the one that training is in, as its checkpoint does."""
+        if counts := settled(trainer):
+            trainer.fit_loop.epoch_progress.load_state_dict(counts["epoch_progress"])
+
     def _is_due(self, trainer: L.Trainer, step: int) -> bool:
         if self.last_every_n_train_steps and step % self.last_every_n_train_steps == 0:
             return True
@@ -129,12 +134,13 @@ class Checkpointing(ModelCheckpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take up where a checkpoint left off: the log ends there, and the best checkpoint so far is in this folder."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        states = checkpoint["callbacks"]
+        if trainer.state.fn != TrainerFn.FITTING:  # the checkpoint is tested, and what is known here stays
+            states[self.state_key] = self.state_dict()
             return
         for logger in trainer.loggers:
             if isinstance(logger, Rewindable):
                 logger.rewind(checkpoint["global_step"])
-        states = checkpoint["callbacks"]
         if self.state_key in states:
             assert trainer.ckpt_path is not None
             states[self.state_key] = self._with_best_here(states[self.state_key], Path(trainer.ckpt_path).parent)
