@@ -187,7 +187,8 @@ def settled(trainer: L.Trainer) -> dict[str, Any]:
     at_end = done == batches.current.ready and (batches.is_last_batch or done == trainer.num_training_batches)
     waiting = 0 if at_end else done % trainer.accumulate_grad_batches  # in gradients, which no checkpoint holds
     # Within on_train_epoch_start and on_train_epoch_end, ready and processed are one ahead of the others.
-    is_over = epochs.ready > begun or (at_end and epochs.processed == begun)
+    # An epoch that has had no batch since a resume is the one before the first that follows.
+    is_over = epochs.ready > begun or ((at_end or not done) and epochs.processed == begun)
     finished = begun if is_over else begun - 1
     epoch = {"ready": begun, "started": begun, "processed": finished, "completed": finished}
     return {
