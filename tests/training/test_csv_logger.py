@@ -4,8 +4,10 @@ from pathlib import Path
 from minillm.training import MetricsCSV
 
 
-def write(folder: Path, *rows: tuple[int, dict[str, float]]) -> None:
+def write(folder: Path, *rows: tuple[int, dict[str, float]], resumed: int | None = None) -> None:
     logger = MetricsCSV(str(folder))
+    if resumed is not None:
+        logger.rewind(resumed)
     for step, metrics in rows:
         logger.log_metrics({"epoch": 0.0, **metrics}, step)
     logger.save()
@@ -25,10 +27,12 @@ def test_a_resumed_run_replaces_what_was_logged_behind_its_checkpoint(tmp_path: 
     ]
 
 
-def test_of_the_step_of_the_checkpoint_the_figures_that_are_not_logged_again_stay(tmp_path: Path) -> None:
-    write(tmp_path, (9, {"train/loss": 4.5}), (9, {"val/loss": 6.0}), (19, {"train/loss": 4.0}))
-    write(tmp_path, (9, {"val/loss": 5.0}))
-    assert read(tmp_path) == [("9", "4.5", ""), ("9", "", "5.0")]
+def test_what_was_logged_up_to_the_checkpoint_stays_whatever_is_logged_next(tmp_path: Path) -> None:
+    write(
+        tmp_path, (9, {"train/loss": 4.5}), (9, {"val/loss": 6.0}), (12, {"val/loss": 5.5}), (19, {"train/loss": 4.0})
+    )
+    write(tmp_path, (19, {"train/loss": 4.0}), resumed=10)  # 12: by the clock, before the run was killed
+    assert read(tmp_path) == [("9", "4.5", ""), ("9", "", "6.0"), ("19", "4.0", "")]
 
 
 def test_half_a_line_of_a_killed_run_is_taken_out(tmp_path: Path) -> None:
