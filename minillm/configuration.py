@@ -35,6 +35,9 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
     Raises:
         SettingError: an argument that the class refuses, under its full name.
     """
+    node = config.get(name)
+    if not OmegaConf.is_dict(node) or ("_target_" not in node and name not in GROUPS_OF_NODES):
+        raise SettingError(name, node, "describes nothing; choose one of the files in conf/")
     try:
         if not arguments:
             return hydra.utils.instantiate(config[name], _convert_="all")

@@ -93,7 +93,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[st
 def start(script: str, config: DictConfig, group: str) -> None:
     """Do what a script does before it needs data: check everything, make what belongs to a group."""
     check_types(config, ROOT[script], declared(script))
-    if "seed" in config and group == "seed":
+    if script == "train" and group == "seed":
         seed_everything(config.seed)
     if group in ("data", "tokenizer", "paths", "seed") and "data" in config:
         tokenizer = instantiate(config, "tokenizer") if "tokenizer" in config else None
@@ -104,7 +104,8 @@ def start(script: str, config: DictConfig, group: str) -> None:
             build_network(plain(config)["model"], 400)
     if group in ("optimizer", "scheduler", "training"):
         optimizer, scheduler = instantiate(config, "optimizer"), instantiate(config, "scheduler")
-        network = torch.nn.ModuleDict({"head": torch.nn.Linear(3, 3), "norm": torch.nn.LayerNorm(3)})
+        layers = {"embedding": torch.nn.Embedding(5, 3), "middle": torch.nn.Linear(3, 3), "head": torch.nn.Linear(3, 5)}
+        network = torch.nn.ModuleDict(layers)
         instantiate(config, "training", network=network, tokenizer=None, optimizer=optimizer, scheduler=scheduler)
     for name in ("callbacks", "logger", "evaluation", "sampling", "trainer"):
         if name in config and group in (name, "seed", "paths"):
@@ -146,8 +147,7 @@ def places(configs: list[tuple[str, dict[str, Any]]]) -> list[tuple[int, tuple[s
 def test_any_value_of_any_type_works_or_is_refused_in_one_line(
     configs: list[tuple[str, dict[str, Any]]], places: list[tuple[int, tuple[str, ...]]]
 ) -> None:
-    @QUIET
-    @settings(max_examples=800)
+    @settings(QUIET, max_examples=800)
     @given(st.sampled_from(places), VALUES)
     def check(place: tuple[int, tuple[str, ...]], value: Any) -> None:
         number, name = place
