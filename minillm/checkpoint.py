@@ -87,6 +87,8 @@ def check_seal(path: Path) -> None:
         file.seek(max(0, size - length - 2))
         end = file.read()
         if not end[2:].startswith(SEAL):
+            if not end.endswith(b"\0\0"):  # an archive without a comment ends so; this one has lost a part of its seal
+                raise ValueError("it is cut short")
             with zipfile.ZipFile(file) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")

@@ -59,10 +59,9 @@ def test_any_change_of_a_checkpoint_breaks_its_seal_and_one_without_a_seal_is_ch
     whole = sealed.read_bytes()
     for position in range(0, len(whole), 7):
         sealed.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        if position < len(whole) - 71:  # not in the seal itself
-            with pytest.raises(ValueError, match="SHA-256"):
-                check_seal(sealed)
-    for cut in whole[:-100], whole[:-73], whole[: len(whole) // 2], whole[:10], b"":
+        with pytest.raises(ValueError, match=r"SHA-256|cut short"):
+            check_seal(sealed)
+    for cut in whole[:-1], whole[:-71], whole[:-73], whole[:-100], whole[: len(whole) // 2], whole[:10], b"":
         sealed.write_bytes(cut)
         with pytest.raises((ValueError, zipfile.BadZipFile)):
             check_seal(sealed)
