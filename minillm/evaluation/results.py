@@ -77,10 +77,15 @@ def logged_figures(run: Path) -> dict[str, float]:
 
 def test_figures(evaluation: Evaluation) -> dict[str, float]:
     """Return the figures of the test split under the names that training logs."""
-    bias = ("prediction_bias", "absolute_bias", "bias_variance")
+    split, bias = evaluation["splits"]["test"], evaluation["bias"]
     figures = {
-        **{name: evaluation["splits"]["test"][name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
-        **{name: evaluation["bias"][name] for name in bias},
+        "loss": split["loss"],
+        "perplexity": split["perplexity"],
+        "accuracy": split["accuracy"],
+        "bits_per_byte": split["bits_per_byte"],
+        "prediction_bias": bias["prediction_bias"],
+        "absolute_bias": bias["absolute_bias"],
+        "bias_variance": bias["bias_variance"],
         "bleu": evaluation["text"]["bleu4"],
     }
     return {f"test/{name}": value for name, value in figures.items() if value is not None}

@@ -127,7 +127,7 @@ def kinds(make_data: Callable[..., TextDataModule], run_folder: Path, tmp_path: 
     shutil.copytree(run_folder, run)
     prepared()
     lock = tmp_path / "corpus.lock.json"
-    with LockWriter(lock) as writer:
+    with LockWriter(lock, {"name": "wikipedia"}) as writer:
         for article in SampleSource().articles(9, ()):
             writer.add(replace(article, revision_id=9 * article.page_id, wikitext_sha256=article.sha256))
     return {
