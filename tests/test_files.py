@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minillm.files import written_whole
+from minillm.files import remove_leftovers, written_whole
 
 DIE = """
 import os, signal, sys
@@ -88,3 +88,15 @@ def test_two_writers_at_once_do_not_mix(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write(tmp_path / "missing" / "a.txt", "text")
+
+
+def test_what_killed_processes_left_of_a_path_can_be_removed(tmp_path: Path) -> None:
+    for name in "a.txt", "b.txt":
+        subprocess.run([sys.executable, "-c", DIE, str(tmp_path / name)], check=False)
+    (tmp_path / ".a.txt.0123abcd.tmp").mkdir()
+    write(tmp_path / "a.txt", "whole")
+    remove_leftovers(tmp_path / "a.txt")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2
+    assert left[0].startswith(".b.txt.")
+    assert left[1] == "a.txt"

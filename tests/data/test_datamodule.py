@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from minillm.corpus import SPLITS, Cleaner
+from minillm.corpus.split import uniform
 from minillm.data import TextDataModule
 from minillm.errors import OutsideError, SettingError
 from minillm.tokenization import BOS, EOS, BPETokenizer, WordTokenizer
@@ -202,3 +203,23 @@ def test_more_processes_than_batches_name_the_setting(make_data: MakeData) -> No
     data.trainer = Crowd()  # type: ignore[assignment]
     with pytest.raises(SettingError, match=r"data.batch_size=8: .*fill no batch"):
         data.train_dataloader()
+
+
+def test_of_a_large_training_split_the_tokenizer_is_fitted_on_a_part_that_the_identities_choose(
+    make_data: MakeData, data: TextDataModule
+) -> None:
+    part = make_data(fit_characters=50_000)
+    part.prepare_data()
+    part.setup()
+    articles = data.corpus.articles("train")
+    share = part.manifest["fitted_share"]
+    assert share == 50_000 / sum(map(len, articles["text"]))
+    chosen = [row["text"] for row in articles if uniform("fit", row["page_id"]) < share]
+    assert 0 < len(chosen) < len(articles)
+    tokenizer = WordTokenizer()
+    tokenizer.fit(chosen, 400)
+    assert part.tokenizer.to_json() == tokenizer.to_json()
+    assert part.folder != data.folder
+    assert make_data(fit_characters=10**9).folder == data.folder  # as long as it takes all, it makes no difference
+    with pytest.raises(SettingError, match=r"^fit_characters=0: must be at least 1"):
+        make_data(fit_characters=0)

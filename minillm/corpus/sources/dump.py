@@ -16,6 +16,7 @@ from lxml import etree
 
 from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
+from minillm.corpus.fingerprint import libraries
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
 from minillm.errors import OutsideError, SettingError
@@ -65,7 +66,8 @@ class DumpSource:
             digest.update(file.read(EDGE))
             file.seek(max(0, size - EDGE))
             digest.update(file.read(EDGE))
-        return {"version": VERSION, "wikitext": wikitext.VERSION, "size": size, "edges": digest.hexdigest()}
+        made = {"version": VERSION, "wikitext": wikitext.VERSION, "libraries": libraries("wikitext")}
+        return {**made, "size": size, "edges": digest.hexdigest()}
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dump's order; see `Source.articles`."""
