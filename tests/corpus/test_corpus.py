@@ -413,7 +413,8 @@ def test_a_preparation_that_was_killed_leaves_nothing_in_the_way_of_the_next(
     assert killed.returncode == -signal.SIGKILL
     assert [path.name[0] for path in folder.iterdir()] == ["."]
     corpus = make_corpus(num_articles=60)
-    assert list(folder.iterdir()) == [corpus.prepare()]
+    made = corpus.prepare()
+    assert list(folder.iterdir()) == [made]
     assert corpus.manifest["funnel"]["kept"] == 60
 
 
