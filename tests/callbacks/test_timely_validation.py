@@ -36,7 +36,7 @@ def test_a_long_epoch_is_validated_within_it_and_the_training_is_the_same(train:
 
 
 def test_training_that_runs_out_of_time_is_validated_and_tested(train: Run) -> None:
-    limited = ("trainer.max_epochs=99999", "callbacks.elapsed_time.duration=00:00:00:01")
+    limited = ("trainer.max_epochs=99999", "trainer.max_time=1s")
     ended = train(*SETTINGS, *limited, "trainer.check_val_every_n_epoch=99999", "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     assert len(validated("run")) == 1
