@@ -11,7 +11,7 @@ import html
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from html.entities import html5
@@ -106,7 +106,7 @@ DATES = tuple(
     re.compile(rf"{form}(?![\w/-]|[.,]\d)", re.IGNORECASE)
     for form in (
         rf"{DAY}(?:\.?[ºo]|ro)? de {MONTH}(?: del? (?:año )?{YEAR})?",
-        rf"(?<![\w.,/-]){MONTH} {DAY}(?:,| del?) {YEAR}",
+        rf"(?<![\w.,/-])(?=[adefjmnos]\w{{3}}){MONTH} {DAY}(?:,| del?) {YEAR}",
         rf"{DAY}(?P<sign>[/.-])(?P<number>0?[1-9]|1[0-2])(?P=sign){YEAR}",
         r"(?P<year>[12](?<![\w.,/-].)\d{3})-(?P<number>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])",
     )
@@ -114,7 +114,7 @@ DATES = tuple(
 NUMERAL = re.compile(r"\d[\d.,]*\d")
 DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})")  # not three digits, so no thousands
 THOUSANDS = re.compile(
-    r"(?P<whole>\d(?<![\w.,'/-].)(?<!\d .)\d{0,2}(?:(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)?)"
+    r"(?P<whole>\d(?<![\w.,'/-].)(?<!\d .)\d{0,2}(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)"
     r"(?P<decimals>[.,]\d+)?(?![\w'/-]|[., ]\d)"
 )
 
@@ -147,7 +147,7 @@ def _repaired(line: str) -> str:
     """Repair a line; a long one in parts, since what a repair costs grows faster than its line."""
     parts, start = [], 0
     while len(line) - start > LINE:
-        cut = line.rfind(" ", start + 1, start + LINE)
+        cut = max(line.rfind(space, start + 1, start + LINE) for space in " \n")
         cut = cut if cut > 0 else start + LINE
         parts.append(line[start:cut])
         start = cut
@@ -168,7 +168,7 @@ def html_entities(text: str) -> str:
         characters = {entity: _entity(entity) for entity in set(ENTITY.findall(text))}
         if all(map(eq, characters, characters.values())):
             break
-        text = ENTITY.sub(lambda match: characters[match[0]], text)
+        text = ENTITY.sub(lambda match, found=characters: found[match[0]], text)
     return text
 
 
@@ -278,7 +278,7 @@ def elements(names: frozenset[str], shown: Callable[[str], str], text: str) -> s
 
 @lru_cache
 def _opening_tag(names: frozenset[str]) -> re.Pattern[str]:
-    return re.compile(rf"<((?ai:{'|'.join(sorted(names))}))\b[^<>]*>")
+    return re.compile(rf"<(?=[A-Za-z])((?ai:{'|'.join(sorted(names))}))\b[^<>]*>")
 
 
 @lru_cache
@@ -478,10 +478,9 @@ def dates(text: str) -> str:
 
 
 def _date(match: re.Match[str]) -> str:
-    found = match.groupdict()
-    month = found["month"].lower() if found.get("month") else MONTHS[int(found["number"]) - 1]
-    year = f" de {found['year']}" if found["year"] else ""
-    return f"{int(found['day'])} de {month}{year}"
+    month = match["month"].lower() if "month" in match.re.groupindex else MONTHS[int(match["number"]) - 1]
+    date = f"{int(match['day'])} de {month}"
+    return f"{date} de {match['year']}" if match["year"] else date
 
 
 def numbers(text: str) -> str:
@@ -508,8 +507,6 @@ def numbers(text: str) -> str:
 def _number(match: re.Match[str], decimal: str | None) -> str:
     whole, sign, decimals = match["whole"], match["sign"], match["decimals"] or ""
     digits = re.sub(r"\D", "", whole)
-    if not sign:
-        return match[0]
     if decimals.startswith(sign) or whole.startswith("0"):
         return match[0]  # "1.234.5" is no number; nor is "0.125" a thousand
     if sign == " " and len(digits) < 5:

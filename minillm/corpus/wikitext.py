@@ -57,8 +57,24 @@ DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:(?:plantilla|template)\s*:\s*)?(?:desambig\w*|disambig\w*|des|homonimia)\s*[|}]", re.I
 )
 DANGLING = (  # words after which a sentence cannot end
-    *("a", "al", "ante", "con", "contra", "de", "del", "desde", "el", "en", "entre", "hacia", "hasta", "la", "las", "los"),
-    *("o", "para", "por", "según", "sin", "sobre", "su", "tras", "un", "una", "unos", "unas", "y", "aproximadamente"),
+    *("a", "al", "ante", "con", "contra", "de", "del", "desde", "el", "en", "entre", "hacia", "hasta", "la", "las"),
+    *(
+        "los",
+        "o",
+        "para",
+        "por",
+        "según",
+        "sin",
+        "sobre",
+        "su",
+        "tras",
+        "un",
+        "una",
+        "unos",
+        "unas",
+        "y",
+        "aproximadamente",
+    ),
     *("mide", "pesa"),
 )
 LONGEST = max(map(len, DANGLING))

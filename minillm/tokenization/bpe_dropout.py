@@ -20,8 +20,9 @@ class BPEDropout:
     1 spells bytes.
 
     The tokenizers library can do this too, but from a generator that cannot be seeded, so no training could be repeated
-    or resumed. This one takes the generator as an argument, and works on all words of the same length at once. Words
-    of more than `LONG` bytes, which are rarely words, are merged in parts, cut between two tokens of their plain encoding.
+    or resumed. This one takes the generator as an argument, and works on all words of the same length at once.
+
+    Words of more than `LONG` bytes are merged in parts, cut between two tokens of their plain encoding.
 
     Args:
         tokenizer: a fitted tokenizer.
