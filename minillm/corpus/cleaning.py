@@ -168,7 +168,7 @@ def html_entities(text: str) -> str:
         characters = {entity: _entity(entity) for entity in set(ENTITY.findall(text))}
         if all(map(eq, characters, characters.values())):
             break
-        text = ENTITY.sub(lambda match, found=characters: found[match[0]], text)
+        text = ENTITY.sub(lambda match: characters[match[0]], text)  # noqa: B023 (called at once)
     return text
 
 
