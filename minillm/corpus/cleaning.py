@@ -11,7 +11,7 @@ import html
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from html.entities import html5
@@ -34,7 +34,6 @@ STACKED = 30  # combining marks on one letter; no writing has more (Unicode Stan
 MAYBE_MARK = re.compile("[\u0300-\u1fff\u20d0-\U0010ffff]")
 
 CLOSED_REF = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
-OPENING_TAG = re.compile(r"<([a-z]++)\b[^<>]*>", re.IGNORECASE)
 HIDDEN_ELEMENTS = frozenset((
     "ref", "math", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
     "imagemap"
@@ -57,12 +56,15 @@ UNSEEN_LINK = re.compile(
     r"\s*(?:(?:archivo|imagen|file|image|media|categoría|categoria|category)\s*:|(?-i:[a-z]{2,3}:\S))", re.IGNORECASE
 )
 WEB_LINK = re.compile(r"\[(?:(?:https?|ftp):)?//[^\s\[\]]++\s*+([^\[\]]*+)\]", re.IGNORECASE)
-APOSTROPHES = re.compile(r"'{2,}|\n")
+APOSTROPHES = re.compile(  # what can begin and end emphasis, only begin it, or only end it: groups 1, 2 and 3
+    r"''(?:(?<=[^\s\d']'')'{0,3}+(?=[^\s'])()|(?<!\S'')'{0,3}+(?=[^\s'])()|(?<=[^\s']'')'{0,3}+(?!')())"
+)
+BEGINS, ENDS = 2, 3
 BULLETS = ("*", "#", ":", ";")
 BULLET = re.compile(r"^(?:[*#:;]++[ \t]++|\*++(?=\w))", re.MULTILINE)
 SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]++(?:_[A-ZÁÉÍÓÚÑ]++)*+__")
 
-HEADING_LINE = re.compile(r"^[^\S\n]*+(={2}[^\n]*+)(?:\n|\Z)", re.MULTILINE)
+HEADING_LINE = re.compile(r"^[^\S\n]*+(={2}[^\n]*={2})[^\S\n]*+(?:\n|\Z)", re.MULTILINE)
 TRAILING = re.compile(
     r"(?:notas?|referencias?|fuentes|bibliograf[ií]a)"
     r"(?:(?:,| y| e) (?:notas|referencias|citas|fuentes|bibliograf[ií]a))*"
@@ -97,20 +99,22 @@ MONTHS = (
     "enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "septiembre", "octubre", "noviembre",
     "diciembre",
 )  # fmt: skip
-MONTH, DAY, YEAR = f"(?P<month>{'|'.join(MONTHS)})", r"(?P<day>0?[1-9]|[12]\d|3[01])", r"(?P<year>[12]\d{3})"
+# A number's first digit comes first, and then what must not be before it: that way only digits are looked at.
+MONTH, YEAR = f"(?P<month>{'|'.join(MONTHS)})", r"(?P<year>[12]\d{3})"
+DAY = r"(?P<day>[0-9](?<![\w.,/-].)(?:(?<=[12])\d|(?<=3)[01]|(?<=0)[1-9]|(?<=[1-9])))"
 DATES = tuple(
-    re.compile(rf"(?<![\w.,/-]){form}(?![\w/-]|[.,]\d)", re.IGNORECASE)
+    re.compile(rf"{form}(?![\w/-]|[.,]\d)", re.IGNORECASE)
     for form in (
         rf"{DAY}(?:\.?[ºo]|ro)? de {MONTH}(?: del? (?:año )?{YEAR})?",
-        rf"{MONTH} {DAY}(?:,| del?) {YEAR}",
+        rf"(?<![\w.,/-])(?=[adefjmnos]\w{{3}}){MONTH} {DAY}(?:,| del?) {YEAR}",
         rf"{DAY}(?P<sign>[/.-])(?P<number>0?[1-9]|1[0-2])(?P=sign){YEAR}",
-        rf"{YEAR}-(?P<number>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])",
+        r"(?P<year>[12](?<![\w.,/-].)\d{3})-(?P<number>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])",
     )
 )
 NUMERAL = re.compile(r"\d[\d.,]*\d")
 DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})")  # not three digits, so no thousands
 THOUSANDS = re.compile(
-    r"(?<![\w.,'/-])(?<!\d )(?P<whole>\d{1,3}(?:(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)?)"
+    r"(?P<whole>\d(?<![\w.,'/-].)(?<!\d .)\d{0,2}(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)"
     r"(?P<decimals>[.,]\d+)?(?![\w'/-]|[., ]\d)"
 )
 
@@ -119,6 +123,7 @@ LOOSE = (" ,", " ;", " .", " :", " )", " ]", " »", "( ", "[ ", "« ", "¿ ", "�
 LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
 SIGN = re.compile(r"[^\w\s.,;:!?¿¡«»]")
 LINE = 5000  # characters of a line that are repaired at a time
+MANY = 20_000  # damaged lines; a text that has more is repaired as if it were one line
 
 
 def mojibake(text: str) -> str:
@@ -129,14 +134,20 @@ def mojibake(text: str) -> str:
     """
     if not MOJIBAKE.search(text):
         return text
-    return "\n".join(_repaired(line) if MOJIBAKE.search(line) else line for line in text.split("\n"))
+    lines = text.split("\n")
+    damaged = [number for number, line in enumerate(lines) if MOJIBAKE.search(line)]
+    if len(damaged) > MANY:
+        return _repaired(text)
+    for number in damaged:
+        lines[number] = _repaired(lines[number])
+    return "\n".join(lines)
 
 
 def _repaired(line: str) -> str:
     """Repair a line; a long one in parts, since what a repair costs grows faster than its line."""
     parts, start = [], 0
     while len(line) - start > LINE:
-        cut = line.rfind(" ", start + 1, start + LINE)
+        cut = max(line.rfind(space, start + 1, start + LINE) for space in " \n")
         cut = cut if cut > 0 else start + LINE
         parts.append(line[start:cut])
         start = cut
@@ -151,14 +162,17 @@ def html_entities(text: str) -> str:
     'Simon & Schuster, 5 < 6, AT&T'
     """
     for _ in range(passes(text)):
-        if "&" not in text or (plain := ENTITY.sub(_entity, AMPERSAND.sub("&", text))) == text:
+        if "&" not in text:
             break
-        text = plain
+        text = AMPERSAND.sub("&", text)
+        characters = {entity: _entity(entity) for entity in set(ENTITY.findall(text))}
+        if all(map(eq, characters, characters.values())):
+            break
+        text = ENTITY.sub(lambda match: characters[match[0]], text)  # noqa: B023 (called at once)
     return text
 
 
-def _entity(match: re.Match[str]) -> str:
-    entity = match[0]
+def _entity(entity: str) -> str:
     return html.unescape(entity) if entity[1] == "#" else html5.get(entity[1:], entity)
 
 
@@ -241,7 +255,7 @@ def comments(text: str) -> str:
     return "".join((*kept, text[start:])) if start else text
 
 
-def elements(names: Collection[str], shown: Callable[[str], str], text: str) -> str:
+def elements(names: frozenset[str], shown: Callable[[str], str], text: str) -> str:
     """Replace elements, each from its opening tag to the next closing tag of its name; those never closed stay.
 
     Args:
@@ -250,19 +264,21 @@ def elements(names: Collection[str], shown: Callable[[str], str], text: str) -> 
         text: the text.
     """
     kept: list[str] = []
-    start = 0
-    unclosed: set[str] = set()  # names that no closing tag follows any more: looked for once, not at each opening tag
-    for tag in OPENING_TAG.finditer(text):
+    start = place = 0
+    while names and (tag := _opening_tag(names).search(text, place)):
+        place = tag.end()
         name = tag[1].lower()
-        if name not in names or name in unclosed or tag.start() < start:
-            continue
-        closing = _closing_tag(name).search(text, tag.end())
-        if closing is None:
-            unclosed.add(name)
-            continue
-        kept += text[start : tag.start()], shown(text[tag.end() : closing.start()])
-        start = closing.end()
+        if closing := _closing_tag(name).search(text, place):
+            kept += text[start : tag.start()], shown(text[place : closing.start()])
+            start = place = closing.end()
+        else:  # none is closed from here on, so that none is looked for again
+            names -= {name}
     return "".join((*kept, text[start:])) if start else text
+
+
+@lru_cache
+def _opening_tag(names: frozenset[str]) -> re.Pattern[str]:
+    return re.compile(rf"<(?=[A-Za-z])((?ai:{'|'.join(sorted(names))}))\b[^<>]*>")
 
 
 @lru_cache
@@ -272,37 +288,34 @@ def _closing_tag(name: str) -> re.Pattern[str]:
 
 def _emphasis(text: str) -> str:
     """Remove the apostrophes around emphasised words, within a line; those of minutes and seconds stay."""
-    runs: list[tuple[int, tuple[int, int], bool, bool]] = []  # begin, line and length, whether it can open and close
-    line = 0
-    for match in APOSTROPHES.finditer(text):
-        begin, end = match.span()
-        if (length := end - begin) == 1:
-            line = begin
-        elif length <= 5:
-            before, after = text[begin - 1 : begin], text[end : end + 1]
-            opens = bool(after) and not after.isspace() and not before.isdecimal()
-            runs.append((begin, (line, length), opens, not before.isspace()))
-    spans: list[tuple[int, int]] = []
-    for _ in range(passes(text)):
-        last = {kind: begin for begin, kind, _, closes in runs if closes}
+    count = passes(text)
+    return "\n".join(_plain(line, count) if line.count("''") > 1 else line for line in text.split("\n"))
+
+
+def _plain(line: str, count: int) -> str:
+    """Return a line without emphasis, gone over so often at most."""
+    runs = [(run.start(), len(run[0]), run.lastindex) for run in APOSTROPHES.finditer(line)]
+    cuts: list[tuple[int, int]] = []
+    for _ in range(count):
+        last = {length: begin for begin, length, kind in runs if kind != BEGINS}
         rest, opened = [], None
-        for run in runs:
-            begin, kind, opens, closes = run
-            if opened and closes and kind == opened[1]:
-                spans += (opened[0], opened[0] + kind[1]), (begin, begin + kind[1])
+        for run in runs if last else ():
+            begin, length, kind = run
+            if opened and length == opened[1] and kind != BEGINS:
+                cuts += opened[:2], (begin, length)
                 opened = None
-            elif not opened and opens and last.get(kind, 0) > begin:
+            elif not opened and kind != ENDS and last.get(length, 0) > begin:
                 opened = run
             else:
                 rest.append(run)  # perhaps in the next pass, if it is within the emphasis that was found in this one
-        if len(rest) == len(runs):
+        if not last or len(rest) == len(runs):
             break
         runs = rest
     kept, start = [], 0
-    for begin, end in sorted(spans):
-        kept.append(text[start:begin])
-        start = end
-    return "".join((*kept, text[start:])) if spans else text
+    for begin, length in sorted(cuts):
+        kept.append(line[start:begin])
+        start = begin + length
+    return "".join((*kept, line[start:])) if cuts else line
 
 
 def passes(text: str) -> int:
@@ -368,7 +381,7 @@ def headings(text: str) -> str:
 def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     """Yield each heading: where its line begins and ends, its level, its title."""
     for line in HEADING_LINE.finditer(text):
-        heading = line[1].rstrip()
+        heading = line[1]
         before, after = len(heading) - len(heading.lstrip("=")), len(heading) - len(heading.rstrip("="))
         for level in range(min(6, before, after, (len(heading) - 1) // 2), 1, -1):
             if title := heading[level:-level].strip():
@@ -465,10 +478,9 @@ def dates(text: str) -> str:
 
 
 def _date(match: re.Match[str]) -> str:
-    found = match.groupdict()
-    month = found["month"].lower() if found.get("month") else MONTHS[int(found["number"]) - 1]
-    year = f" de {found['year']}" if found["year"] else ""
-    return f"{int(found['day'])} de {month}{year}"
+    month = match["month"].lower() if "month" in match.re.groupindex else MONTHS[int(match["number"]) - 1]
+    date = f"{int(match['day'])} de {month}"
+    return f"{date} de {match['year']}" if match["year"] else date
 
 
 def numbers(text: str) -> str:
@@ -495,8 +507,6 @@ def numbers(text: str) -> str:
 def _number(match: re.Match[str], decimal: str | None) -> str:
     whole, sign, decimals = match["whole"], match["sign"], match["decimals"] or ""
     digits = re.sub(r"\D", "", whole)
-    if not sign:
-        return match[0]
     if decimals.startswith(sign) or whole.startswith("0"):
         return match[0]  # "1.234.5" is no number; nor is "0.125" a thousand
     if sign == " " and len(digits) < 5:
@@ -563,17 +573,20 @@ class Cleaner:
         """
         steps = [step for step in STEPS if getattr(self, step.__name__)]
         removed = {step.__name__: 0 for step in steps}
+        before, last = text, ""
         for attempt in range(2):
-            for _ in range(passes(text)):
-                before, last = text, ""
-                for step in steps:
-                    unlike = text
-                    text = step(text)
-                    removed[step.__name__] += len(unlike) - len(text)
-                    if text != unlike:
-                        last = step.__name__
-                if text == before:
-                    return text, removed
+            settled = 0  # how many steps in a row changed nothing; where all did not, none will
+            for number, step in enumerate(steps * passes(text)):
+                if settled == len(steps):
+                    break
+                if number % len(steps) == 0:
+                    before = text
+                unlike, text = text, step(text)
+                removed[step.__name__] += len(unlike) - len(text)
+                settled = settled + 1 if text == unlike else 0
+                last = step.__name__ if settled == 0 else last
+            if settled == len(steps):
+                break
             if attempt == 0:
                 length = len(text)
                 text = _subdued(before, text)

@@ -40,6 +40,7 @@ HIDDEN_ALONE = re.compile(r"<(?:references|section|templatestyles|mapframe|mapli
 NOWIKI_ALONE = re.compile(r"<nowiki\s*/>", re.IGNORECASE)
 MARKS = "\ufdd0\ufdd1"  # around the number of a nowiki, where it stood: noncharacters, which Unicode keeps out of texts
 KEPT = re.compile(f"{MARKS[0]}(\\d+){MARKS[1]}")
+NO_WORD = re.compile(r"\W+")
 SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
 ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
@@ -55,13 +56,29 @@ STRAY = re.compile(r"\{\{|\}\}|\{\||\|\}|\[\[|\]\]")
 DISAMBIGUATION = re.compile(
     r"\{\{\s*(?:(?:plantilla|template)\s*:\s*)?(?:desambig\w*|disambig\w*|des|homonimia)\s*[|}]", re.I
 )
-DANGLING = re.compile(  # words after which a sentence cannot end
-    r"\b(?:a|al|ante|con|contra|de|del|desde|el|en|entre|hacia|hasta|la|las|los|o|para|por|según|sin|sobre|su|tras|un|una|unos"
-    r"|unas|y|aproximadamente|unos|cerca de|mide|pesa)$",
-    re.IGNORECASE,
+DANGLING = (  # words after which a sentence cannot end
+    *("a", "al", "ante", "con", "contra", "de", "del", "desde", "el", "en", "entre", "hacia", "hasta", "la", "las"),
+    *(
+        "los",
+        "o",
+        "para",
+        "por",
+        "según",
+        "sin",
+        "sobre",
+        "su",
+        "tras",
+        "un",
+        "una",
+        "unos",
+        "unas",
+        "y",
+        "aproximadamente",
+    ),
+    *("mide", "pesa"),
 )
-LONGEST = len("aproximadamente")  # of these words; what is longer ends in another of them
-HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
+LONGEST = max(map(len, DANGLING))
+HOLE = re.compile(rf"\b(?:{'|'.join(DANGLING)})\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -143,11 +160,11 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
             kept.append(content)
             return f"{MARKS[0]}{len(kept) - 1}{MARKS[1]}"
 
-        text = elements(("nowiki", "pre"), keep, re.sub(f"[{MARKS}]", "", text))
+        text = elements(frozenset(("nowiki", "pre")), keep, re.sub(f"[{MARKS}]", "", text))
         text = NOWIKI_ALONE.sub(lambda _: keep(""), text)
     text = EMPHASIS.sub("", text)
     if "<" in text:
-        text = CLOSED_REF.sub("", elements(("math",), _formula, text))
+        text = CLOSED_REF.sub("", elements(frozenset(("math",)), _formula, text))
         text = HIDDEN_ALONE.sub("", elements(HIDDEN, lambda content: "", text))
     if "{{{" in text:
         text = until_stable(ARGUMENT, lambda match: match[1] or "", BRACES, text)
@@ -211,7 +228,7 @@ def _template(match: re.Match[str]) -> str:
         return _shown(call, rule)
     # A template that nobody knows shows its first argument where the sentence would have a hole without it.
     before = match.string[max(0, match.start() - 30) : match.start()].rstrip()
-    if before[-1:].isalpha() and "\n" not in call and DANGLING.search(before, max(0, len(before) - LONGEST)):
+    if before[-1:].isalpha() and "\n" not in call and NO_WORD.split(before[-LONGEST - 1 :])[-1].lower() in DANGLING:
         return _shown(call, first)
     return ""
 
@@ -221,19 +238,19 @@ def _shown(call: str, rule: Callable[[Call], str]) -> str:
     masked = _masked(text) if "[" in text or "<" in text else text
     if "\n=" in masked:
         masked = TITLE.sub(lambda title: " " * len(title[0]), masked)
-    end = masked.find("|") if "|" in masked else len(text)
-    if not PROPER_NAME.fullmatch(text[:end].strip()):
+    pieces = masked.split("|")
+    place = len(pieces[0])
+    if not PROPER_NAME.fullmatch(text[:place].strip()):
         return ""
     positional, named = [], {}
-    while end < len(text):
-        start, end = end + 1, masked.find("|", end + 1)
-        end = end if end >= 0 else len(text)
-        sign = masked.find("=", start, end)
+    for piece in pieces[1:]:
+        start, place = place + 1, place + 1 + len(piece)
+        sign = piece.find("=")
         if sign < 0:
-            positional.append(text[start:end].strip())
+            positional.append(text[start:place].strip())
         else:
-            named[text[start:sign].strip()] = text[sign + 1 : end].strip()
-    numbered = [named.pop(str(number)) for number in range(1, 10) if str(number) in named]
+            named[text[start : start + sign].strip()] = text[start + sign + 1 : place].strip()
+    numbered = [named.pop(number) for number in "123456789" if number in named]
     return rule(Call((*positional, *numbered), named))
 
 

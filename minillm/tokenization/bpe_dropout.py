@@ -1,7 +1,7 @@
 """BPE-dropout: the same text in other pieces each time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from minillm.tokenization.bpe import BPETokenizer
 
 NONE = np.iinfo(np.int32).max
+LONG = 64  # bytes; what merging a word takes is the square of its length, so a longer one goes in parts
 
 
 class BPEDropout:
@@ -21,6 +22,8 @@ class BPEDropout:
     The tokenizers library can do this too, but from a generator that cannot be seeded, so no training could be repeated
     or resumed. This one takes the generator as an argument, and works on all words of the same length at once.
 
+    Words of more than `LONG` bytes are merged in parts, cut between two tokens of their plain encoding.
+
     Args:
         tokenizer: a fitted tokenizer.
         probability: of leaving a merge out, from 0 to 1.
@@ -29,7 +32,7 @@ class BPEDropout:
     def __init__(self, tokenizer: BPETokenizer, probability: float) -> None:
         self.probability = probability
         native = tokenizer._native
-        self._words = native.pre_tokenizer.pre_tokenize_str
+        self._pre_tokenize, self._model = native.pre_tokenizer.pre_tokenize_str, native.model
         state = json.loads(native.to_str())["model"]
         vocab, merges = state["vocab"], state["merges"]
         self._size = len(vocab)
@@ -51,7 +54,7 @@ class BPEDropout:
             random: decides, together with the texts, what is left out.
         """
         kinds: dict[str, int] = {}  # each different word once
-        words = [[kinds.setdefault(word, len(kinds)) for word, _ in self._words(text)] for text in texts]
+        words = [[kinds.setdefault(word, len(kinds)) for word in self._words(text)] for text in texts]
         kind = np.array([word for text in words for word in text], dtype=np.int64)
         if not len(kind):
             return [np.zeros(0, dtype=np.int32) for _ in texts]
@@ -69,6 +72,19 @@ class BPEDropout:
             self._merge(tokens, random, pieces, begin[rows])
         ends = np.append(begin, len(pieces))[np.cumsum([len(text) for text in words])]
         return [text[text != NONE] for text in np.split(pieces, ends[:-1])]
+
+    def _words(self, text: str) -> Iterator[str]:
+        for word, _ in self._pre_tokenize(text):
+            if len(word) <= LONG:
+                yield word
+                continue
+            part = ""
+            for token in self._model.tokenize(word):
+                if len(part) + len(token.value) > LONG and part:
+                    yield part
+                    part = ""
+                part += token.value
+            yield part
 
     def _merge(
         self,

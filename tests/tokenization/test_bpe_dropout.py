@@ -1,6 +1,7 @@
 """Against Algorithm 1 of Provilkov et al. (2020), carried out word by word over every possible draw."""
 
 import json
+import time
 from collections import Counter
 from functools import cache
 
@@ -41,7 +42,8 @@ def distribution(tokenizer: BPETokenizer, word: str, p: float) -> dict[tuple[str
 
 
 def test_probability_0_is_plain_encoding(tokenizer: BPETokenizer) -> None:
-    texts = ["", " ", "\n\n", "🙂 ñandú " * 3, "a" * 300, *TEXTS]
+    long = ["a" * 300, "".join(filter(str.isalpha, TEXTS[0])), "¡-" * 99]
+    texts = ["", " ", "\n\n", "🙂 ñandú " * 3, *long, *TEXTS]
     encoded = BPEDropout(tokenizer, 0).encode_batch(texts, np.random.default_rng(0))
     assert [ids.tolist() for ids in encoded] == [plain.ids for plain in tokenizer.encode_batch(texts)]
     assert BPEDropout(tokenizer, 0.1).encode_batch(["", ""], np.random.default_rng(0))[1].tolist() == []
@@ -58,6 +60,20 @@ def test_whatever_is_left_out_the_text_stays(tokenizer: BPETokenizer, p: float) 
     encoded = BPEDropout(tokenizer, p).encode_batch(TEXTS, np.random.default_rng(0))
     assert [tokenizer.decode(ids.tolist()) for ids in encoded] == TEXTS
     assert 1.05 * plain < sum(map(len, encoded)) < 2.5 * plain
+
+
+def test_a_word_takes_time_in_proportion_to_its_length(tokenizer: BPETokenizer) -> None:
+    letters = "".join(letter for text in TEXTS for letter in text if letter.isalpha())
+    dropout = BPEDropout(tokenizer, 0.1)
+
+    def seconds(length: int) -> float:
+        start = time.process_time()
+        [ids] = dropout.encode_batch([letters[:length]], np.random.default_rng(0))
+        assert tokenizer.decode(ids.tolist()) == letters[:length]
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(48_000) < 48 * max(seconds(3_000), 0.01)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
