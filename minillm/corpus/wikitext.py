@@ -1,9 +1,10 @@
 """Wikitext to plain text.
 
 Markup that never shows (references, tables, files, categories, galleries) is cut out; templates go from the inside out,
-and those that carry words, dates or quantities (see `TEMPLATES`) leave them behind. No page raises an exception, and none
-takes longer than in proportion to its text (see `minillm.corpus.cleaning`); parsers of wikitext that promise both are
-not known to us, so calls are parsed here. Headings stay as ``== wikitext has them ==``: the cleaning chain decides what becomes of the sections under them.
+and those that carry words, dates or quantities (see `TEMPLATES`) leave them behind. Headings stay as ``== wikitext has
+them ==``: the cleaning chain decides what becomes of the sections under them. No page raises an exception or takes
+longer than in proportion to its text, see `minillm.corpus.cleaning`; the parsers of wikitext that we know promise
+neither, so calls of templates are parsed here.
 """
 
 import re
@@ -29,17 +30,15 @@ from minillm.corpus.cleaning import (
 
 VERSION = 1  # raised when the same wikitext would come out otherwise
 
-HIDDEN = re.compile(
-    r"<(ref|references|gallery|timeline|table|style|script|syntaxhighlight|source|score|imagemap|hiero|graph|chem|ce|section"
-    r"|templatedata|templatestyles|categorytree|inputbox|mapframe|maplink)\b[^<>]*>",
-    re.IGNORECASE,
-)
+HIDDEN = frozenset((
+    "ref", "references", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
+    "imagemap", "hiero", "graph", "chem", "ce", "section", "templatedata", "templatestyles", "categorytree",
+    "inputbox", "mapframe", "maplink"
+))  # fmt: skip
 HIDDEN_ALONE = re.compile(r"<(?:references|section|templatestyles|mapframe|maplink)\b[^<>]*/?>", re.IGNORECASE)
-NOWIKI = re.compile(r"<(nowiki|pre)\b[^<>]*>", re.IGNORECASE)
 NOWIKI_ALONE = re.compile(r"<nowiki\s*/>", re.IGNORECASE)
 MARKS = "\ufdd0\ufdd1"  # around the number of a nowiki, where it stood: noncharacters, which Unicode keeps out of texts
 KEPT = re.compile(f"{MARKS[0]}(\\d+){MARKS[1]}")
-FORMULA = re.compile(r"<(math)\b[^<>]*>", re.IGNORECASE)
 SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
 ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
@@ -49,6 +48,7 @@ INDENT = re.compile(r"^[:;]++[ \t]*+", re.MULTILINE)
 RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
 BRACKET = re.compile(r"\[\[|\[(?=(?:[a-z]{2,6}:)?//|mailto:)|\]|<(/?+)([a-z][a-z0-9]*+)\b[^<>]*>", re.IGNORECASE)
 UNPAIRED = ("br", "hr", "wbr", "img")
+TITLE = re.compile(r"^=[^\n|]*+(?<==)$", re.MULTILINE)
 PROPER_NAME = re.compile(r"[^<>\[\]{}\n]+")  # of a template
 STRAY = re.compile(r"\{\{|\}\}|\{\||\|\}|\[\[|\]\]")
 DISAMBIGUATION = re.compile(
@@ -59,6 +59,7 @@ DANGLING = re.compile(  # words after which a sentence cannot end
     r"|unas|y|aproximadamente|unos|cerca de|mide|pesa)$",
     re.IGNORECASE,
 )
+LONGEST = len("aproximadamente")  # of these words; what is longer ends in another of them
 HOLE = re.compile(rf"{DANGLING.pattern[:-1]}\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -141,11 +142,11 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
             kept.append(content)
             return f"{MARKS[0]}{len(kept) - 1}{MARKS[1]}"
 
-        text = elements(NOWIKI, keep, re.sub(f"[{MARKS}]", "", text))
+        text = elements(("nowiki", "pre"), keep, re.sub(f"[{MARKS}]", "", text))
         text = NOWIKI_ALONE.sub(lambda _: keep(""), text)
     text = EMPHASIS.sub("", text)
     if "<" in text:
-        text = CLOSED_REF.sub("", elements(FORMULA, _formula, text))
+        text = CLOSED_REF.sub("", elements(("math",), _formula, text))
         text = HIDDEN_ALONE.sub("", elements(HIDDEN, lambda content: "", text))
     if "{{{" in text:
         text = until_stable(ARGUMENT, lambda match: match[1] or "", BRACES, text)
@@ -201,14 +202,15 @@ class Call:
 def _template(match: re.Match[str]) -> str:
     """Return what a call of a template shows, as far as it carries words; it holds no other calls."""
     call = match[0]
-    name = _name(call[2:-2].partition("|")[0])
+    name = call[2:-2].partition("|")[0]
+    name = _name(name) if len(name) < 200 else _name.__wrapped__(name)  # what is so long is not worth keeping
     if (colon := name.find(":")) > 0:
         return _function(name[:colon], call[2:-2].partition(":")[2])
     if rule := TEMPLATES.get(name):
         return _shown(call, rule)
     # A template that nobody knows shows its first argument where the sentence would have a hole without it.
-    before = match.string[max(0, match.start() - 30) : match.start()]
-    if DANGLING.search(before.rstrip()) and "\n" not in call:
+    before = match.string[max(0, match.start() - 30) : match.start()].rstrip()
+    if before[-1:].isalpha() and "\n" not in call and DANGLING.search(before, max(0, len(before) - LONGEST)):
         return _shown(call, first)
     return ""
 
@@ -216,6 +218,8 @@ def _template(match: re.Match[str]) -> str:
 def _shown(call: str, rule: Callable[[Call], str]) -> str:
     text = call[2:-2]
     masked = _masked(text) if "[" in text or "<" in text else text
+    if "\n=" in masked:
+        masked = TITLE.sub(lambda title: " " * len(title[0]), masked)
     end = masked.find("|") if "|" in masked else len(text)
     if not PROPER_NAME.fullmatch(text[:end].strip()):
         return ""
@@ -265,13 +269,15 @@ def _masked(text: str) -> str:
         else:
             opened.append((what, start))
             waiting[what] += 1
-    pieces, place = [], 0
+    pieces: list[str] = []
+    place = 0
     for start, end in spans:
         pieces += text[place:start], " " * (end - start)
         place = end
     return "".join((*pieces, text[place:]))
 
 
+@lru_cache(maxsize=4096)
 def _name(name: str) -> str:
     name = " ".join(name.replace("_", " ").split()).casefold()
     for prefix in ("plantilla:", "template:", "subst:", "msg:"):

@@ -22,7 +22,7 @@ from minillm.tokenization.bpe_dropout import BPEDropout
 TEXT, INPUTS = 1, 2  # what is drawn: behind seed and epoch, these keep the draws apart
 
 # A sentence ends at a line break, or where a capital letter follows its mark; not behind an initial or an abbreviation.
-SENTENCE_END = re.compile(r"(?<!\w)(\w*+)([.!?…]+)[»\"')\]]*( +)(?=[¿¡«\"'(\[—]*[A-ZÀ-ÖØ-Þ])|(\n+)")
+SENTENCE_END = re.compile(r"(?<!\w)(\w*+)(?<![.!?…])([.!?…]++)[»\"')\]]*+( ++)(?=[¿¡«\"'(\[—]*[A-ZÀ-ÖØ-Þ])|(\n+)")
 ABBREVIATIONS = frozenset(
     ["Sr", "Sra", "Srta", "Dr", "Dra", "Prof", "St", "Sto", "Sta", "Gral", "Cnel", "Mons", "Lic", "Ing", "vs"]
 )
