@@ -10,7 +10,7 @@ from typing import Any
 # What decides a stage's result beside its own code and settings. Not here is what gives the same in every version:
 # numpy's arithmetic, and its RandomState, which is frozen. "unicode" stands for Python's own tables of characters.
 DECIDING = {
-    "wikitext": ("mwparserfromhell", "unicode"),
+    "wikitext": ("unicode",),
     "cleaning": ("ftfy", "unicode"),
     "quality": ("py3langid", "unicode"),
     "duplicates": ("unicode",),

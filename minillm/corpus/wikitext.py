@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from minillm.corpus.cleaning import (
@@ -28,7 +29,7 @@ from minillm.corpus.cleaning import (
     until_stable,
 )
 
-VERSION = 1  # raised when the same wikitext would come out otherwise
+VERSION = 2  # raised when the same wikitext would come out otherwise
 
 HIDDEN = frozenset((
     "ref", "references", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",

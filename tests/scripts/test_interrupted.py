@@ -84,7 +84,7 @@ def weights(run: str) -> dict[str, torch.Tensor]:
 
 def test_a_run_that_was_stopped_anywhere_goes_on_by_the_command_that_it_shows(train: Run, run_script: Run) -> None:
     assert train(*QUICK, "hydra.run.dir=whole").status == 0
-    stop("on_train_batch_start", 7, signal.SIGTERM)  # the first one of the two batches of a step
+    stop("on_train_batch_start", 8, signal.SIGTERM)  # the second one of the two batches of a step
     shown = line_of(train(*QUICK, "hydra.run.dir=stopped"), signal.SIGTERM)
     last = Path("stopped/checkpoints/last.ckpt")
     assert shown == f"stopped: {last} is kept; to go on: python scripts/train.py resume=stopped"
@@ -123,7 +123,7 @@ def test_a_signal_while_data_is_prepared_says_that_the_same_command_goes_on(
 
 
 def test_a_sweep_ends_with_the_run_that_was_stopped(train: Run) -> None:
-    stop("on_train_batch_start", 3, signal.SIGTERM)
+    stop("on_train_batch_start", 4, signal.SIGTERM)
     ended = train(*QUICK, "seed=1,2", "hydra.sweep.dir=sweep", "-m")
     assert "to go on: python scripts/train.py resume=sweep/0" in line_of(ended, signal.SIGTERM)
     assert not Path("sweep/1").exists()
@@ -151,7 +151,7 @@ def test_a_signal_while_a_script_starts_is_one_line(number: signal.Signals) -> N
 
 
 def test_processes_that_share_a_run_end_together_and_leave_none(tiny: tuple[str, ...]) -> None:
-    stop("on_train_batch_start", 3, signal.SIGTERM)
+    stop("on_train_batch_start", 4, signal.SIGTERM)
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *tiny, *QUICK, "trainer=ddp", "trainer.devices=2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), "code"])}
     process = subprocess.Popen(
