@@ -35,6 +35,9 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
     Raises:
         SettingError: an argument that the class refuses, under its full name.
     """
+    node = config.get(name)
+    if not OmegaConf.is_dict(node) or ("_target_" not in node and name not in GROUPS_OF_NODES):
+        raise SettingError(name, node, "describes nothing; choose one of the files in conf/")
     try:
         if not arguments:
             return hydra.utils.instantiate(config[name], _convert_="all")
@@ -68,19 +71,25 @@ def check_types(config: DictConfig, settings: Mapping[str, Any], declared: Colle
         SettingError: a value of another type, or a setting that neither the script nor the class has.
     """
     root = plain(config)
-    for setting in root if declared is not None else ():
-        if setting not in declared:
+    for setting in root:
+        if declared is not None and setting not in declared:
             close = difflib.get_close_matches(str(setting), declared, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise SettingError(setting, root[setting], f"there is no such setting{hint}")
     _check_values(root, "")
     for setting, expected in settings.items():
         _check_value(setting, root[setting], expected)
-    for name, folder in (root.get("paths") or {}).items():
+    paths = root.get("paths") or {}
+    if not isinstance(paths, dict):
+        raise SettingError("paths", paths, "names no folders; paths=default would do")
+    for name, folder in paths.items():
         if not isinstance(folder, str) or not folder.strip():
             raise SettingError(f"paths.{name}", repr(folder), "must name a folder")
     for group in GROUPS_OF_NODES:
-        for name, node in (root.get(group) or {}).items():
+        nodes = root.get(group) or {}
+        if not isinstance(nodes, dict):
+            raise SettingError(group, nodes, f"describes nothing; {group}=default would do")
+        for name, node in nodes.items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise SettingError(f"{group}.{name}", node, f"describes nothing; ~{group}.{name} leaves it out")
     _check_node(root, "")
@@ -108,6 +117,9 @@ def _check_node(node: Any, name: str) -> None:
             _check_node(child, f"{name}.{number}")
     if not isinstance(node, dict):
         return
+    for switch in "_partial_", "_recursive_":
+        if not isinstance(node.get(switch, True), bool):
+            raise SettingError(f"{name}.{switch}", node[switch], "must be true or false")
     if "_target_" in node:
         check_arguments(resolve(node["_target_"], f"{name}._target_"), node, name)
     for key, child in node.items():

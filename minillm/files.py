@@ -1,34 +1,58 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and whose damage is noticed before they are used."""
 
 import errno
-import glob
+import hashlib
+import logging
 import os
+import re
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from minillm.errors import OutsideError
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+
+SUMS = "SHA256SUMS"
+VERIFIED = "MINILLM_VERIFIED"  # an environment variable: processes that this one starts need not verify again
+TEMPORARY = ".minillm.tmp"
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write a file or a folder at; move it there once all is on disk.
+def written_whole(path: str | Path, folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; move it to ``path`` once all is on disk.
 
-    When the block raises, or the process dies, nothing appears at ``path``.
+    When the block raises, or the process dies, nothing appears at ``path``. What a process that died has left there,
+    ``.<name>.<number>.minillm.tmp``, the next one that writes into the same folder removes; a writer that lives holds a
+    lock on its own (not on Windows, where left-overs stay).
 
     Args:
         path: where the file or folder shall be; a file there is replaced, a folder must not exist yet.
+        folder: whether it is a folder: it is made, empty, before the block, and after it gets a ``SHA256SUMS`` of all
+            its files, which `is_whole` (and ``sha256sum --check``) compares.
 
     Raises:
         OSError: it cannot be written there.
     """
     path = Path(path)
-    # Not the process id: in containers it comes again, and would meet what a killed run left.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    _remove_left_overs(path.parent)
+    temporary, lock = _begin(path, folder)
     try:
         yield temporary
-        for file in (temporary, *temporary.rglob("*")) if temporary.is_dir() else (temporary,):
+        if folder:
+            names = [file.relative_to(temporary).as_posix() for file in temporary.rglob("*") if file.is_file()]
+            sums = {name: _sha256(temporary / name) for name in sorted(names)}
+            (temporary / SUMS).write_text(_listing(sums), encoding="utf-8")
+        for file in (temporary, *temporary.rglob("*")) if folder else (temporary,):
             _sync(file)
         temporary.replace(path)
         _sync(path.parent)
@@ -37,6 +61,165 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a folder is there as `written_whole` wrote it; remove one that is damaged, with a warning.
+
+    Its files are read once per process and those that it starts, unless they change meanwhile. Call it where no other
+    process makes the same folder, see `locked`.
+
+    Raises:
+        OutsideError: it is there, but cannot be read, or is damaged and cannot be removed.
+    """
+    try:
+        if not folder.is_dir():
+            return False
+        damaged = damaged_files(folder)
+    except OSError as error:
+        raise OutsideError(f"{folder}: cannot be read ({problem_of(error)})") from error
+    if not damaged:
+        return True
+    try:
+        # Renamed first: a process that dies while it removes leaves a left-over, not half a folder.
+        left_over = _temporary(folder)
+        folder.rename(left_over)
+    except OSError as error:
+        problem = f"is damaged ({', '.join(damaged)}), and cannot be made again: {problem_of(error)}"
+        raise OutsideError(f"{folder}: {problem}") from error
+    shutil.rmtree(left_over, ignore_errors=True)
+    log.warning("%s is damaged (%s), made again", folder, ", ".join(damaged))
+    return False
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Return the names of the files in a folder that are not as `written_whole` wrote them; other files do not matter.
+
+    Raises:
+        PermissionError: a file may not be read.
+    """
+    try:
+        text = (folder / SUMS).read_bytes().decode("utf-8", "replace")
+    except PermissionError:
+        raise
+    except OSError:
+        return [SUMS]
+    listed = {name: sha256 for sha256, name in re.findall(r"^([0-9a-f]{64})  (.+)$", text, re.MULTILINE)}
+    if text != _listing(listed):
+        return [SUMS]
+    state = _state(folder, listed)
+    verified = os.environ.get(VERIFIED, "").split()
+    if state in verified:
+        return []
+    damaged = []
+    for name, sha256 in listed.items():
+        try:
+            if _sha256(folder / name) != sha256:
+                damaged.append(name)
+        except PermissionError:
+            raise
+        except (OSError, ValueError):  # missing, unreadable; a name that no file can have
+            damaged.append(name)
+    if not damaged:
+        os.environ[VERIFIED] = " ".join([*verified, state])
+    return damaged
+
+
+def locked(path: Path) -> AbstractContextManager[object]:
+    """Return a lock, held from now to the end of its ``with``, on all that is made at or from a path.
+
+    Raises:
+        OSError: nothing can be written beside the path, not even a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that prepares the same data")
+        return lock.acquire()
+
+
+def problem_of(error: OSError) -> str:
+    """Return why the system refused, in a few words."""
+    return "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+
+
+def _temporary(path: Path) -> Path:
+    # Not the process id: in containers it comes again, and would meet what a killed run left.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def _begin(path: Path, folder: bool) -> tuple[Path, int | None]:
+    """Make an empty temporary file or folder beside a path; return it with the descriptor that holds its lock."""
+    while True:
+        temporary = _temporary(path)
+        if folder:
+            temporary.mkdir()
+        else:
+            temporary.touch(exist_ok=False)
+        try:
+            return temporary, _lock(temporary)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # another process took it for a left-over before it was locked
+        except OSError:
+            return temporary, None  # a disk without locks: there nobody removes left-overs
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file or folder and return the descriptor that holds the lock; None on Windows.
+
+    Raises:
+        BlockingIOError: another has it locked.
+        FileNotFoundError: it is not there any more.
+        OSError: the disk knows no locks.
+    """
+    if sys.platform == "win32":
+        return None  # where what is open can neither be renamed nor removed
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.stat()  # removed between open and lock?
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what writers that died have left in a folder: nobody holds a lock on it."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with suppress(OSError):
+            lock = _lock(path)
+            if lock is None:
+                return
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(lock)
+
+
+def _listing(sums: dict[str, str]) -> str:
+    """Return the content of SHA256SUMS; its number of files tells a file that was cut short."""
+    lines = [f"# SHA-256 of {len(sums)} files\n", *(f"{sha256}  {name}\n" for name, sha256 in sums.items())]
+    return "".join(lines)
+
+
+def _state(folder: Path, sums: dict[str, str]) -> str:
+    """Return a few digits that change with any file that is written to or replaced."""
+    digest = hashlib.sha256(str(folder.resolve()).encode())
+    for name, sha256 in sums.items():
+        with suppress(OSError, ValueError):
+            status = (folder / name).stat()
+            digest.update(f"{name} {sha256} {status.st_ino} {status.st_size} {status.st_mtime_ns} ".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(path: str | Path) -> None:
@@ -50,23 +233,6 @@ def make_folder(path: str | Path) -> None:
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
-
-
-def remove_leftovers(path: str | Path) -> None:
-    """Remove what processes that were killed have left of writing a file or folder by `written_whole`.
-
-    Args:
-        path: what they wanted to write; the caller sees to it that nobody else is writing it now.
-
-    Raises:
-        OSError: it cannot be removed.
-    """
-    path = Path(path)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

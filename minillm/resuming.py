@@ -91,6 +91,8 @@ MAY_CHANGE = (
     "callbacks.text_samples.*",
     "callbacks.throughput.*",
     "callbacks.timely_validation.*",
+    "data.max_test_tokens",
+    "callbacks.timely_validation.*",
     # Which checkpoints are kept; monitor and mode say what the best one so far is
     "callbacks.checkpointing.every_*",
 )

@@ -2,6 +2,7 @@ import contextlib
 import io
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -152,6 +153,53 @@ def data(make_data: Callable[..., TextDataModule]) -> TextDataModule:
     module.prepare_data()
     module.setup()
     return module
+
+
+@pytest.fixture(scope="session")
+def read_only() -> Callable[[Path], contextlib.AbstractContextManager[None]]:
+    """Make a folder read-only for the time of a ``with``."""
+
+    @contextlib.contextmanager
+    def chmod(folder: Path) -> Iterator[None]:
+        paths = [folder, *folder.rglob("*")]
+        modes = [path.stat().st_mode for path in paths]
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode & ~0o222)
+        try:
+            yield
+        finally:
+            for path, mode in zip(paths, modes, strict=True):
+                path.chmod(mode)
+
+    @contextlib.contextmanager
+    def remount(folder: Path) -> Iterator[None]:
+        mount(["--bind", str(folder)], folder)
+        try:
+            mount(["-o", "remount,ro,bind"], folder)
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+    # Permissions do not bind root.
+    return remount if os.name == "posix" and os.getuid() == 0 else chmod
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(["-t", "tmpfs", "-o", "size=1m", "none"], folder)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def mount(arguments: list[str], folder: Path) -> None:
+    """Mount what the arguments say at a folder; skip the test where that is not allowed."""
+    try:
+        subprocess.run(["mount", *arguments, folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"cannot mount anything: {error}")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 PROJECT = Path(__file__).parent.parent
@@ -31,6 +32,6 @@ def test_no_version_with_a_known_hole_can_be_installed(name: str) -> None:
 def test_what_the_tests_pass_with_is_within_the_floors() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    exact = dict(line.lower().split("==") for line in lines if "==" in line)
+    exact = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
     for wanted in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["sweep"]]):
-        assert exact[wanted.name.replace("-", "_")] in wanted.specifier, wanted
+        assert exact[canonicalize_name(wanted.name)] in wanted.specifier, wanted

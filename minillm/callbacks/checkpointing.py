@@ -118,6 +118,11 @@ class Checkpointing(ModelCheckpoint):
         self._step, self._between_steps = trainer.global_step, True
         self.write_last(trainer)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count an epoch that was cut short as the one that training is in, as its checkpoint does."""
+        if counts := settled(trainer):
+            trainer.fit_loop.epoch_progress.load_state_dict(counts["epoch_progress"])
+
     def _is_due(self, trainer: L.Trainer, step: int) -> bool:
         if self.last_every_n_train_steps and step % self.last_every_n_train_steps == 0:
             return True
@@ -133,12 +138,13 @@ class Checkpointing(ModelCheckpoint):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take up where a checkpoint left off: the log ends there, and the best checkpoint so far is in this folder."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        states = checkpoint["callbacks"]
+        if trainer.state.fn != TrainerFn.FITTING:  # the checkpoint is tested, and what is known here stays
+            states[self.state_key] = self.state_dict()
             return
         for logger in trainer.loggers:
             if isinstance(logger, Rewindable):
                 logger.rewind(checkpoint["global_step"])
-        states = checkpoint["callbacks"]
         if self.state_key in states:
             assert trainer.ckpt_path is not None
             states[self.state_key] = self._with_best_here(states[self.state_key], Path(trainer.ckpt_path).parent)
@@ -185,7 +191,8 @@ def settled(trainer: L.Trainer) -> dict[str, Any]:
     at_end = done == batches.current.ready and (batches.is_last_batch or done == trainer.num_training_batches)
     waiting = 0 if at_end else done % trainer.accumulate_grad_batches  # in gradients, which no checkpoint holds
     # Within on_train_epoch_start and on_train_epoch_end, ready and processed are one ahead of the others.
-    is_over = epochs.ready > begun or (at_end and epochs.processed == begun)
+    # An epoch that has had no batch since a resume is the one before the first that follows.
+    is_over = epochs.ready > begun or ((at_end or not done) and epochs.processed == begun)
     finished = begun if is_over else begun - 1
     epoch = {"ready": begun, "started": begun, "processed": finished, "completed": finished}
     return {

@@ -16,7 +16,7 @@ class Interruption(L.Callback):
     that was computed is lost, and nothing half-done is kept. In validation and test it ends at once. Of several
     processes all end at the same step, whichever of them had the signal.
 
-    Goes behind all callbacks that have a state.
+    It goes after all callbacks that have a state.
     """
 
     def __init__(self) -> None:

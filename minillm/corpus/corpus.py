@@ -8,6 +8,7 @@ import contextlib
 import csv
 import json
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from typing import IO, Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from filelock import FileLock, Timeout
 
 from minillm.corpus import cleaning, duplicates, quality, split, store
 from minillm.corpus.article import Article
@@ -34,13 +34,13 @@ from minillm.corpus.sources import Source
 from minillm.corpus.split import SPLITS, check_shares, split_of
 from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
 from minillm.errors import OutsideError, SettingError
-from minillm.files import remove_leftovers, written_whole
+from minillm.files import damaged_files, is_whole, locked, problem_of, written_whole
 from minillm.parallel import batches, cores, in_order
 from minillm.progress import track
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raised when the prepared folder changes its form
+VERSION = 3  # raised when the prepared folder changes its form
 BLAMED = {  # why an article is dropped, in the order of the checks: the setting behind it and what would do
     "redirect": ("quality.redirects", "false keeps them"),
     "disambiguation": ("quality.disambiguations", "false keeps them"),
@@ -168,38 +168,56 @@ class Corpus:
     def _folder(self) -> Path:
         if self.prepared is not None:
             folder = Path(self.data_dir) / "corpus" / self.prepared
-            if not (folder / "manifest.json").is_file():
+            if not folder.is_dir():
                 raise SettingError("prepared", self.prepared, f"is not in {self.data_dir}")
+            if damaged := damaged_files(folder):  # and its source is not known here, to make it again
+                raise OutsideError(f"{folder}: is damaged ({', '.join(damaged)}); prepare the run's data again")
             return folder
         source = self.source.describe()
         name = f"{self.source.name}-{fingerprint({**source, 'store': store.VERSION})}.sqlite"
         raw = Path(self.data_dir) / "raw" / name
-        with self._lock(raw):
+        try:
+            lock = locked(raw)
+        except OSError as error:
+            return self._found(raw, source, error)
+        with lock:
             try:
                 return self._made(raw, source)
             except DamagedStoreError as error:
                 log.warning("%s: set aside as %s, and its articles are fetched again", error, set_aside(raw).name)
                 return self._made(raw, source)
 
+    def _found(self, raw: Path, source: dict[str, Any], problem: OSError) -> Path:
+        """Return the folder of the prepared corpus where nothing can be written.
+
+        Raises:
+            SettingError: it is not there.
+        """
+        if os.access(raw, os.R_OK):
+            with RawStore(raw, read_only=True) as store:
+                folder = self._folder_of(self._made_from(store, source))
+                if self._wanted(store) == 0 and is_whole(folder):
+                    return folder
+        advice = f"cannot be written: {problem_of(problem)}"
+        raise SettingError("paths.data_dir", self.data_dir, advice) from problem
+
     def _made(self, raw: Path, source: dict[str, Any]) -> Path:
         """Return the folder of the prepared corpus, made if need be."""
         with RawStore(raw) as store:
             made_from = self._made_from(store, source)
-            if self._wanted(store) == 0 and (folder := self._folder_of(made_from)).exists():
+            if self._wanted(store) == 0 and is_whole(folder := self._folder_of(made_from)):
                 return folder
             self._mend(store)
             self._read(store, source)
             made_from = self._made_from(store, source)
             folder = self._folder_of(made_from)
-            if not folder.exists():
+            if not is_whole(folder):
                 try:
                     folder.parent.mkdir(parents=True, exist_ok=True)
-                    remove_leftovers(folder)
-                    with written_whole(folder) as unfinished:
-                        unfinished.mkdir()
+                    with written_whole(folder, folder=True) as unfinished:
                         self._write(store, unfinished, {"fingerprint": folder.name, **made_from})
                 except OSError as error:
-                    raise OutsideError(f"{folder}: cannot be written ({error.strerror or error})") from error
+                    raise OutsideError(f"{folder}: cannot be written ({problem_of(error)})") from error
         return folder
 
     def _made_from(self, store: RawStore, source: dict[str, Any]) -> dict[str, Any]:
@@ -342,26 +360,6 @@ class Corpus:
         if self.num_articles == read:
             return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; raise it")
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
-
-    @contextlib.contextmanager
-    def _lock(self, raw: Path) -> Iterator[None]:
-        """Let one process at a time work on a raw store and what is made from it."""
-        lock = FileLock(raw.with_suffix(".lock"))
-        try:
-            raw.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("waiting for another process that prepares the same corpus")
-                lock.acquire()
-        except OSError as error:
-            raise SettingError(
-                "paths.data_dir", self.data_dir, f"cannot be written: {error.strerror or error}"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 class _Examined(NamedTuple):

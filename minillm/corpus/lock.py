@@ -1,5 +1,6 @@
 """The lock of a corpus: which revisions it was made of, so that the same corpus can be fetched again."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from minillm.corpus.article import Article
 from minillm.errors import SettingError
 
 SCHEMA = 1
+SEAL, END = ', "sha256": "', '"}\n'  # around the SHA-256 of all that stands before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,18 @@ class LockWriter:
 
     def __init__(self, path: Path, source: dict[str, Any]) -> None:
         self._source = source
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open("w", encoding="utf-8", newline="\n")
         self._separator = "\n"
+        self._digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
         source = json.dumps(self._source, ensure_ascii=False)
-        self._file.write(f'{{"schema": {SCHEMA}, "source": {source}, "articles": [')
+        self._write(f'{{"schema": {SCHEMA}, "source": {source}, "articles": [')
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.write("\n]}\n")
+        self._write("\n]")
+        self._file.write(SEAL + self._digest.hexdigest() + END)
         self._file.close()
 
     def add(self, article: Article) -> None:
@@ -60,8 +64,12 @@ class LockWriter:
         revision = LockedRevision(
             article.page_id, article.revision_id, sha256, article.title, bool(article.wikitext_sha256)
         )
-        self._file.write(self._separator + json.dumps(asdict(revision), ensure_ascii=False))
+        self._write(self._separator + json.dumps(asdict(revision), ensure_ascii=False))
         self._separator = ",\n"
+
+    def _write(self, text: str) -> None:
+        self._digest.update(text.encode())
+        self._file.write(text)
 
 
 def read_lock(path: str) -> list[LockedRevision]:
@@ -74,9 +82,14 @@ def read_lock(path: str) -> list[LockedRevision]:
         SettingError: it cannot be read or is no lock.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        return [LockedRevision(**entry) for entry in content["articles"]]
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+        revisions = [LockedRevision(**entry) for entry in json.loads(text)["articles"]]
     except OSError as error:
         raise SettingError("data.source.lock", path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise SettingError("data.source.lock", path, "is no corpus.lock.json") from error
+        raise SettingError("data.source.lock", path, "is no corpus.lock.json, or damaged") from error
+    before, sealed, seal = text.rpartition(SEAL)
+    if sealed and seal != hashlib.sha256(before.encode()).hexdigest() + END:  # one without a seal is older
+        advice = 'is damaged, or was changed by hand; use another copy, or take out the "sha256" at its end'
+        raise SettingError("data.source.lock", path, advice)
+    return revisions

@@ -8,6 +8,7 @@ carries the SHA-256 of its text, and each row one of all that is in it).
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from minillm.corpus.article import Article
 from minillm.errors import OutsideError
@@ -27,6 +29,7 @@ CREATE TABLE IF NOT EXISTS articles (
     wikitext_sha256 TEXT NOT NULL, sha256 TEXT NOT NULL, seal TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal TEXT NOT NULL);
 """  # the text comes last: reading the columns before it skips the pages that it fills
+NO_LOCKS = "win32-none" if os.name == "nt" else "unix-none"  # SQLite's name for a system without locks
 COLUMNS = ("page_id", "revision_id", "title", "url", "timestamp", "licence", "wikitext_sha256", "sha256")
 
 
@@ -41,19 +44,23 @@ class RawStore:
 
     Args:
         path: the SQLite file; made, with its folders, where there is none.
+        read_only: open a file that is there and write nothing, not even a lock: its disk may be read-only.
 
     Raises:
         DamagedStoreError: (here and in every method) the file is damaged, or is no raw store.
         OutsideError: (here and in every method) the file cannot be used.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         with self._faults():
+            if read_only:
+                self._connection = _connect_read_only(self.path)
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without isolation level each statement commits itself; in WAL mode a commit survives the process.
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # damage is found by SHA-256
+            self._connection.text_factory = _decode
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(SCHEMA)
@@ -237,6 +244,33 @@ def set_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Return a connection that writes nothing.
+
+    In WAL mode readers share memory in a file beside the database. Where that cannot be made nobody else writes: the
+    database stands as it is, or with what a killed process left in its WAL, which SQLite can read without the shared
+    memory if it need not lock anything.
+    """
+    killed = path.with_name(f"{path.name}-wal").exists()
+    alone = (f"mode=ro&vfs={NO_LOCKS}", "locking_mode=EXCLUSIVE") if killed else ("immutable=1", "query_only=1")
+    for options, pragma in ("mode=ro", "query_only=1"), alone:
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{options}", uri=True, timeout=60)
+        connection.text_factory = _decode
+        try:
+            connection.execute(f"PRAGMA {pragma}")
+            connection.execute("SELECT 1 FROM meta").fetchone()
+        except sqlite3.OperationalError as error:
+            problem = error
+            connection.close()
+        else:
+            return connection
+    raise problem
+
+
+def _decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")  # damage is found by SHA-256
 
 
 def _marks(number: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from minillm.corpus import SPLITS, Cleaner, Corpus, DuplicateFilter, QualityFilter, Source
@@ -29,14 +28,14 @@ from minillm.data.batching import (
 from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
 from minillm.data.encoded import EncodedSplit, write_split
 from minillm.data.subset import bounded
-from minillm.errors import SettingError
-from minillm.files import remove_leftovers, written_whole
+from minillm.errors import OutsideError, SettingError
+from minillm.files import is_whole, locked, problem_of, written_whole
 from minillm.memory import MAX_LENGTH
 from minillm.parallel import cores
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
-VERSION = 1
+VERSION = 2
 ALONE = 8_000_000  # bytes of text, a second of work, from which on it is worth starting processes
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -154,13 +153,26 @@ class TextDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Do stages 1 to 7, unless they were done for the same settings: same fingerprint, no work.
 
-        Several processes may call it at once: one works, the others wait.
+        Several processes may call it at once: one works, the others wait. What was done and is damaged is done again.
+
+        Raises:
+            SettingError: it has to be done, and nothing can be written to ``data_dir``; see also `Corpus`.
+            OutsideError: a fault of the disk; see also `Corpus`.
         """
         self.corpus.prepare()
-        self.folder.parent.mkdir(exist_ok=True)
-        with FileLock(self.folder.with_suffix(".lock")):
-            if not self.folder.exists():
-                self._encode()
+        try:
+            lock = locked(self.folder)
+        except OSError as error:
+            if is_whole(self.folder):
+                return
+            advice = f"cannot be written: {problem_of(error)}"
+            raise SettingError("paths.data_dir", self.data_dir, advice) from error
+        with lock:
+            if not is_whole(self.folder):
+                try:
+                    self._encode()
+                except OSError as error:
+                    raise OutsideError(f"{self.folder}: cannot be written ({problem_of(error)})") from error
 
     @property
     def folder(self) -> Path:
@@ -179,9 +191,7 @@ class TextDataModule(L.LightningDataModule):
     def _encode(self) -> None:
         """Fit the tokenizer on the training split, encode all three, and write them with their manifest."""
         self.unfitted_tokenizer.fit(self._texts_to_fit(), self.vocab_size)
-        remove_leftovers(self.folder)
-        with written_whole(self.folder) as folder:
-            folder.mkdir(parents=True)
+        with written_whole(self.folder, folder=True) as folder:
             counts = {}
             for name in SPLITS:
                 size = self.corpus.manifest["splits"][name]["bytes"]

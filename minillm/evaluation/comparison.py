@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.box import SIMPLE_HEAD
@@ -302,24 +303,38 @@ def read_run(folder: Path) -> Run:
         trustworthy = "yes" if evaluation["trustworthy"] else "NO"
     elif (folder / PRUNED).is_file():
         trustworthy = "pruned"
-    parser = OverridesParser.create()
-    overrides = [parser.parse_override(line) for line in _read(folder / ".hydra" / "overrides.yaml")]
     return Run(
         folder,
         trustworthy,
         {**_logged_figures(folder), **figures(evaluation or {})},
-        {override.key_or_group: override.get_value_element_as_str() for override in overrides},
+        _overrides(folder / ".hydra" / "overrides.yaml"),
         _read(folder / ".hydra" / "config.yaml"),
-        OmegaConf.select(_read(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {},
+        _choices(folder / ".hydra" / "hydra.yaml"),
     )
 
 
 def _logged_figures(folder: Path) -> dict[str, float]:
     try:
         return logged_figures(folder)
-    except (OSError, ValueError, TypeError) as error:
-        log.warning("%s: damaged (%s)", folder / "metrics.csv", error)
+    except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
+        _damaged(folder / "metrics.csv", error)
         return {}
+
+
+def _overrides(path: Path) -> dict[str, str]:
+    try:
+        lines: Any = OmegaConf.to_object(_read(path))
+        overrides = [OverridesParser.create().parse_override(str(line)) for line in lines]
+        return {override.key_or_group: override.get_value_element_as_str() for override in overrides}
+    except (HydraException, TypeError) as error:
+        return _damaged(path, error)
+
+
+def _choices(path: Path) -> dict[str, str]:
+    try:
+        return dict(OmegaConf.select(_read(path), "hydra.runtime.choices") or {})
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        return _damaged(path, error)
 
 
 def _read(path: Path) -> Any:
@@ -327,6 +342,12 @@ def _read(path: Path) -> Any:
     if path.is_file():
         try:
             return OmegaConf.load(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            _damaged(path, error)
     return OmegaConf.create()
+
+
+def _damaged(path: Path, error: Exception) -> dict[str, Any]:
+    """Say that a file cannot be used, and return nothing in its place."""
+    log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
+    return {}

@@ -19,6 +19,7 @@ from minillm.evaluation.audit import Audit
 from minillm.evaluation.audit.audit import is_trustworthy, sentences
 from minillm.evaluation.language_modelling import processes
 from minillm.evaluation.latency import latency, memory
+from minillm.evaluation.results import sealed
 from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
@@ -208,6 +209,8 @@ class Evaluator:
 def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
     """Write ``evaluation/evaluation.json`` into a run's folder, whole or not at all, and return its path.
 
+    A last key, ``sha256``, lets `read_evaluation` notice damage.
+
     Raises:
         OutsideError: it cannot be written.
     """
@@ -215,8 +218,7 @@ def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as temporary:
-            # A figure that is not a number is no JSON: better no file than one that other programs refuse.
-            text = json.dumps(evaluation, ensure_ascii=False, indent=1, allow_nan=False)
+            text = json.dumps(sealed(evaluation), ensure_ascii=False, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutsideError(f"{path}: cannot be written ({error.strerror or error})") from error

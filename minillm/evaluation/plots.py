@@ -29,7 +29,10 @@ def read_curves(run: str | Path) -> pd.DataFrame:
     path = Path(run, "metrics.csv")
     if path.is_file():
         try:
-            return pd.read_csv(path).astype(float)
+            curves = pd.read_csv(path).astype(float)
+            if "step" not in curves:
+                raise ValueError("it has no column step")
+            return curves
         except (OSError, ValueError) as error:  # the other figures need no curves
             log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
     return pd.DataFrame({"step": []})

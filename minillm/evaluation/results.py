@@ -1,6 +1,7 @@
 """A run's evaluation as others read it: from its file, and as figures by name."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,22 @@ from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, SplitFigures
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
 MEASURED = ("overfitting", "bias", "text", "latency", "memory")
+SEAL = "sha256"
+
+
+def sealed(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation with a SHA-256 of all that it says, as it stands in its file.
+
+    Raises:
+        ValueError: a figure is not a number.
+    """
+    # A figure that is not a number is no JSON: better no file than one that other programs refuse.
+    content = json.loads(json.dumps(evaluation, allow_nan=False))
+    return {**content, SEAL: _seal(content)}
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
@@ -33,6 +50,9 @@ def read_evaluation(run: Path) -> Evaluation | None:
         raise OutsideError(f"{path}: damaged ({error}); evaluate the run again") from error
     if not isinstance(evaluation, dict) or evaluation.get("schema") != SCHEMA or "splits" not in evaluation:
         raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; evaluate the run again")
+    # Without a seal it may be older, or of another program, and is taken as it is.
+    if (seal := evaluation.pop(SEAL, None)) is not None and seal != _seal(evaluation):
+        raise OutsideError(f"{path}: damaged, or changed by hand; evaluate the run again")
     return cast(Evaluation, evaluation)
 
 
@@ -46,7 +66,7 @@ def logged_figures(run: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(file, restkey="", restval=""))
     chosen: dict[str, float] = {}
     for split, order in ("val", lambda row: -float(row["val/loss"])), ("test", lambda row: int(row["step"])):
         if splits := [row for row in rows if row.get(f"{split}/loss")]:
@@ -57,10 +77,15 @@ def logged_figures(run: Path) -> dict[str, float]:
 
 def test_figures(evaluation: Evaluation) -> dict[str, float]:
     """Return the figures of the test split under the names that training logs."""
-    bias = ("prediction_bias", "absolute_bias", "bias_variance")
+    split, bias = evaluation["splits"]["test"], evaluation["bias"]
     figures = {
-        **{name: evaluation["splits"]["test"][name] for name in ("loss", "perplexity", "accuracy", "bits_per_byte")},
-        **{name: evaluation["bias"][name] for name in bias},
+        "loss": split["loss"],
+        "perplexity": split["perplexity"],
+        "accuracy": split["accuracy"],
+        "bits_per_byte": split["bits_per_byte"],
+        "prediction_bias": bias["prediction_bias"],
+        "absolute_bias": bias["absolute_bias"],
+        "bias_variance": bias["bias_variance"],
         "bleu": evaluation["text"]["bleu4"],
     }
     return {f"test/{name}": value for name, value in figures.items() if value is not None}

@@ -1,14 +1,15 @@
-"""Checkpoints that are on disk whole or not at all."""
+"""Checkpoints that are on disk whole or not at all, and whose damage is noticed."""
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
+from minillm.checkpoint import SealingWriter, read_checkpoint
 from minillm.errors import OutsideError
-from minillm.files import written_whole
+from minillm.files import problem_of, written_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -27,7 +28,28 @@ class WholeCheckpoints(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as temporary:
-                torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:  # PyTorch makes a full disk a RuntimeError
-            raise OutsideError(f"{path}: cannot be written ({' '.join(str(error).split())})") from error
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                sealing = SealingWriter(file)
+                torch.save(checkpoint, cast(IO[bytes], sealing))  # PyTorch asks for no more than it has
+                sealing.seal()
+        except (OSError, RuntimeError) as error:
+            raise OutsideError(f"{path}: cannot be written ({_problem(error)})") from error
+
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return what a checkpoint holds.
+
+        Raises:
+            SettingError: there is none, or it is damaged.
+            OutsideError: it cannot be read.
+        """
+        return read_checkpoint(path)
+
+
+def _problem(error: BaseException) -> str:
+    """Return why a write failed: PyTorch makes what the system said a RuntimeError about positions in the file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return problem_of(cause)
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Logged figures in one CSV file."""
 
 import csv
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from minillm.files import written_whole
 
+log = logging.getLogger(__name__)
+
 
 class MetricsCSV(CSVLogger):
     """Writes ``metrics.csv`` into a folder; a resumed run adds its rows to those of the steps before it.
 
     What a killed run logged after its last checkpoint, the resumed one logs again: such rows are taken out (`rewind`).
+    So are damaged ones, with a warning.
 
     Args:
         save_dir: the folder.
@@ -53,7 +57,7 @@ class _Appending(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.is_file():
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 self.metrics_keys = file.readline().strip().split(",")
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
@@ -68,10 +72,20 @@ class _Appending(ExperimentWriter):
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]  # a process that was killed may have left half a line
+        if "step" not in self.metrics_keys:
+            if whole:
+                aside = path.with_name("metrics.damaged.csv")
+                log.warning("%s is damaged; it is set aside as %s, and a new one is begun", path, aside.name)
+                path.replace(aside)
+            self.metrics_keys = []
+            return
         rows = list(csv.DictReader(whole.splitlines()))
-        kept = [row for row in rows if int(row["step"]) < step]
+        readable = [row for row in rows if _is_readable(row)]
+        if len(readable) < len(rows):
+            log.warning("%s: %d damaged lines are left out", path, len(rows) - len(readable))
+        kept = [row for row in readable if int(row["step"]) < step]
         if len(kept) < len(rows) or whole != text:
             self._write(kept)
 
@@ -87,3 +101,15 @@ class _Appending(ExperimentWriter):
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _is_readable(row: dict[str, Any]) -> bool:
+    """Return whether a row has as many cells as there are columns, each empty or a number."""
+    try:
+        int(row["step"])
+        for cell in row.values():
+            if cell != "":
+                float(cell)  # None where cells are missing, a list where there are too many
+    except (TypeError, ValueError):
+        return False
+    return True

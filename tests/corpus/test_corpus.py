@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,36 @@ def test_a_damaged_store_is_set_aside_and_said_so(
         aside = file.with_suffix(f".damaged-{number}")
         assert aside.read_bytes() == b"nada que ver" * 1000
         assert f"set aside as {aside.name}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "manifest.json", "ATTRIBUTION.tsv", "corpus.lock.json", "SHA256SUMS"])
+def test_a_damaged_corpus_is_named_and_made_again(
+    make_corpus: MakeCorpus, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    folder = make_corpus(num_articles=60).prepare()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    middle = len(before[name]) // 2
+    for damaged in before[name][:middle], before[name][:middle] + b"\xff" + before[name][middle + 1 :], None:
+        caplog.clear()
+        (folder / name).unlink() if damaged is None else (folder / name).write_bytes(damaged)
+        assert make_corpus(num_articles=60).prepare() == folder
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert caplog.messages == [f"{folder} is damaged ({name}), made again"]
+
+
+def test_a_prepared_corpus_can_be_used_where_nothing_can_be_written(
+    make_corpus: MakeCorpus, tmp_path: Path, read_only: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    before = make_corpus(num_articles=60)
+    before.prepare()
+    with read_only(tmp_path / "data"):
+        after = make_corpus(num_articles=60)
+        assert after.prepare() == before.prepare()
+        assert sides(after) == sides(before)
+        assert after.manifest == before.manifest
+        for settings in {"num_articles": 61}, {"num_articles": 60, "min_length": 501}:
+            with pytest.raises(SettingError, match=r"^paths\.data_dir=\S+: cannot be written: \S+"):
+                make_corpus(**settings).prepare()
 
 
 def test_a_damaged_split_is_named(make_corpus: MakeCorpus) -> None:

@@ -3,7 +3,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,36 @@ def test_what_was_added_survives_sigkill_at_any_moment(path: Path) -> None:
             assert store.damaged() == {}
         assert [article.page_id for article in held] == list(range(len(held)))
         assert len(held) >= last + 1
+
+
+@pytest.mark.parametrize("ended", ["closed", "killed", "killed, its shared memory lost"])
+def test_a_store_can_be_read_where_nothing_can_be_written(
+    path: Path, read_only: Callable[[Path], AbstractContextManager[None]], ended: str
+) -> None:
+    if ended == "closed":
+        with RawStore(path) as store:
+            for number in range(5):
+                store.add(Article(number, "Título", "Texto."))
+    else:
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            while int(writer.stdout.readline()) < 4:
+                pass
+            writer.kill()
+        if ended.endswith("lost"):
+            path.with_name(path.name + "-shm").unlink()
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    with read_only(path.parent):
+        with RawStore(path, read_only=True) as store:
+            assert len(store) >= 5
+            assert store.damaged() == {}
+            assert [article.page_id for article in store] == list(range(len(store)))
+            assert store.get_meta("complete") is None
+            with pytest.raises(OutsideError, match="cannot be used"):
+                store.set_meta("complete", True)
+        with pytest.raises(OutsideError, match="cannot be used"):
+            RawStore(path.with_name("other"), read_only=True)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
 def test_two_processes_may_use_the_same_file(store: RawStore, sample: list[Article]) -> None:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_two_processes_that_prepare_at_once_leave_one_result(tmp_path: Path) -> 
     assert outputs[0][0] == outputs[1][0]
     [folder] = [path for path in (tmp_path / "encoded").iterdir() if path.is_dir()]
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "manifest.json",
         "test.arrow",
         "tokenizer.json",
@@ -168,6 +170,40 @@ def test_an_interruption_leaves_nothing_and_the_next_try_succeeds(make_data: Mak
     data.prepare_data()
     data.setup()
     assert data.folder == interrupted.folder
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "tokenizer.json", "manifest.json", "SHA256SUMS"])
+def test_a_damaged_dataset_is_named_and_made_again(
+    make_data: MakeData, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    data = make_data(data_dir=tmp_path)
+    data.prepare_data()
+    before = {path.name: path.read_bytes() for path in data.folder.iterdir()}
+    middle = len(before[name]) // 2
+    for damaged in before[name][:middle], before[name][:middle] + b"\x05" + before[name][middle + 1 :], None:
+        caplog.clear()
+        (data.folder / name).unlink() if damaged is None else (data.folder / name).write_bytes(damaged)
+        again = make_data(data_dir=tmp_path)
+        again.prepare_data()
+        again.setup()
+        assert {path.name: path.read_bytes() for path in data.folder.iterdir()} == before
+        assert caplog.messages == [f"{data.folder} is damaged ({name}), made again"]
+
+
+def test_prepared_data_can_be_used_where_nothing_can_be_written(
+    make_data: MakeData, tmp_path: Path, read_only: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    before = make_data(data_dir=tmp_path)
+    before.prepare_data()
+    before.setup()
+    with read_only(tmp_path):
+        after = make_data(data_dir=tmp_path)
+        after.prepare_data()
+        after.setup()
+        for name in SPLITS:
+            assert [ids.tolist() for ids in after.splits[name]] == [ids.tolist() for ids in before.splits[name]]
+        with pytest.raises(SettingError, match=r"^paths\.data_dir=\S+: cannot be written: \S+"):
+            make_data(data_dir=tmp_path, vocab_size=401).prepare_data()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every figure equals an independent computation."""
 
+import json
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from minillm.errors import OutsideError
 from minillm.evaluation import bias
 from minillm.evaluation.evaluation import Evaluator, write_evaluation
 from minillm.evaluation.latency import latency, memory
+from minillm.evaluation.results import read_evaluation
 from minillm.evaluation.schema import Evaluation
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity
@@ -275,6 +277,18 @@ def test_the_file_is_written_whole_or_not_at_all(evaluation: Evaluation, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(OutsideError, match="cannot be written"):
         write_evaluation(evaluation, tmp_path / "file")
+
+
+def test_a_file_that_was_changed_is_not_believed(evaluation: Evaluation, tmp_path: Path) -> None:
+    path = write_evaluation(evaluation, tmp_path)
+    assert read_evaluation(tmp_path) == evaluation
+    loss = evaluation["splits"]["test"]["loss"]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f'"loss": {loss}', f'"loss": {loss / 2}'), encoding="utf-8")
+    with pytest.raises(OutsideError, match="damaged, or changed by hand; evaluate the run again"):
+        read_evaluation(tmp_path)
+    path.write_text(json.dumps(evaluation), encoding="utf-8")  # as written before there were seals
+    assert read_evaluation(tmp_path) == evaluation
 
 
 def test_a_split_without_articles_is_refused(model: LanguageModel) -> None:
