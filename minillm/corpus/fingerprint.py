@@ -14,7 +14,7 @@ DECIDING = {
     "cleaning": ("ftfy", "unicode"),
     "quality": ("py3langid", "unicode"),
     "duplicates": ("unicode",),
-    "tokenizer": ("tokenizers",),
+    "tokenizer": ("regex", "tokenizers"),
 }
 
 

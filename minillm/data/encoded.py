@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from minillm.errors import OutsideError
 from minillm.parallel import batches, in_order
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer
+from minillm.tokenization.tokenizer import encoded_rows
 
 SCHEMA = pa.schema(
     [
@@ -41,16 +42,9 @@ def write_split(
     """
     with SplitWriter(path, batch_size) as writer:
         shares = batches(articles, min(batch_size, SHARED))
-        for row, (ids, size, unknown_bytes) in in_order(partial(_encoded, tokenizer), shares, processes):
-            writer.add(row["page_id"], np.frombuffer(ids, dtype=np.int32), size, unknown_bytes)
+        for row, (ids, unknown_bytes) in in_order(partial(encoded_rows, tokenizer), shares, processes):
+            writer.add(row["page_id"], ids, len(row["text"].encode()), unknown_bytes)
     return writer.describe()
-
-
-def _encoded(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[tuple[bytes, int, int]]:
-    """Return of each article the ids, as the bytes of an int32 array, its bytes, and what its unknown tokens hide."""
-    texts = [row["text"] for row in rows]
-    encoded = map(tokenizer.encode_counting, texts)
-    return [(ids.tobytes(), len(text.encode()), unknown) for text, (ids, unknown) in zip(texts, encoded, strict=True)]
 
 
 class SplitWriter:

@@ -106,8 +106,11 @@ class BPETokenizer(Tokenizer):
         names = sum(bool(re.search("[^Ġ]Ġ", token)) for token in native.get_vocab())
         return {"digits": parted_by(native, f"{DIGIT}|"), "names": names}
 
+    def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
+        return np.array(self.encode(text), dtype=np.int32), 0  # no byte is unknown
+
     def _encode_piece(self, piece: str) -> list[int]:
         return self.encode(piece)
 
     def _unknown_bytes(self, pieces: list[str], ids: NDArray[np.int32]) -> int:
-        return 0  # no byte is unknown
+        return 0

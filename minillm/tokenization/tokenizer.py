@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -136,11 +138,17 @@ class Tokenizer(ABC):
         The ids are the library's. It encodes a word each time that it comes; here each is encoded once and remembered,
         which takes a quarter of the time, and one core, so that several processes can share a corpus.
         """
+        if _uncertain().search(text):
+            return self._encode_whole(text)
         if self._remembered is None or self._remembered.native is not self._native:
             self._remembered = _Remembered(self._native, self._encode_piece)
         pieces = self._remembered.pattern.findall(text)
         ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
         return ids, self._unknown_bytes(pieces, ids)
+
+    @abstractmethod
+    def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
+        """Do what `encode_counting` does, by the library alone."""
 
     @abstractmethod
     def _encode_piece(self, piece: str) -> list[int]:
@@ -228,6 +236,14 @@ class Tokenizer(ABC):
         return cls.from_json(json_text)
 
 
+def encoded_rows(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[tuple[NDArray[np.int32], int]]:
+    """Return what `Tokenizer.encode_counting` makes of the ``text`` of each row.
+
+    It stands here, and not where it is used, for the processes that share the work: they load this module and no more.
+    """
+    return [tokenizer.encode_counting(row["text"]) for row in rows]
+
+
 class _Remembered(dict[str, bytes]):
     """The ids of pieces of text, as the bytes of an int32 array.
 
@@ -247,6 +263,20 @@ class _Remembered(dict[str, bytes]):
             self.clear()
         ids = self[piece] = np.array(self._encode(piece), dtype=np.int32).tobytes()
         return ids
+
+
+@cache
+def _uncertain() -> re.Pattern[str]:
+    """Return what finds the characters that Unicode 3.2 did not have.
+
+    `regex` and the tokenizers library know Unicode in different versions, and may part a text with a newer character
+    otherwise. On the older ones they agree.
+    """
+    numbers = [n for n in range(0x10000) if unicodedata.ucd_3_2_0.category(chr(n)) == "Cn"]
+    first = [n for n, before in zip(numbers, [-1, *numbers], strict=False) if n != before + 1]
+    last = [n for n, after in zip(numbers, [*numbers[1:], -1], strict=True) if n != after - 1]
+    ranges = [f"\\u{a:04x}-\\u{b:04x}" for a, b in zip(first, last, strict=True)]
+    return re.compile(f"[{''.join(ranges)}\\U00010000-\\U0010ffff]")
 
 
 def _pattern(native: tokenizers.Tokenizer) -> str:

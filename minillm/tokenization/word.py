@@ -112,6 +112,11 @@ class WordTokenizer(Tokenizer):
         names = sum(bool(re.search(r"[^\W\d_] [^\W\d_]", token)) for token in native.get_vocab())
         return {"digits": parted_by(native, SPELLED), "names": names}
 
+    def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
+        encoding = self._native.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, dtype=np.int32)
+        return ids, self._unknown_bytes([text[start:end] for start, end in encoding.offsets], ids)
+
     def _encode_piece(self, piece: str) -> list[int]:
         token_id = self._native.token_to_id(piece)
         return [UNK if token_id is None else token_id]

@@ -1,9 +1,11 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,33 @@ from minillm.corpus import (
     split_of,
 )
 from minillm.errors import OutsideError, SettingError
+
+PEAK = """
+import json, random, resource, sys
+from pathlib import Path
+from minillm.corpus import Corpus, FilesSource, QualityFilter, corpus
+corpus.ALONE = 1 << 62  # in this process, whose peak is told
+number, folder = int(sys.argv[1]), Path(sys.argv[2])
+chooser = random.Random(1)
+words = ["".join(chooser.choices("abcdefghijlmnoprstuvz", k=5)) for _ in range(3000)]
+with (folder / "texts.jsonl").open("w") as file:
+    for n in range(number):
+        file.write(json.dumps({"id": n, "text": " ".join(chooser.choices(words, k=60))}) + "\\n")
+made = Corpus(FilesSource(str(folder / "texts.jsonl")), folder, num_articles=None, min_length=1,
+              quality=QualityFilter(None, False, False, False))
+assert made.manifest["funnel"]["kept"] == number
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+KILLED = """
+import os, signal, sys
+from minillm.corpus import Corpus, SampleSource, corpus
+share_out = corpus.Corpus._share_out
+def killed(*arguments):
+    share_out(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+corpus.Corpus._share_out = killed
+Corpus(SampleSource(), sys.argv[1], num_articles=60).prepare()
+"""
 
 MakeCorpus = Callable[..., Corpus]
 PREPARE = """
@@ -363,3 +392,46 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for folder in folders:
         with pytest.raises(SettingError, match=rf"^paths\.data_dir={folder}: cannot be written"):
             Corpus(SampleSource(), folder).prepare()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no peak of memory to ask for")
+def test_four_times_as_many_articles_take_hardly_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for number in 2_000, 8_000:
+        (folder := tmp_path / str(number)).mkdir()
+        command = [sys.executable, "-c", PEAK, str(number), str(folder)]
+        peaks.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] - peaks[0] < 25  # MB; with all signatures in memory it would be 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_preparation_that_was_killed_leaves_nothing_in_the_way_of_the_next(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "corpus"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "data")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name[0] for path in folder.iterdir()] == ["."]
+    corpus = make_corpus(num_articles=60)
+    made = corpus.prepare()
+    assert list(folder.iterdir()) == [made]
+    assert corpus.manifest["funnel"]["kept"] == 60
+
+
+def test_the_articles_of_a_split_come_in_columns_too(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus()
+    rows = [row for batch in corpus.batches("train", "page_id", "text") for row in zip(*batch.values(), strict=True)]
+    articles = corpus.articles("train")
+    assert rows == list(zip(articles["page_id"], articles["text"], strict=True))
+
+
+@pytest.mark.parametrize("library", ["ftfy", "py3langid"])
+def test_another_version_of_a_library_makes_another_corpus(
+    make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    before = make_corpus(num_articles=60)
+    assert before.manifest["libraries"][library] == version(library)
+    monkeypatch.setattr("minillm.corpus.fingerprint.version", lambda name: version(name) + "+new" * (name == library))
+    after = make_corpus(num_articles=60)
+    assert after.fingerprint != before.fingerprint
+    assert after.manifest["libraries"][library].endswith("+new")

@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -81,21 +83,57 @@ def test_without_a_hub_the_advice_is_clear(tmp_path: Path, monkeypatch: pytest.M
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Couldn't reach the Hub")
 
+    monkeypatch.setattr("minillm.corpus.sources.hub.HfApi.dataset_info", unreachable)
     monkeypatch.setattr("minillm.corpus.sources.hub.load_dataset", unreachable)
     with pytest.raises(OutsideError, match="Couldn't reach the Hub; is the name right and the network up"):
         Corpus(HubSource(), tmp_path).prepare()
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-def test_the_dataset_is_loaded_by_name_and_configuration(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
-) -> None:
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Put a folder in the hub's place, whose dataset has a new commit each time; the revisions that are loaded."""
     from datasets import load_dataset
 
-    def load(path: str, config: str, split: str, streaming: bool) -> Any:
+    loaded: list[str | None] = []
+    commits = iter(["1" * 40, "2" * 40])
+
+    def load(path: str, config: str, split: str, streaming: bool, revision: str | None = None) -> Any:
         assert (path, config, split) == ("wikimedia/wikipedia", "20231101.es", "train")
+        loaded.append(revision)
         return load_dataset(str(folder), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache"))
 
+    def info(*_: Any, **__: Any) -> Any:
+        if commit := next(commits, None):
+            return SimpleNamespace(sha=commit)
+        raise ConnectionError("offline")
+
     monkeypatch.setattr("minillm.corpus.sources.hub.load_dataset", load)
+    monkeypatch.setattr("minillm.corpus.sources.hub.HfApi.dataset_info", info)
+    return loaded
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_dataset_is_loaded_by_name_and_configuration(hub: Any, tmp_path: Path, streaming: bool) -> None:
     corpus = Corpus(HubSource(streaming=streaming), tmp_path / "data", num_articles=70, duplicates=KEEP_ALL)
     assert corpus.manifest["funnel"]["read"] == 70
+
+
+def test_the_revision_is_recorded_and_kept_to(hub: list[str | None], tmp_path: Path) -> None:
+    for num_articles in 70, 90:
+        corpus = Corpus(HubSource(), tmp_path / "data", num_articles=num_articles, duplicates=KEEP_ALL)
+        origin = {"dataset": "wikimedia/wikipedia", "config": "20231101.es", "revision": "1" * 40}
+        assert corpus.manifest["reading"]["origin"] == origin
+        lock = json.loads((corpus.prepare() / "corpus.lock.json").read_text(encoding="utf-8"))
+        assert lock["source"].items() >= {"name": "hub", **origin}.items()
+    assert hub == ["1" * 40] * 2
+
+
+def test_a_hub_that_does_not_tell_its_revision_leaves_it_open(
+    hub: list[str | None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, revision in enumerate([None, None, None, "v1"]):
+        source = HubSource(revision=revision)
+        corpus = Corpus(source, tmp_path / str(number), num_articles=70, duplicates=KEEP_ALL)
+        assert corpus.manifest["funnel"]["read"] == 70
+    assert hub == ["1" * 40, "2" * 40, None, "v1"]
+    assert "the hub does not tell the revision of wikimedia/wikipedia (ConnectionError)" in caplog.text

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from minillm.corpus import SPLITS, Cleaner
+from minillm.corpus.split import uniform
 from minillm.data import TextDataModule
 from minillm.errors import OutsideError, SettingError
 from minillm.tokenization import BOS, EOS, PAD, BPETokenizer, WordTokenizer
@@ -258,3 +259,23 @@ def test_validation_and_test_are_over_a_sample_of_large_splits(make_data: MakeDa
 def test_a_sample_without_tokens_is_refused(make_data: MakeData, name: str) -> None:
     with pytest.raises(SettingError, match=f"{name}=0: must be at least 1"):
         make_data(**{name: 0})
+
+
+def test_of_a_large_training_split_the_tokenizer_is_fitted_on_a_part_that_the_identities_choose(
+    make_data: MakeData, data: TextDataModule
+) -> None:
+    part = make_data(fit_characters=50_000)
+    part.prepare_data()
+    part.setup()
+    articles = data.corpus.articles("train")
+    share = part.manifest["fitted_share"]
+    assert share == 50_000 / sum(map(len, articles["text"]))
+    chosen = [row["text"] for row in articles if uniform("fit", row["page_id"]) < share]
+    assert 0 < len(chosen) < len(articles)
+    tokenizer = WordTokenizer()
+    tokenizer.fit(chosen, 400)
+    assert part.tokenizer.to_json() == tokenizer.to_json()
+    assert part.folder != data.folder
+    assert make_data(fit_characters=10**9).folder == data.folder  # as long as it takes all, it makes no difference
+    with pytest.raises(SettingError, match=r"^fit_characters=0: must be at least 1"):
+        make_data(fit_characters=0)

@@ -70,3 +70,13 @@ def test_a_missing_or_damaged_file_is_one_line_that_says_what_to_do(make_split: 
     path.unlink()
     with pytest.raises(OutsideError, match=r"split.arrow cannot be read"):
         EncodedSplit(path)
+
+
+def test_several_processes_write_the_same_file_as_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [{"page_id": n, "text": text} for n, text in enumerate(TEXTS * 5)]
+    counts = [
+        write_split(tmp_path / str(processes), iter(rows), tokenizer, batch_size=20, processes=processes)
+        for processes in (1, 2)
+    ]
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert counts == [EncodedSplit(tmp_path / "1").describe()] * 2

@@ -60,7 +60,6 @@ HARD: tuple[Any, ...] = (
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(HARD)
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=2)
 EACH = 16  # each setting meets one in so many of the hard values
-ELSEWHERE = ("trainer",)  # Lightning's own arguments have tests of their own
 QUIET = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
 )
@@ -139,8 +138,7 @@ def places(configs: list[tuple[str, dict[str, Any]]]) -> list[tuple[int, tuple[s
     found: dict[tuple[str, ...], int] = {}
     for number, (_, config) in enumerate(configs):
         for place in leaves(config):
-            if place[0] not in ELSEWHERE:
-                found.setdefault(place, number)
+            found.setdefault(place, number)
     return [(number, place) for place, number in found.items()]
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -61,6 +63,36 @@ def test_encoding_adds_no_special_token_and_a_batch_is_encoded_like_its_texts(
     assert not {PAD, BOS, EOS} & {i for encoded in batch for i in encoded.ids}
     assert fitted.encode_batch([]) == []
     assert fitted.encode("") == []
+
+
+@pytest.mark.parametrize("options", [{}, {"digits": True}, {"digits": True, "names": 20}])
+@pytest.mark.parametrize("kind", [WordTokenizer, BPETokenizer])
+def test_every_character_is_encoded_in_a_batch_as_it_is_alone(
+    kind: type[Tokenizer], options: dict[str, Any], articles: list[str]
+) -> None:
+    tokenizer = kind(**options)
+    tokenizer.fit(articles[:60], 700)
+    surrogates = range(0xD800, 0xE000)
+    characters = [chr(n) for n in [*range(0x3000), *range(0x3000, 0x110000, 211)] if n not in surrogates]
+    texts = [f"a{c}1{c}!{c} {c}  {c}{c}\nB{c} 2 {c} Nueva York{c}" for c in characters]
+    for text, encoded in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert encoded.ids == tokenizer.encode(text), ascii(text)
+        offsets = tokenizer._native.encode(text, add_special_tokens=False).offsets
+        hidden = [text[a:b] for token, (a, b) in zip(encoded.ids, offsets, strict=True) if token == UNK]
+        assert encoded.unknown_bytes == sum(len(part.encode()) + 1 for part in hidden), ascii(text)
+
+
+@pytest.mark.parametrize("kind", [WordTokenizer, BPETokenizer])
+def test_what_is_remembered_of_a_text_is_forgotten_when_it_grows_or_the_vocabulary_changes(
+    kind: type[Tokenizer], articles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minillm.tokenization.tokenizer.REMEMBERED", 50)
+    tokenizer = kind()
+    for vocab_size in 400, 700:
+        tokenizer.fit(articles[:30], vocab_size)
+        encoded = tokenizer.encode_batch(articles[:30])
+        assert [document.ids for document in encoded] == [tokenizer.encode(text) for text in articles[:30]]
+        assert pickle.loads(pickle.dumps(tokenizer)).encode_batch(articles[:2]) == encoded[:2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

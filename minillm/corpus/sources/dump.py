@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
+from minillm.corpus.fingerprint import libraries
 from minillm.corpus.ids import IdSet
 from minillm.corpus.sources.export import DamagedExportError, Export, Left, NoExportError, Page
 from minillm.corpus.sources.left_out import WARNINGS, LeftOut
@@ -80,8 +81,13 @@ class DumpSource:
     def describe(self) -> dict[str, Any]:
         """Return the size of each file and the SHA-256 of its beginning and end."""
         files = [self._edges(file) for file in self._files()]
-        version = {"version": VERSION, "wikitext": wikitext.VERSION, "max_page_bytes": self.max_page_bytes}
-        return {**version, **files[0]} if len(files) == 1 else {**version, "parts": files}
+        decided = {
+            "version": VERSION,
+            "wikitext": wikitext.VERSION,
+            "libraries": libraries("wikitext"),
+            "max_page_bytes": self.max_page_bytes,
+        }
+        return {**decided, **files[0]} if len(files) == 1 else {**decided, "parts": files}
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dump's order; see `Source.articles`."""

@@ -1,15 +1,18 @@
 """Articles from a dataset of the Hugging Face hub, such as wikimedia/wikipedia, or from a copy of it on disk."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pyarrow
 import pyarrow.parquet
 from datasets import load_dataset
+from huggingface_hub import HfApi
 
 from minillm.corpus.article import Article
 from minillm.corpus.ids import VALID, number_of
@@ -18,9 +21,12 @@ from minillm.corpus.sources.source import Held
 from minillm.errors import OutsideError, SettingError
 from minillm.progress import track
 
+log = logging.getLogger(__name__)
+
 VERSION = 1  # raised when the same dataset would yield other articles
 COLUMNS = ("id", "url", "title", "text")
 LICENCE = "CC BY-SA 3.0"  # as the dataset's card says of all its articles
+PATIENCE = 10.0  # seconds until the hub is taken for unreachable when it is asked for a revision
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class HubSource:
     Args:
         path: the dataset's name on the hub, or a folder of parquet files.
         config: the dataset's configuration: date and language; has no meaning for a folder.
+        revision: the dataset's revision: a commit, tag or branch; None: the newest at the first reading. The commit is
+            recorded, and a reading that goes on later keeps to it.
         streaming: fetch only as much as is read; otherwise the whole dataset is fetched once, and kept by `datasets`.
 
     Raises:
@@ -40,12 +48,14 @@ class HubSource:
     path: str = "wikimedia/wikipedia"
     config: str | None = "20231101.es"
     streaming: bool = True
+    revision: str | None = None
     name: ClassVar[str] = "hub"
 
     def describe(self) -> dict[str, Any]:
-        """Return the dataset's name; of a folder, the SHA-256 of each file."""
+        """Return the dataset's name, and its revision where one is asked for; of a folder, the SHA-256 of each file."""
         if not self._folder:
-            return {"version": VERSION, "path": self.path, "config": self.config}
+            pinned = {"revision": self.revision} if self.revision else {}
+            return {"version": VERSION, "path": self.path, "config": self.config, **pinned}
         files = {}
         for file in self._files():
             with file.open("rb") as content:
@@ -54,16 +64,18 @@ class HubSource:
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dataset's order; see `Source.articles`."""
-        total, rows = self._rows()
+        total, rows = self._rows(held)
         new = self._articles(rows, held)
         yield from track(new, "reading articles", total) if limit is None else islice(new, limit)
 
-    def _rows(self) -> tuple[int | None, Iterator[dict[str, Any]]]:
+    def _rows(self, held: Held) -> tuple[int | None, Iterator[dict[str, Any]]]:
         """Return how many rows there are, where that is known, and the rows."""
         if self._folder:
             return self._local_rows()
+        revision = self._commit(held)
+        chosen = {"revision": revision} if revision else {}
         try:
-            dataset = load_dataset(self.path, self.config, split="train", streaming=self.streaming)
+            dataset = load_dataset(self.path, self.config, split="train", streaming=self.streaming, **chosen)
         except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises, with and without network
             problem = " ".join(str(error).split())[:200]
             advice = "is the name right and the network up? a folder of parquet files or data=sample works offline"
@@ -71,6 +83,20 @@ class HubSource:
         self._check(dataset.column_names or COLUMNS)
         total = dataset.info.splits["train"].num_examples if dataset.info.splits else None
         return total, self._outside(iter(dataset))
+
+    def _commit(self, held: Held) -> str | None:
+        """Return the commit to read: the one that was begun with, or the one that the hub has now; None: unknown."""
+        if origin := held.get_meta("origin"):
+            return str(origin["revision"])
+        try:
+            commit = HfApi().dataset_info(self.path, revision=self.revision, timeout=PATIENCE).sha
+        except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+            log.warning(
+                "the hub does not tell the revision of %s (%s): none is recorded", self.path, type(error).__name__
+            )
+            return self.revision
+        held.set_meta("origin", {"dataset": self.path, "config": self.config, "revision": commit})
+        return commit
 
     def _outside(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         try:

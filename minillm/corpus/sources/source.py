@@ -47,6 +47,7 @@ class Source(Protocol):
 
         An article that was yielded once and is not held any more comes before new ones. Under the key ``counts`` a
         source may keep what it had to do so far, by name, such as requests and bytes: it is shown with the funnel.
+        Under ``origin`` it may keep exactly what it reads, such as a dataset's revision: the corpus's lock names it.
 
         A source with an order of its own keeps to it, so that a corpus grows by its next articles. When the iterator
         ends before ``limit``, the source has nothing more to give. The caller keeps each article before it asks for

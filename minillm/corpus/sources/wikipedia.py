@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
-from minillm.corpus.fingerprint import fingerprint
+from minillm.corpus.fingerprint import fingerprint, libraries
 from minillm.corpus.lock import LockedRevision, read_lock
 from minillm.corpus.sources.left_out import WARNINGS
 from minillm.corpus.sources.mediawiki import MOST_PAGES, MediaWiki
@@ -106,7 +106,9 @@ class WikipediaSource:
                 settings |= {"category": self.category, "depth": self.depth}
             if self.selection == "titles":
                 settings |= {"titles": self.all_titles}
-        return settings | ({"wikitext": wikitext.VERSION} if self.lock or self.text == "wikitext" else {})
+        if self.lock or self.text == "wikitext":
+            settings |= {"wikitext": wikitext.VERSION, "libraries": libraries("wikitext")}
+        return settings
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield articles, first those chosen earlier and not held yet; see `Source.articles`."""
