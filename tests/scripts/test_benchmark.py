@@ -160,3 +160,52 @@ def test_quality_refuses_what_cannot_be_trained(run_script: Run, override: str, 
     assert ended.status != 0
     assert line in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_corpus_costs_are_measured_on_dumps_of_several_sizes(run_script: Run) -> None:
+    small = (
+        "data.vocab_size=400",
+        "data.split=[0.4,0.3,0.3]",
+    )
+    network = (
+        '"model.embedding_dim=32","model.num_layers=1","data.max_length=32","data.batch_size=4",'
+        '"trainer.accelerator=cpu","trainer.precision=32-true","evaluation.max_tokens=2000",'
+        '"evaluation.latency_runs=2","evaluation.max_articles=4","evaluation.max_new_tokens=4"'
+    )
+    rows = (
+        f'benchmark.corpus.common=["tokenizer=bpe",{",".join(map(json.dumps, small))}]',
+        f"benchmark.corpus.training=[{network}]",
+    )
+    ended = run_script("benchmark", "parts=[corpus]", "benchmark=quick", *rows, "hydra.run.dir=run")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))["parts"]["corpus"]
+    typeguard.check_type(found, schema.Corpus)
+    few, many = found["sizes"]
+    assert (few["pages"], many["pages"]) == (200, 400)
+    assert 1.8 < many["xml_mb"] / few["xml_mb"] < 2.2
+    for size in few, many:
+        assert 0.85 * size["pages"] < size["articles"] < 0.98 * size["pages"]  # no redirects and no near copies
+        for cost in size["one_file"], size["in_parts"]:
+            assert cost["mb_per_second"] * cost["seconds"] == pytest.approx(size["xml_mb"])
+            assert 50 < cost["peak_mib"] < 4000
+            assert cost["cpu_seconds"] > 0
+        assert size["evaluation_seconds"] > 0
+    assert "200" in ended.stdout and "400" in ended.stdout
+    with Image.open("run/benchmark.png") as drawing:
+        assert min(drawing.size) > 300
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("benchmark.corpus.pages=[]", "benchmark.corpus.pages=[]: must be sizes from 100 on"),
+        ("benchmark.corpus.parts=1", "benchmark.corpus.parts=1: must be at least 2, such as 4"),
+        ("benchmark.corpus.steps=-1", "benchmark.corpus.steps=-1: must be at least 1, such as 20"),
+        ('benchmark.corpus.common=["tokenizer=nope"]', "scripts/prepare.py: error: In 'prepare': Could not find"),
+    ],
+)
+def test_corpus_costs_refuse_what_cannot_be_prepared(run_script: Run, override: str, line: str) -> None:
+    ended = run_script("benchmark", "parts=[corpus]", "benchmark=quick", override, "hydra.run.dir=run")
+    assert ended.status != 0
+    assert line in ended.stderr
+    assert "Traceback" not in ended.stderr
