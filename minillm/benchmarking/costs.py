@@ -20,6 +20,7 @@ from minillm.benchmarking.schema import Corpus, CorpusSize, Prepared
 from minillm.benchmarking.worker import MIB
 from minillm.cli import CONF
 from minillm.errors import OutsideError, SettingError
+from minillm.evaluation.results import EVALUATION
 from minillm.progress import track
 
 SCRIPTS = CONF.parent / "scripts"
@@ -105,7 +106,7 @@ class CorpusCosts:
         """Train a little and evaluate; return the seconds of the evaluation."""
         short = (f"trainer.max_steps={self.steps}", f"hydra.run.dir={run}")
         _run("train", *self._data(dump, data_dir), *self.training, *short)
-        return float(json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["seconds"])
+        return float(json.loads((run / EVALUATION).read_text(encoding="utf-8"))["seconds"])
 
     def _data(self, dump: Path, data_dir: Path) -> tuple[str, ...]:
         source = (f"data.source.path={dump}", "data.num_articles=null", f"paths.data_dir={data_dir}")

@@ -22,7 +22,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-ZÁÉÍÓÚÑ¿¡«])")
 REDIRECTS, NEAR_COPIES = 0.04, 0.02  # shares of the pages
 COPIED = 2000  # pages that near copies are made of
 TABLE = '\n{| class="wikitable"\n! Año !! Valor\n|-\n| 1990 || 12\n|-\n| 2000 || 15\n|}\n'
-END = "\n== Referencias ==\n{{listaref}}\n\n== Enlaces externos ==\n* [http://ejemplo.org Sitio]\n\n[[Categoría:Prueba]]"
+END = (
+    "\n== Referencias ==\n{{listaref}}\n\n== Enlaces externos ==\n* [http://ejemplo.org Sitio]\n\n[[Categoría:Prueba]]"
+)
 
 
 def write_dump(files: Sequence[Path], pages: int, seed: int = 0) -> int:
@@ -81,7 +83,7 @@ def _wikitext(draw: random.Random, title: str, sentences: Sequence[str]) -> str:
     for number, sentence in enumerate(sentences):
         words = sentence.split(" ")
         linked = draw.randrange(len(words))
-        if (word := words[linked].strip(",.;:()\"«»")) and draw.random() < 0.7:
+        if (word := words[linked].strip(',.;:()"«»')) and draw.random() < 0.7:
             link = f"[[{word}]]" if draw.random() < 0.5 else f"[[{word} (concepto)|{word}]]"
             words[linked] = words[linked].replace(word, link, 1)
         written.append(" ".join(words))
