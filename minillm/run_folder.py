@@ -1,5 +1,6 @@
 """A run's folder is its own: made for it alone, and locked while it works."""
 
+import logging
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -65,13 +66,24 @@ def release(discard: bool) -> None:
     """
     while _owned:
         owned = _owned.pop()
-        if discard and owned.made and all(_is_at_first(path) for path in owned.folder.iterdir()):
+        files = [path.relative_to(owned.folder) for path in owned.folder.rglob("*") if path.is_file()]
+        if discard and owned.made and all(map(_is_at_first, files)):
+            _close_logs(owned.folder)
             shutil.rmtree(owned.folder, ignore_errors=True)
         owned.lock.release()
 
 
-def _is_at_first(path: Path) -> bool:
-    return path.name in AT_FIRST or path.suffix == ".log"
+def _close_logs(folder: Path) -> None:
+    """Let nothing more be logged into a folder that goes."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder.resolve()):
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _is_at_first(file: Path) -> bool:
+    return file.parts[0] in AT_FIRST or file.suffix == ".log"
 
 
 def _own(config: DictConfig, kind: str) -> None:

@@ -34,7 +34,7 @@ def test_a_figure_of_which_more_is_better_is_watched_with_mode_max(train: Run) -
         ("monitor=foo", "monitor=foo: is no figure of a validation; there are val/"),
         ("patience=0", "patience=0: must be at least 1 validation, such as 3"),
         ("min_delta=-1", "min_delta=-1: must be at least 0"),
-        ("min_delta=nan", "min_delta=nan: must be at least 0"),
+        ("min_delta=nan", "min_delta=nan: is not a number"),
         ("mode=up", "mode=up: must be min, a lower figure is better, or max"),
     ],
 )

@@ -134,7 +134,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("data=null", "data=null: is no choice; one of dump, files, hub, sample, wikipedia, wikipedia_featured"),
         ("model=null", "model=null: is no choice; one of gpt2, minigpt"),
         ("callbacks=null", "callbacks=null: is no choice; one of "),
-        ("~callbacks", "callbacks=None: leaves nothing to work with; one of "),
+        ("~optimizer", "optimizer=None: leaves nothing to work with; one of adamw, muon would do"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str) -> None:
