@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from minillm.errors import SettingError
 
-GROUPS_OF_NODES = ("callbacks", "logger")  # they hold what describes objects, by any name
+# They hold what describes objects, by any name; the file that would do.
+GROUPS_OF_NODES = {"callbacks": "default", "logger": "default", "benchmark": "full"}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -86,10 +87,10 @@ def check_types(config: DictConfig, settings: Mapping[str, Any], declared: Colle
     for name, folder in paths.items():
         if not isinstance(folder, str) or not folder.strip():
             raise SettingError(f"paths.{name}", repr(folder), "must name a folder")
-    for group in GROUPS_OF_NODES:
+    for group, usual in GROUPS_OF_NODES.items():
         nodes = root.get(group) or {}
         if not isinstance(nodes, dict):
-            raise SettingError(group, nodes, f"describes nothing; {group}=default would do")
+            raise SettingError(group, nodes, f"describes nothing; {group}={usual} would do")
         for name, node in nodes.items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise SettingError(f"{group}.{name}", node, f"describes nothing; ~{group}.{name} leaves it out")

@@ -195,6 +195,38 @@ class Quality(TypedDict):
     """By experiment, one a seed."""
 
 
+class Prepared(TypedDict):
+    """What one run of `scripts/prepare.py` cost, with all its processes."""
+
+    seconds: float
+    cpu_seconds: float
+    mb_per_second: float
+    """MB of XML, from the packed dump to encoded splits."""
+    peak_mib: float
+    """Most memory that its processes had at a time, what they share counted once."""
+
+
+class CorpusSize(TypedDict):
+    """A dump of one size."""
+
+    pages: int
+    xml_mb: float
+    articles: int
+    """That were kept."""
+    one_file: Prepared
+    in_parts: Prepared
+    evaluation_seconds: float | None
+    """None where nothing was evaluated."""
+
+
+class Corpus(TypedDict):
+    """Costs as the corpus grows."""
+
+    parts: int
+    """Files of a dump in parts."""
+    sizes: list[CorpusSize]
+
+
 class Result(TypedDict):
     """The whole file."""
 
@@ -206,4 +238,4 @@ class Result(TypedDict):
     config: dict[str, Any]
     """The composed configuration."""
     parts: dict[str, Any]
-    """By name: Training, Decoding, Text, Data, Scaling, Quality, or Skipped."""
+    """By name: Training, Decoding, Text, Data, Scaling, Quality, Corpus, or Skipped."""

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +26,8 @@ from datasets import Dataset
 from minillm.corpus import cleaning, duplicates, quality, split, store
 from minillm.corpus.article import Article
 from minillm.corpus.cleaning import Cleaner
-from minillm.corpus.duplicates import DuplicateFilter, Sketch, Sketches
+from minillm.corpus.duplicates import DuplicateFilter, Sketches
+from minillm.corpus.examining import Examined, examine_all
 from minillm.corpus.fingerprint import fingerprint, is_fingerprint, libraries
 from minillm.corpus.lock import LockWriter
 from minillm.corpus.quality import QualityFilter
@@ -339,10 +340,10 @@ class Corpus:
                     writer.add(batch.take(pa.array(rows[name], pa.int64())))
         return {name: writer.counts for name, writer in writers.items()}
 
-    def _examined(self, articles: Iterator[Article], size: int) -> Iterator[tuple[Article, "_Examined"]]:
+    def _examined(self, articles: Iterator[Article], size: int) -> Iterator[tuple[Article, Examined]]:
         """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
-        examine = partial(_examine, self.cleaner, self.quality, self.duplicates, self.min_length)
-        yield from in_order(examine, batches(articles, SHARED), cores() if size > ALONE else 1)
+        work = partial(examine_all, self.cleaner, self.quality, self.duplicates, self.min_length)
+        yield from in_order(work, batches(articles, SHARED), cores() if size > ALONE else 1)
 
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int) -> SettingError:
         """Return the error for splits without articles; it blames the setting that did most to it."""
@@ -360,27 +361,6 @@ class Corpus:
         if self.num_articles == read:
             return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; raise it")
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
-
-
-class _Examined(NamedTuple):
-    """An article's clean text, how much shorter each step made it, and why it is dropped, or else its sketch."""
-
-    text: str
-    shorter: dict[str, int]
-    reason: str | None
-    sketch: Sketch | None
-
-
-def _examine(
-    cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int, articles: list[Article]
-) -> list[_Examined]:
-    examined = []
-    for article in articles:
-        text, shorter = cleaner.clean(article.text)
-        reason = quality.reason(article.title, article.text, text)
-        reason = reason or ("too short" if len(text) < min_length else None)
-        examined.append(_Examined(text, shorter, reason, None if reason else duplicates.sketch(text)))
-    return examined
 
 
 class _Spool:

@@ -308,13 +308,15 @@ def _read(file: IO[bytes], offset: int, count: int, dtype: type[np.generic]) -> 
 
 
 def shingles(words: list[str], length: int) -> np.ndarray:
-    """Return the distinct 32-bit hashes of all runs of words; of the whole text where it is shorter than one run.
+    """Return the 32-bit hashes of all runs of words; of the whole text where it is shorter than one run.
+
+    One that comes again stays: it changes no signature.
 
     Args:
         words: the text's words.
         length: words in a run.
     """
-    return np.unique(runs(word_hashes(words), min(length, len(words))))
+    return runs(word_hashes(words), min(length, len(words)))
 
 
 def word_hashes(words: list[str]) -> np.ndarray:
@@ -339,7 +341,7 @@ def signature(hashes: NDArray[np.uint64], num_perm: int) -> NDArray[np.uint32]:
     """Return the MinHash signature, (num_perm,), of a set of 32-bit hashes: that of datasketch 2 ("affine32").
 
     Args:
-        hashes: the set.
+        hashes: the set; an element may come again.
         num_perm: hash functions, each of which sees the set in another order and takes its first element.
     """
     factors, summands = _permutations(num_perm)

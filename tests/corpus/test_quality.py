@@ -130,5 +130,7 @@ def test_another_language_cannot_be_asked_for() -> None:
 
 def test_the_language_is_judged_by_the_probabilities_of_the_library_as_it_comes(sample: list[Article]) -> None:
     untouched = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    for text in [*OTHER_LANGUAGES.values(), PROSE, *(article.text[:1200] for article in sample[:60])]:
-        assert _identifier().rank(text) == untouched.rank(text)
+    texts = [*OTHER_LANGUAGES.values(), PROSE, *(article.text[:1200] for article in sample[:60])]
+    strange = ["", "a", "\0", "の", "\ud800", "LA CIUDAD FUE FUNDADA", "canio\u0301n", "0" * 500, "😀" * 50, PROSE[:5]]
+    for text in [*texts, *strange]:
+        assert _identifier().probability(text) == dict(untouched.rank(text))["es"]

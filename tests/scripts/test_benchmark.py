@@ -1,5 +1,7 @@
+import bz2
 import json
 import multiprocessing
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import typeguard
 from PIL import Image
 
 from minillm.benchmarking import peers, schema
+from minillm.benchmarking.dumps import write_dump
 
 Run = Callable[..., Any]
 TINY = (
@@ -157,6 +160,67 @@ def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run)
 )
 def test_quality_refuses_what_cannot_be_trained(run_script: Run, override: str, line: str) -> None:
     ended = run_script("benchmark", *quality(override), "hydra.run.dir=run")
+    assert ended.status != 0
+    assert line in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_corpus_costs_are_measured_on_a_dump(run_script: Run) -> None:
+    network = (
+        '"model.embedding_dim=32","model.num_layers=1","data.max_length=32","data.batch_size=4",'
+        '"trainer.accelerator=cpu","trainer.precision=32-true","evaluation.max_tokens=2000",'
+        '"evaluation.latency_runs=2","evaluation.max_articles=4","evaluation.max_new_tokens=4"'
+    )
+    rows = (
+        "benchmark.corpus.pages=[200]",
+        'benchmark.corpus.common=["tokenizer=bpe","data.vocab_size=400"]',
+        f"benchmark.corpus.training=[{network}]",
+    )
+    ended = run_script("benchmark", "parts=[corpus]", "benchmark=quick", *rows, "hydra.run.dir=run")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))["parts"]["corpus"]
+    typeguard.check_type(found, schema.Corpus)
+    [size] = found["sizes"]
+    assert 170 < size["articles"] < 196  # no redirects, no near copies
+    for cost in size["one_file"], size["in_parts"]:
+        assert cost["mb_per_second"] * cost["seconds"] == pytest.approx(size["xml_mb"])
+        assert 50 < cost["peak_mib"] < 4000
+        assert cost["cpu_seconds"] > 0
+    assert size["evaluation_seconds"] > 0
+    assert f"{size['articles']}" in ended.stdout
+    with Image.open("run/benchmark.png") as drawing:
+        assert min(drawing.size) > 300
+
+
+def test_dumps_grow_with_their_pages_and_are_the_same_in_parts(tmp_path: Path) -> None:
+    one, same, parts = tmp_path / "a.xml.bz2", tmp_path / "b.xml.bz2", [tmp_path / f"{n}.xml.bz2" for n in range(3)]
+    size = write_dump([one], 600)
+    assert 1.7 < size / write_dump([tmp_path / "half.xml.bz2"], 300) < 2.3
+    assert write_dump([same], 600) == size == len(bz2.decompress(one.read_bytes()))
+    assert one.read_bytes() == same.read_bytes()
+    write_dump(parts, 600)
+
+    def pages(*files: Path) -> list[str]:
+        return re.findall(
+            "<page>.*?</page>", "".join(bz2.decompress(f.read_bytes()).decode() for f in files), re.DOTALL
+        )
+
+    assert pages(*parts) == pages(one)
+    assert len(pages(one)) == 600
+    assert 10 < sum("<redirect" in page for page in pages(one)) < 45
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("benchmark.corpus.pages=[]", "benchmark.corpus.pages=[]: must be sizes from 100 on"),
+        ("benchmark.corpus.parts=1", "benchmark.corpus.parts=1: must be at least 2, such as 4"),
+        ("benchmark.corpus.steps=-1", "benchmark.corpus.steps=-1: must be at least 1, such as 20"),
+        ('benchmark.corpus.common=["tokenizer=nope"]', "scripts/prepare.py: error: In 'prepare': Could not find"),
+    ],
+)
+def test_corpus_costs_refuse_what_cannot_be_prepared(run_script: Run, override: str, line: str) -> None:
+    ended = run_script("benchmark", "parts=[corpus]", "benchmark=quick", override, "hydra.run.dir=run")
     assert ended.status != 0
     assert line in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,0 +1,45 @@
+"""What is found out about each article alone; the processes that share this work load this module and no more."""
+
+from typing import NamedTuple
+
+from minillm.corpus.article import Article
+from minillm.corpus.cleaning import Cleaner
+from minillm.corpus.duplicates import DuplicateFilter, Sketch
+from minillm.corpus.quality import QualityFilter
+
+
+class Examined(NamedTuple):
+    """What is found out about one article.
+
+    Attributes:
+        text: its clean text.
+        shorter: characters that each step of cleaning removed.
+        reason: why it is dropped; None where it is kept.
+        sketch: what it is compared with others by, where it is kept.
+    """
+
+    text: str
+    shorter: dict[str, int]
+    reason: str | None
+    sketch: Sketch | None
+
+
+def examine_all(
+    cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int, articles: list[Article]
+) -> list[Examined]:
+    """Return what is found out about each article alone.
+
+    Args:
+        cleaner: the cleaning chain.
+        quality: what is not worth learning from.
+        duplicates: makes the sketches.
+        min_length: articles with fewer characters after cleaning are dropped.
+        articles: as their source has them.
+    """
+    examined = []
+    for article in articles:
+        text, shorter = cleaner.clean(article.text)
+        reason = quality.reason(article.title, article.text, text)
+        reason = reason or ("too short" if len(text) < min_length else None)
+        examined.append(Examined(text, shorter, reason, None if reason else duplicates.sketch(text)))
+    return examined
