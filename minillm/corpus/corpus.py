@@ -293,7 +293,8 @@ class Corpus:
         removed: Counter[str] = Counter()
         longest = 0
         with _Spool(folder) as spool, self.duplicates.start(folder) as sketches:
-            with LockWriter(folder / LOCK, {**made_from["source"], **(origin or {})}) as lock:
+            # Of a dump nothing but its name: one file and its parts give the same lock.
+            with LockWriter(folder / LOCK, {"name": self.source.name, **(origin or {})}) as lock:
                 articles = track(islice(store, read), "preparing articles", read)
                 size = store.size * read // max(1, len(store))
                 for article, (text, shorter, reason, sketch) in self._examined(articles, size):

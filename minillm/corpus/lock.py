@@ -37,7 +37,7 @@ class LockWriter:
 
     Args:
         path: the file to write.
-        source: the source's name and description, as plain JSON values; of a dataset on the hub, also its revision.
+        source: the source's name, as plain JSON values; of a dataset on the hub also which one, and its revision.
     """
 
     def __init__(self, path: Path, source: dict[str, Any]) -> None:
