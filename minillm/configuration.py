@@ -25,6 +25,21 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings by full name.
+
+    >>> flat({"data": {"split": [0.7, 0.3], "source": {"path": "a"}}, "seed": 0})
+    {'data.split': [0.7, 0.3], 'data.source.path': 'a', 'seed': 0}
+    """
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
 def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
     """Build the object that ``config[name]`` describes by its ``_target_``.
 

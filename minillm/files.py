@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from minillm.errors import OutsideError
+from minillm.errors import OutsideError, SettingError
 
 if sys.platform != "win32":
     import fcntl
@@ -222,17 +222,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_folder(path: str | Path) -> None:
+def make_folder(setting: str, path: str | Path) -> None:
     """Make a folder where there is none, and write a file in it that is gone again: whether one can is known early.
 
+    Args:
+        setting: what names the folder.
+        path: the folder.
+
     Raises:
-        OSError: nothing can be written there.
+        SettingError: nothing can be written there.
     """
-    if not str(path):  # for Python it is the current folder, for Lightning a name that it makes up
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    Path(path).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-        pass
+    try:
+        if not str(path):  # for Python it is the current folder, for Lightning a name that it makes up
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise SettingError(setting, path, f"is no folder to write in ({error.strerror})") from error
 
 
 def _sync(path: Path) -> None:

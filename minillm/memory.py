@@ -17,8 +17,11 @@ def available_memory() -> int:
     free = [psutil.virtual_memory().available + psutil.swap_memory().free]
     try:
         limit, used = ((CONTROL_GROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        free += [] if limit == "max" else [max(0, int(limit) - int(used))]
-    except (OSError, ValueError):  # another system, or no container
+        # What it counts as used holds pages of files too, which the system gives back when memory is short.
+        statistics = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        given_back = int(statistics["inactive_file"])
+        free += [] if limit == "max" else [max(0, int(limit) - int(used) + given_back)]
+    except (KeyError, OSError, ValueError):  # another system, or no container
         pass
     return min(free)
 

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from minillm.checkpoint import read_checkpoint
-from minillm.configuration import plain
+from minillm.configuration import flat, plain
 from minillm.errors import SettingError
 from minillm.files import written_whole
 from minillm.signals import NOTHING_YET, is_further_process
@@ -270,21 +270,6 @@ def record(config: DictConfig) -> None:
     ):
         with written_whole(path) as file:
             file.write_text(content, encoding="utf-8")
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Leaves:
-    """Return the settings by full name.
-
-    >>> flat({"data": {"split": [0.7, 0.3], "source": {"path": "a"}}, "seed": 0})
-    {'data.split': [0.7, 0.3], 'data.source.path': 'a', 'seed': 0}
-    """
-    leaves: Leaves = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
 
 
 def _read(checkpoint: str | Path, setting: str, value: str | Path) -> dict[str, Any]:

@@ -56,10 +56,7 @@ class Checkpointing(ModelCheckpoint):
             raise SettingError("every_n_train_steps", every_n_train_steps, "must be at least 1, or null")
         if every_minutes is not None and not every_minutes > 0:
             raise SettingError("every_minutes", every_minutes, "must be over 0, such as 5, or null")
-        try:
-            make_folder(dirpath)
-        except OSError as error:
-            raise SettingError("dirpath", dirpath, f"is no folder to write in ({error.strerror})") from error
+        make_folder("dirpath", dirpath)
         super().__init__(
             dirpath=dirpath,
             filename="best",

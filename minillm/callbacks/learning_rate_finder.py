@@ -57,10 +57,7 @@ class LearningRateFinder(callbacks.LearningRateFinder):
             raise SettingError("num_training_steps", num_training_steps, "must be at least 20, such as 100")
         if early_stop_threshold is not None and not early_stop_threshold > 1:
             raise SettingError("early_stop_threshold", early_stop_threshold, "must be over 1, such as 4, or null")
-        try:
-            make_folder(dirpath)
-        except OSError as error:
-            raise SettingError("dirpath", dirpath, f"is no folder to write in ({error.strerror})") from error
+        make_folder("dirpath", dirpath)
         super().__init__(
             min_lr, max_lr, num_training_steps, early_stop_threshold=early_stop_threshold, update_attr=False
         )

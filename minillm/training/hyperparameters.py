@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from minillm.configuration import flat
+
 
 def log_hyperparameters(loggers: Iterable[Logger], config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write a run's settings and final figures, once it is done.
@@ -17,24 +19,9 @@ def log_hyperparameters(loggers: Iterable[Logger], config: Mapping[str, Any], me
         metrics: the final figures by logged name.
     """
     aside = ("paths", "callbacks", "logger", "evaluation")
-    settings = _flat({key: value for key, value in config.items() if key not in aside})
+    settings = flat({key: value for key, value in config.items() if key not in aside})
     final = {f"final/{name}": value for name, value in metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, final)
             logger.experiment.flush()  # nothing is written after it
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted names.
-
-    >>> _flat({"model": {"num_layers": 2}, "seed": 0})
-    {'model.num_layers': 2, 'seed': 0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
