@@ -142,6 +142,7 @@ def _run(
     begun: Connection,
 ) -> None:
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # the system's own: not that of this process is handed on
     torch.set_num_threads(1)
     os.chdir(folder)
     if cores:
