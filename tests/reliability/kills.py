@@ -157,7 +157,6 @@ def _run(
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python would make an error of it
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (end.size, end.size))
-        import minillm.starting  # as each script does first
 
         begun.send(True)
         begun.close()

@@ -153,10 +153,9 @@ def test_a_preparation_in_a_storm_of_kills_leaves_the_same(
 
 def drawn(draw: random.Random, seconds: float) -> End:
     """Draw when a preparation that takes so many seconds is killed."""
-    return draw.choice(
-        [
-            Sent(signal.SIGKILL, draw.uniform(0.05, 0.95) * seconds),
-            Touch(draw.choice(EVENTS), draw.choice(FILES), draw.randint(1, 5)),
-            Cut(draw.randrange(10_000, 400_000)),
-        ]
-    )
+    ends: list[End] = [
+        Sent(signal.SIGKILL, draw.uniform(0.05, 0.95) * seconds),
+        Touch(draw.choice(EVENTS), draw.choice(FILES), draw.randint(1, 5)),
+        Cut(draw.randrange(10_000, 400_000)),
+    ]
+    return draw.choice(ends)

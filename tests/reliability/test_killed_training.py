@@ -137,7 +137,12 @@ def check_end(run: Path, expected: Path) -> None:
         ),
         (
             "seldom kept",
-            [Touch("os.rename", "last.ckpt"), Kill("on_train_batch_end", 7), Kill("on_validation_end", 15, after=True)],
+            [
+                Kill("on_train_batch_end", 4),
+                Touch("os.rename", "last.ckpt"),
+                Kill("on_train_batch_end", 7),
+                Kill("on_validation_end", 15, after=True),
+            ],
         ),
     ],
 )
@@ -189,14 +194,13 @@ def drawn(draw: random.Random, run: Path, seconds: float) -> End:
     """Draw when a run that takes so many seconds is killed."""
     last = run / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"] if last.exists() else 0
-    return draw.choice(
-        [
-            Sent(signal.SIGKILL, draw.uniform(0.05, 0.8) * seconds),
-            Kill(draw.choice(HOOKS), step + draw.randrange(4), draw.random() < 0.5, draw.randint(1, 2)),
-            Touch(draw.choice(["os.rename", "open"]), draw.choice(FILES), draw.randint(1, 4)),
-            Cut(draw.randrange(20_000, 450_000)),
-        ]
-    )
+    ends: list[End] = [
+        Sent(signal.SIGKILL, draw.uniform(0.05, 0.8) * seconds),
+        Kill(draw.choice(HOOKS), step + draw.randrange(4), draw.random() < 0.5, draw.randint(1, 2)),
+        Touch(draw.choice(["os.rename", "open"]), draw.choice(FILES), draw.randint(1, 4)),
+        Cut(draw.randrange(20_000, 450_000)),
+    ]
+    return draw.choice(ends)
 
 
 def stop_again_and_again(whole: Whole, run: Path, draw: random.Random, times: int) -> None:
