@@ -44,7 +44,7 @@ def written_whole(path: str | Path, folder: bool = False) -> Iterator[Path]:
         OSError: it cannot be written there.
     """
     path = Path(path)
-    _remove_left_overs(path.parent)
+    remove_left_overs(path.parent)
     temporary, lock = _begin(path, folder)
     try:
         yield temporary
@@ -188,7 +188,7 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _remove_left_overs(folder: Path) -> None:
+def remove_left_overs(folder: Path) -> None:
     """Remove what writers that died have left in a folder: nobody holds a lock on it."""
     for path in folder.glob(f".*{TEMPORARY}"):
         with suppress(OSError):

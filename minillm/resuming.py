@@ -114,7 +114,7 @@ def find_run(resume: str, outputs: str | Path = "outputs") -> Path:
         outputs: where the runs are.
 
     Raises:
-        SettingError: there is no such run, or it has no last.ckpt.
+        SettingError: there is no such run, or it has no checkpoint.
     """
     if resume == "latest":
         places = ("train/*/checkpoints/last.ckpt", "multirun/*/*/checkpoints/last.ckpt")
@@ -137,8 +137,14 @@ def find_run(resume: str, outputs: str | Path = "outputs") -> Path:
 
 
 def last_checkpoint(folder: str | Path) -> Path:
-    """Return where a run keeps the checkpoint to go on from."""
-    return Path(folder) / "checkpoints" / "last.ckpt"
+    """Return where a run keeps the checkpoint to go on from.
+
+    That is ``last.ckpt``; of a run that was killed between its first validation and the end of its first epoch, or that
+    lost it, ``best.ckpt``, which says as well from where training goes on.
+    """
+    last = Path(folder) / "checkpoints" / "last.ckpt"
+    best = last.with_name("best.ckpt")
+    return best if best.is_file() and not last.is_file() else last
 
 
 def how_to_go_on(folder: str | Path) -> str:

@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.errors import SettingError
+from minillm.files import remove_left_overs
 from minillm.signals import NOTHING_YET, is_further_process, signals
 
 LOCK = ".lock"
@@ -107,6 +108,8 @@ def _own(config: DictConfig, kind: str) -> None:
         except Timeout as error:
             raise SettingError(key, folder, "another run is at work there; choose another folder") from error
         _owned.append(_Owned(folder, made, lock))
+        for place in folder, *filter(Path.is_dir, folder.iterdir()):
+            remove_left_overs(place)
         if kind == "sweep":
             signals.how = partial(_how_to_go_on, folder)
         _check_unused(config, kind, folder)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
 from minillm.callbacks import Interruption
+from minillm.callbacks.checkpointing import begin_log
 from minillm.checkpoint import build_network, outline_network
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
@@ -64,6 +65,8 @@ def train(config: DictConfig) -> float | None:
     console.show_network(network)
     module = make_module(network=network, tokenizer=tokenizer)
     signals.how = partial(how_to_go_on, run)
+    if config.ckpt_path is None:
+        begin_log(loggers)
     log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
     if "pruning" in callbacks and callbacks["pruning"].pruned:

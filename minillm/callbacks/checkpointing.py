@@ -3,12 +3,14 @@
 import logging
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -169,6 +171,13 @@ class Checkpointing(ModelCheckpoint):
         score = state["best_model_score"]
         paths = {"best_model_path": str(here), "kth_best_model_path": str(here), "best_k_models": {str(here): score}}
         return {**state, **paths}
+
+
+def begin_log(loggers: Iterable[Logger]) -> None:
+    """Forget what a run has logged that was killed before its first checkpoint, and now begins anew in its folder."""
+    for logger in loggers:
+        if isinstance(logger, Rewindable):
+            logger.rewind(0)
 
 
 def settled(trainer: L.Trainer) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     advice = "must be three shares (train, val, test) that sum to 1, such as [0.7,0.15,0.15]"
     try:
         numbers = tuple(float(share) for share in shares)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SettingError("split", shares, advice) from None
     if len(numbers) != len(SPLITS) or not all(share >= 0 for share in numbers) or abs(sum(numbers) - 1) > 1e-6:
         raise SettingError("split", list(numbers), advice)

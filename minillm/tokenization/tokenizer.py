@@ -6,7 +6,8 @@ import re
 import sys
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -125,8 +126,13 @@ class Tokenizer(ABC):
         return self._pipeline(native.model, names)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without [BOS] and [EOS]."""
-        return self._native.encode(text, add_special_tokens=False).ids
+        """Return the ids of a text, without [BOS] and [EOS].
+
+        Raises:
+            SettingError: it is not Unicode: it holds half of a surrogate pair.
+        """
+        with _refusing(text):
+            return self._native.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode many texts at once, and count what the unknown tokens lose."""
@@ -137,14 +143,18 @@ class Tokenizer(ABC):
 
         The ids are the library's. It encodes a word each time that it comes; here each is encoded once and remembered,
         which takes a quarter of the time, and one core, so that several processes can share a corpus.
+
+        Raises:
+            SettingError: as in `encode`.
         """
-        if _uncertain().search(text):
-            return self._encode_whole(text)
-        if self._remembered is None or self._remembered.native is not self._native:
-            self._remembered = _Remembered(self._native, self._encode_piece)
-        pieces = self._remembered.pattern.findall(text)
-        ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
-        return ids, self._unknown_bytes(pieces, ids)
+        with _refusing(text):
+            if _uncertain().search(text):
+                return self._encode_whole(text)
+            if self._remembered is None or self._remembered.native is not self._native:
+                self._remembered = _Remembered(self._native, self._encode_piece)
+            pieces = self._remembered.pattern.findall(text)
+            ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
+            return ids, self._unknown_bytes(pieces, ids)
 
     @abstractmethod
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
@@ -242,6 +252,17 @@ def encoded_rows(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[tuple
     It stands here, and not where it is used, for the processes that share the work: they load this module and no more.
     """
     return [tokenizer.encode_counting(row["text"]) for row in rows]
+
+
+@contextmanager
+def _refusing(text: str) -> Iterator[None]:
+    """Make one line of what the library says of a text that is not Unicode."""
+    try:
+        yield
+    except (TypeError, UnicodeEncodeError) as error:
+        if not any("\ud800" <= character <= "\udfff" for character in text):
+            raise
+        raise SettingError("text", ascii(text), "is not Unicode: it holds half of a surrogate pair") from error
 
 
 class _Remembered(dict[str, bytes]):

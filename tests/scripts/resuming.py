@@ -1,51 +1,22 @@
-"""Runs of scripts/train.py in processes of their own, killed at an exact moment, and what of two runs must be equal."""
+"""Runs of scripts/train.py in processes of their own, ended at an exact moment, and what of two runs must be equal."""
 
-import contextlib
 import csv
-import functools
-import multiprocessing
 import os
-import runpy
 import signal
-import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from minillm.checkpoint import read_checkpoint
-
-ROOT = Path(__file__).parents[2]
-# Each process is a copy of one that has imported all this already.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lightning.pytorch", "hydra", "minillm.callbacks", "minillm.evaluation.evaluation"])
+from tests.reliability.kills import End, Kill, run_script
 
 
-class Kill(NamedTuple):
-    """When a run gets SIGKILL: in a callback's hook, before the other callbacks' or after them."""
-
-    hook: str
-    step: int
-    """So many optimizer steps must be complete."""
-    after: bool = False
-    times: int = 1
-    """At the so-manieth call of the hook with so many steps."""
-
-
-def run_training(run: Path, *overrides: str, kill: Kill | None = None) -> int:
+def run_training(run: Path, *overrides: str, kill: End | None = None) -> int:
     """Run scripts/train.py with its folder; return its exit status, negative for a signal."""
     arguments = (f"hydra.run.dir={run}", f"paths.data_dir={os.environ['MINILLM_DATA_DIR']}", *overrides)
-    process = PROCESSES.Process(target=_train, args=(run.parent, arguments, kill))
-    process.start()
-    process.join(300)
-    process.kill()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    return run_script("train", run.parent, run.parent / f"{run.name}.txt", arguments, kill).status
 
 
 def finish(run: Path, *overrides: str) -> Path:
@@ -65,43 +36,6 @@ def kill(run: Path, when: Kill, *overrides: str) -> Path:
 def output(run: Path) -> str:
     """Return the end of what a run wrote to the terminal."""
     return (run.parent / f"{run.name}.txt").read_text(encoding="utf-8")[-1000:]
-
-
-def _train(folder: Path, arguments: tuple[str, ...], kill: Kill | None) -> None:
-    torch.set_num_threads(1)
-    os.chdir(folder)
-    if kill:
-        import minillm.training
-
-        build = minillm.training.build_trainer
-
-        @functools.wraps(build)
-        def build_killed(*args: Any, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-            return build(*args, callbacks=[_killer(kill), *callbacks, _killer(kill, Checkpoint)], **options)
-
-        minillm.training.build_trainer = build_killed  # type: ignore[assignment]
-    sys.argv = [str(ROOT / "scripts" / "train.py"), *arguments]
-    name = next(argument for argument in arguments if argument.startswith("hydra.run.dir=")).split("/")[-1]
-    with (
-        Path(f"{name}.txt").open("a") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-def _killer(kill: Kill, base: type[L.Callback] = L.Callback) -> L.Callback:
-    """Return the callback that kills; Lightning lets those that keep checkpoints come last."""
-    if kill.after != (base is Checkpoint):
-        return base()
-    calls = Counter[int]()
-
-    def hook(self: L.Callback, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        calls[trainer.global_step] += 1
-        if trainer.global_step >= kill.step and calls[trainer.global_step] == kill.times:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return type("Killer", (base,), {kill.hook: hook})()
 
 
 def assert_same_training(actual: Path, expected: Path, log: bool = True) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from minillm.checkpoint import read_checkpoint
-from tests.scripts.resuming import Kill, assert_equal_tensors, assert_same_training, finish, kill, logged
+from tests.reliability.kills import Kill
+from tests.scripts.resuming import assert_equal_tensors, assert_same_training, finish, kill, logged
 
 # Small and in float32; ten batches an epoch, or nine packed ones.
 SETTINGS = (
