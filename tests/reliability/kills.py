@@ -170,7 +170,7 @@ def _kill_before(touch: Touch) -> None:
         nonlocal met
         if event != touch.event or os.getpid() != process:
             return
-        names = [os.path.basename(os.fsdecode(path)) for path in arguments if isinstance(path, str | bytes | Path)]
+        names = [Path(os.fsdecode(path)).name for path in arguments if isinstance(path, str | bytes | Path)]
         met += any(fnmatch.fnmatchcase(name, touch.name) for name in names)
         if met == touch.times:
             os.kill(process, signal.SIGKILL)
