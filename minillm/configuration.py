@@ -52,8 +52,7 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
         SettingError: an argument that the class refuses, under its full name.
     """
     node = config.get(name)
-    # A group holds what describes an object, or several objects by their names.
-    if not OmegaConf.is_dict(node) or not ("_target_" in node or all(map(OmegaConf.is_dict, node.values()))):
+    if not OmegaConf.is_dict(node) or ("_target_" not in node and name not in GROUPS_OF_NODES):
         raise SettingError(name, node, "describes nothing; choose one of the files in conf/")
     try:
         if not arguments:
