@@ -79,6 +79,9 @@ def run_script(
 ) -> Ended:
     """Run a script to its end, and see to it that all processes that it has started end too.
 
+    Where it was not killed, nothing that it writes may be a traceback. Of one that was killed, helping processes that
+    PyTorch has started may still write one while they notice it.
+
     Args:
         name: such as train.
         folder: in which it is called.
@@ -87,6 +90,7 @@ def run_script(
         end: when it is ended before; None: it is not.
         cores: that it takes the machine to have; None: those that it has.
     """
+    before = output.stat().st_size if output.exists() else 0
     there, here = PROCESSES.Pipe()
     process = PROCESSES.Process(target=_run, args=(name, folder, output, arguments, end, cores, there))
     process.start()
@@ -104,6 +108,9 @@ def run_script(
             other.kill()
     assert not left, f"still at work: {left}"
     assert process.exitcode is not None
+    if process.exitcode >= 0:
+        written = output.read_bytes()[before:].decode("utf-8", "replace")
+        assert "Traceback" not in written, written
     return Ended(process.exitcode, seconds)
 
 

