@@ -13,6 +13,8 @@ A batch is a dict: ``inputs`` and ``targets`` (B, T) int64, padded with [PAD]; `
 split are exact.
 """
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -295,6 +297,18 @@ class ResumableLoader(DataLoader[Batch]):
 def evaluation_loader(dataset: Windows, batches: EvaluationBatches, **options: Any) -> DataLoader[Batch]:
     """Return a loader over a split for figures: every token once, no randomness."""
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
+
+
+def end_if_orphaned(worker: int) -> None:
+    """End a process that makes batches where the one that it makes them for is gone already; for ``worker_init_fn``.
+
+    PyTorch's worker ends once it has another parent than at its start. If the training is killed before that start,
+    the worker would stay for good.
+    """
+    parent = multiprocessing.parent_process()
+    is_child = multiprocessing.get_start_method() != "forkserver"  # which stands between the two
+    if parent is not None and is_child and os.getppid() != parent.pid:
+        os._exit(1)
 
 
 def _as_is(batch: Any) -> Any:  # the dataset has made the batch already

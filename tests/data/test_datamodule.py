@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -279,3 +281,30 @@ def test_of_a_large_training_split_the_tokenizer_is_fitted_on_a_part_that_the_id
     assert make_data(fit_characters=10**9).folder == data.folder  # as long as it takes all, it makes no difference
     with pytest.raises(SettingError, match=r"^fit_characters=0: must be at least 1"):
         make_data(fit_characters=0)
+
+
+KILLED = """
+import os, signal, time
+import psutil
+
+data.num_workers = 1
+data.prepare_data()
+data.setup()
+os.register_at_fork(after_in_child=lambda: time.sleep(2))
+batches = iter(data.val_dataloader())
+print(psutil.Process().children()[0].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not copies")
+def test_a_process_that_makes_batches_ends_even_where_the_training_was_killed_before_it_began(data_dir: Path) -> None:
+    program = PREPARE.partition("print(")[0] + KILLED
+    process = subprocess.Popen([sys.executable, "-c", program, str(data_dir)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    worker = psutil.Process(int(process.stdout.readline()))
+    _, left = psutil.wait_procs([worker], timeout=30)
+    for other in left:
+        other.kill()
+    assert not left
+    assert process.wait() == -signal.SIGKILL

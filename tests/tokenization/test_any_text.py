@@ -83,7 +83,7 @@ def test_any_text_of_known_words_survives_and_nothing_changes_the_second_time(
             again = tokenizer.encode(decoded)
             assert UNK in again or tokenizer.decode(again) == decoded
 
-    check_for_any(examples, check, st.lists(TEXTS, min_size=1, max_size=4))
+    check_for_any(min(examples, 500), check, st.lists(TEXTS, min_size=1, max_size=4))  # each fits a vocabulary
 
 
 @EXAMPLES
