@@ -439,7 +439,7 @@ def test_a_terminal_shows_the_bytes_read_the_articles_a_second_and_the_time_left
             shown += piece
     os.close(main)
     text = re.sub(r"\x1b\[[\d;?]*\w", "", shown.decode())
-    assert re.search(r"reading the dump .* [\d.]+/[\d.]+ kB \d+ articles/s \d:\d\d:\d\d", text)
+    assert re.search(r"reading the dump .* [\d.]+/[\d.]+ kB [\d,]+ articles/s \d:\d\d:\d\d", text)
     assert ended.stdout == b""
     ended = subprocess.run([*command[:-1], str(tmp_path / "other.sqlite")], capture_output=True, check=True)
     assert (ended.stdout, ended.stderr) == (b"", b"")
