@@ -12,9 +12,15 @@ from rich.table import Table
 from torch import nn
 
 from minillm.corpus import ATTRIBUTION, LOCK
-from minillm.evaluation.results import sample_sentences
-from minillm.evaluation.schema import Evaluation, Finding
+from minillm.evaluation.results import sample_sentences, verdict_of
+from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
+MARKS: dict[Verdict, str] = {
+    "fault": "[bold red]FAULT       [/]",
+    "weak": "[bold yellow]weak        [/]",
+    "fine": "[green]fine        [/]",
+    "none": "no verdict  ",
+}
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
 FORMS = {
     "loss": ".4f",
@@ -112,7 +118,8 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
 def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
     """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed."""
     console = console or Console()
-    trusted = evaluation["trustworthy"]
+    verdict = verdict_of(evaluation)
+    trusted = verdict != "fault"
     show_samples(
         {sample["prompt"]: sample["prompt"] + sample["generated"] for sample in evaluation["text"]["samples"]}, console
     )
@@ -161,13 +168,27 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
     colour = "" if trusted else "[red]"
     for name, value in others.items():
         console.print(f"{colour}[bold]{name:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
-    if trusted:
-        console.print("\n[bold green]The audit found no fault.[/]")
-    else:
-        console.print("\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]")
-    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]no verdict [/]"}
-    for name, found in cast(Mapping[str, Finding], evaluation["audit"]).items():
-        console.print(f"{marks[found['passed']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
+    show_findings(verdict, cast(Mapping[str, Finding], evaluation["audit"]), console)
+
+
+@rank_zero_only
+def show_findings(verdict: Verdict, findings: Mapping[str, Finding], console: Console | None = None) -> None:
+    """Show what the audit found.
+
+    Args:
+        verdict: on the whole.
+        findings: by check.
+        console: where to show them.
+    """
+    console = console or Console()
+    console.print(
+        {
+            "fault": "\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]",
+            "weak": "\n[bold yellow]The audit found no fault. The figures are right, and the model is weak.[/]",
+        }.get(verdict, "\n[bold green]The audit found no fault.[/]")
+    )
+    for name, found in findings.items():
+        console.print(f"{MARKS[found['verdict']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

@@ -28,7 +28,8 @@ from rich.table import Table
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.page import render, shown
 from minillm.evaluation.plots import runs_by_figure
-from minillm.evaluation.results import figure_names, figures, logged_figures, read_evaluation
+from minillm.evaluation.results import figure_names, figures, logged_figures, read_evaluation, verdict_of
+from minillm.evaluation.schema import Verdict
 from minillm.files import written_whole
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ LEFT_BY_A_RUN = (".hydra", "checkpoints", "evaluation")
 PRUNED = "pruned.txt"
 # Of these figures more is better; of all others less is.
 HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
+# What the table says of an evaluated run, and in which style.
+TRUSTWORTHY: dict[Verdict, str] = {"fine": "yes", "weak": "yes (weak)", "fault": "NO"}
+STYLES = {"yes": "", "yes (weak)": "yellow", "NO": "red"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Run:
 
     Args:
         folder: where it is.
-        trustworthy: ``yes`` or ``NO``; of a run that was not audited why.
+        trustworthy: ``yes``, ``yes (weak)`` or ``NO``; of a run that was not audited why.
         figures: by name, as `minillm.evaluation.results` returns them: evaluated ones, else what training logged.
         overrides: the settings that its command line named, such as ``model.dropout``, and what it said.
         config: its whole configuration.
@@ -139,7 +143,7 @@ class Comparison:
                 escape(re.sub(r"(?<=[/._])", "\n", name)), justify=justify, overflow="fold", vertical="bottom"
             )
         for run, cells in zip(self.runs, self.rows(shown), strict=True):
-            table.add_row(*map(escape, cells), style={"NO": "red", "yes": ""}.get(run.trustworthy, "dim"))
+            table.add_row(*map(escape, cells), style=STYLES.get(run.trustworthy, "dim"))
         if not console.is_terminal:
             console.width = 10_000  # a file has no right edge
         console.print(table)
@@ -213,7 +217,7 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: s
     """
     runs = [read_run(folder) for folder in find_runs(places)]
     known = {name for run in runs for name in run.figures}
-    evaluated = any(run.trustworthy in ("yes", "NO") for run in runs)
+    evaluated = any(run.trustworthy in STYLES for run in runs)
     # What no run has can still be the name of a figure, where none was evaluated.
     names_known = known if evaluated else known | figure_names()
     for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
@@ -300,7 +304,7 @@ def read_run(folder: Path) -> Run:
         log.warning("%s", error)
         trustworthy = "damaged"
     if evaluation is not None:
-        trustworthy = "yes" if evaluation["trustworthy"] else "NO"
+        trustworthy = TRUSTWORTHY[verdict_of(evaluation)]
     elif (folder / PRUNED).is_file():
         trustworthy = "pruned"
     return Run(

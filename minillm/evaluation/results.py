@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, cast, get_args, get_type_hints, is_typeddict
 
 from minillm.errors import OutsideError
-from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, SplitFigures, SplitName
+from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, Finding, SplitFigures, SplitName, Verdict
 
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
@@ -54,7 +54,29 @@ def read_evaluation(run: Path) -> Evaluation | None:
     # Without a seal it may be older, or of another program, and is taken as it is.
     if (seal := evaluation.pop(SEAL, None)) is not None and seal != _seal(evaluation):
         raise OutsideError(f"{path}: damaged, or changed by hand; evaluate the run again")
+    return _with_verdicts(evaluation)
+
+
+def _with_verdicts(evaluation: dict[str, Any]) -> Evaluation:
+    """Return an evaluation with verdicts; those from before there were any said ``passed`` of each check."""
+    audit = evaluation.get("audit", {})
+    if any("passed" in found for found in audit.values()):
+        for name, found in audit.items():
+            passed = found.pop("passed")
+            found["verdict"] = "none" if passed is None else "fine" if passed else "fault"
+            # Behind a bigram model was a failure then: its perplexity is over the least that can be.
+            if name == "plausibility" and passed is False and found["perplexity"] >= found["threshold"]:
+                found["verdict"] = "weak"
+        evaluation["trustworthy"] = all(found["verdict"] != "fault" for found in audit.values())
     return cast(Evaluation, evaluation)
+
+
+def verdict_of(evaluation: Evaluation) -> Verdict:
+    """Return the verdict on a whole evaluation, the worst one of its checks: ``fault``, ``weak`` or ``fine``."""
+    if not evaluation["trustworthy"]:
+        return "fault"
+    checks = cast(Mapping[str, Finding], evaluation["audit"]).values()
+    return "weak" if any(check["verdict"] == "weak" for check in checks) else "fine"
 
 
 def logged_figures(run: Path) -> dict[str, float]:

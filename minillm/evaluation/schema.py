@@ -138,11 +138,16 @@ class Memory(TypedDict):
     """Peak memory of the GPU, or peak resident memory of the process."""
 
 
+Verdict = Literal["fault", "weak", "fine", "none"]
+"""What a check found. ``fault``: the figures cannot be believed. ``weak``: they are right, and say that little was
+learned. ``fine``: nothing is wrong. ``none``: it could not be checked, or (plausibility) another check already explains
+it; the finding says which."""
+
+
 class Finding(TypedDict):
     """The outcome of one check; each check adds its own figures under further keys."""
 
-    passed: bool | None
-    """None: could not be checked, or (plausibility) already explained by another check; the finding says which."""
+    verdict: Verdict
     finding: str
     """One plain sentence with its figure."""
     threshold: float
@@ -224,9 +229,9 @@ class Evaluation(TypedDict):
     baselines: dict[str, dict[str, Baseline]]
     """By split (val, test), then "unigram" and "bigram"; empty where the training text is not at hand."""
     trustworthy: bool
-    """No check failed."""
+    """No check found a fault."""
     findings: list[str]
-    """The sentences of all checks, those of failed ones first."""
+    """The sentences of all checks, faults first, then what is weak."""
     seconds: float
     """What the evaluation took."""
     plots: Plots

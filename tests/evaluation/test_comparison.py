@@ -3,12 +3,14 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from minillm.errors import SettingError
 from minillm.evaluation.comparison import Comparison, compare, find_runs
+from minillm.evaluation.results import read_evaluation, sealed
 from minillm.evaluation.schema import Evaluation
 
 MakeRun = Callable[..., Path]
@@ -56,6 +58,40 @@ def test_settings_that_differ_become_columns_with_the_values_of_all_runs(sweep: 
     assert rows["2"] == ["NO", "0.1", "files", "0.2", "0.97", "4140032"]  # its dropout was not named: the config's
     assert rows["3"] == ["not evaluated", "0.5", "sample", "", "", ""]
     assert rows["4"] == ["damaged", "0.7", "sample", "", "", ""]
+
+
+def test_a_weak_run_is_trustworthy_and_says_that_it_is_weak(
+    evaluation: Evaluation, make_run: MakeRun, tmp_path: Path
+) -> None:
+    evaluation["audit"]["plausibility"]["verdict"] = "weak"
+    make_run("a", evaluation)
+    comparison = compare([str(tmp_path)], METRICS, "test/loss")
+    assert comparison.runs[0].trustworthy == "yes (weak)"
+    assert '<tr class="weak">' in comparison.html()
+
+
+def test_an_evaluation_from_before_there_were_verdicts_is_read_with_those_of_today(
+    evaluation: Evaluation, make_run: MakeRun, tmp_path: Path
+) -> None:
+    def older(**passed: bool | None) -> Evaluation:
+        old: Any = copy.deepcopy(evaluation)
+        for name, check in old["audit"].items():
+            del check["verdict"]
+            check["passed"] = passed.get(name, True)
+        old["trustworthy"] = False not in passed.values()
+        return sealed(old)  # type: ignore[return-value]
+
+    make_run("fine", older(memorization=None), seed=0)
+    make_run("behind a bigram model", older(plausibility=False), seed=1)
+    make_run("leaking", older(causality=False, plausibility=None), seed=2)
+    runs = {run.folder.name: run.trustworthy for run in compare([str(tmp_path)], METRICS, "test/loss").runs}
+    assert runs == {"fine": "yes", "behind a bigram model": "yes (weak)", "leaking": "NO"}
+    read = read_evaluation(tmp_path / "leaking")
+    assert read is not None
+    assert [check["verdict"] for check in (read["audit"]["causality"], read["audit"]["plausibility"])] == [
+        "fault",
+        "none",
+    ]
 
 
 def test_a_damaged_evaluation_is_named_in_one_line(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,4 +55,4 @@ def test_two_processes_log_the_figures_of_one_and_write_each_file_once(tmp_path:
     for name in ("kl_divergence", "total_variation", "calibration_error", "prediction_bias"):
         assert alike["bias"][name] == pytest.approx(evaluated["bias"][name], rel=1e-4), name
     for name, check in evaluated["audit"].items():
-        assert alike["audit"][name]["passed"] == check["passed"], name
+        assert alike["audit"][name]["verdict"] == check["verdict"], name

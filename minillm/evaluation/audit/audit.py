@@ -9,7 +9,7 @@ from torch import nn
 from minillm.evaluation.audit.alignment import Alignment
 from minillm.evaluation.audit.causality import Causality
 from minillm.evaluation.audit.contamination import Contamination
-from minillm.evaluation.audit.finding import Finding
+from minillm.evaluation.audit.finding import ORDER, Finding
 from minillm.evaluation.audit.inflation import Inflation
 from minillm.evaluation.audit.memorization import Memorization
 from minillm.evaluation.audit.plausibility import Plausibility
@@ -47,22 +47,22 @@ class Audit:
             "memorization": self.memorization(subject),
             "inflation": self.inflation(subject),
         }
-        causes = [name for name, found in findings.items() if found["passed"] is False]
+        causes = [name for name, found in findings.items() if found["verdict"] == "fault"]
         found = self.plausibility(subject)
-        if found["passed"] is False and causes:
+        if found["verdict"] in ("fault", "weak") and causes:
             # It is the symptom; the fault is named once, by the check that found its cause.
-            found |= {"passed": None, "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
+            found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
         return {**findings, "plausibility": found}
 
 
 def sentences(findings: Mapping[str, Finding]) -> list[str]:
-    """Return what the checks say, those that failed first."""
-    return [found["finding"] for found in sorted(findings.values(), key=lambda found: found["passed"] is not False)]
+    """Return what the checks say: faults first, then what is weak, then what is fine."""
+    return [found["finding"] for found in sorted(findings.values(), key=lambda found: ORDER.index(found["verdict"]))]
 
 
 def is_trustworthy(findings: Mapping[str, Finding]) -> bool:
-    """Return whether no check failed."""
-    return all(found["passed"] is not False for found in findings.values())
+    """Return whether no check found a fault: a weak model's figures are right."""
+    return all(found["verdict"] != "fault" for found in findings.values())
 
 
 def audit_network(
@@ -84,7 +84,7 @@ def audit_network(
         audit: the checks; None: with their defaults.
 
     Returns:
-        ``trustworthy``, ``findings`` (a sentence each, failed checks first) and ``audit``, the checks' figures by name.
+        ``trustworthy``, ``findings`` (a sentence each, faults first) and ``audit``, the checks' figures by name.
 
     Raises:
         ValueError: a split without text, or no test split.

@@ -9,6 +9,7 @@ from torch import Tensor
 from minillm.data.batching import Windows
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 from minillm.tokenization import SPECIAL_TOKENS
 
@@ -52,7 +53,7 @@ class Causality:
             moved[: len(ids)] = torch.maximum(moved[: len(ids)], self._moved(subject, ids))
         moved = moved[: int(windows.lengths[longest].max()) - 1]  # nothing stands behind the last place
         if not len(moved):
-            return finding(None, "Causality was not checked: no test window has two tokens.", self.tolerance)
+            return finding("none", "Causality was not checked: no test window has two tokens.", self.tolerance)
         leaking = torch.nonzero(~(moved <= self.tolerance)).flatten().tolist()  # not a number leaks too
         largest = float(moved.max())
         if leaking:
@@ -66,7 +67,8 @@ class Causality:
                 f"The network sees only the past: changing later tokens moved no logit by more than {largest:.2g} "
                 f"({self.tolerance:g} is allowed)."
             )
-        return finding(not leaking, sentence, self.tolerance, largest_change=largest, places=leaking)
+        verdict: Verdict = "fault" if leaking else "fine"
+        return finding(verdict, sentence, self.tolerance, largest_change=largest, places=leaking)
 
     def _moved(self, subject: Subject, ids: Tensor) -> Tensor:
         """Return (T,) how far the logits at each place moved at most, over all changes behind it."""

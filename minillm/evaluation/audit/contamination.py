@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from minillm.corpus.duplicates import WORD, runs, word_hashes
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Split, Subject
 from minillm.parallel import batches, cores, in_order
 
@@ -63,7 +64,7 @@ class Contamination:
         """Return how much of the other splits the training split holds."""
         if "train" not in subject.splits:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
-            return finding(None, sentence, self.sequences)
+            return finding("none", sentence, self.sequences)
         looked_for = [
             _LookedFor(name, _words(split.texts[index]))
             for name, split in subject.samples.items()
@@ -87,8 +88,8 @@ class Contamination:
             sentence = (
                 f"Training text is apart from what judges the network: {share} {allowed}, and no article is close."
             )
-        passed = not copies and shares[worst] <= self.sequences
-        return finding(passed, sentence, self.sequences, sequences=shares, near_duplicates=copies)
+        verdict: Verdict = "fault" if copies or shares[worst] > self.sequences else "fine"
+        return finding(verdict, sentence, self.sequences, sequences=shares, near_duplicates=copies)
 
     def _found(self, looked_for: Sequence["_LookedFor"], train: Split) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Go through the training text once, on all cores where there is much of it.
