@@ -77,7 +77,7 @@ class ArticleSums:
         """A SHA-256 of all that is said of each article."""
         digest = hashlib.sha256()
         for each in fields(self):
-            digest.update(np.ascontiguousarray(getattr(self, each.name)).astype("<f8" if each.name == "nats" else "<i8"))
+            digest.update(getattr(self, each.name).astype("<f8" if each.name == "nats" else "<i8").tobytes())
         return digest.hexdigest()
 
 

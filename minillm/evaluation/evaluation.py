@@ -138,11 +138,12 @@ class Evaluator:
         )
         measured = subject.measured
         figures = {name: split.figures for name, split in measured.items()}
-        for name, split in measured.items():
-            within = intervals(split.articles)
-            figures[name]["ci95"] = {figure: within[figure] for figure in split.figures if figure in within}
-            if articles is not None:
-                articles[name] = split.articles
+        sums = {name: split.articles for name, split in measured.items()}
+        for name in sums:
+            within = intervals(sums[name])
+            figures[name]["ci95"] = {figure: within[figure] for figure in figures[name] if figure in within}
+        if articles is not None:
+            articles.update(sums)
         findings = self.audit(subject)
         counts = subject.counts
         frequencies = subject.frequencies
@@ -194,7 +195,7 @@ class Evaluator:
                 "article_lengths": _histogram(splits),
                 "funnel": dict(funnel or {}),
             },
-            "articles_sha256": {name: split.articles.sha256 for name, split in measured.items()},
+            "articles_sha256": {name: each.sha256 for name, each in sums.items()},
         }
         evaluation["seconds"] = time.perf_counter() - start
         return _shared(evaluation)

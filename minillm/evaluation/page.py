@@ -62,9 +62,9 @@ def shown(value: float | None) -> str:
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """Return an interval as `shown` writes its ends; nothing for none.
+    """Return an interval of positive numbers as `shown` writes its ends; nothing for none.
 
-    >>> span((4.21, 4.31)), span((-0.02, 0.01)), span(None)
-    ('4.2100 to 4.3100', '-0.0200 to 0.0100', '')
+    >>> span((4.21, 4.31)), span(None)
+    ('4.2100–4.3100', '')
     """
-    return f"{shown(interval[0])} to {shown(interval[1])}" if interval else ""
+    return f"{shown(interval[0])}–{shown(interval[1])}" if interval else ""

@@ -123,18 +123,6 @@ def sample_sentences(data: DataSize) -> list[str]:
     ]
 
 
-def verdict_of(evaluation: Evaluation) -> str:
-    """Return the verdict on a whole evaluation: ``fault``, ``weak`` or ``fine``; a file from before them knows no weak.
-
-    Args:
-        evaluation: what evaluation.json holds.
-    """
-    if not evaluation["trustworthy"]:
-        return "fault"
-    checks = cast(Mapping[str, Mapping[str, object]], evaluation.get("audit", {})).values()
-    return "weak" if any(check.get("verdict") == "weak" for check in checks) else "fine"
-
-
 def intervals_of(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
     """Return the 95 % intervals of the splits' figures, under the names of `figures`; older files have none."""
     return {

@@ -7,12 +7,12 @@ distance from the figure in units of the draw's own standard error (of a ratio, 
 Techniques", 1977, chapter 6). The interval reaches to both sides as many standard errors as 95 % of these distances are
 under: the symmetric bootstrap-t (Hall, "On symmetric bootstrap confidence intervals", 1988).
 
-Chosen by trial: lengths of articles have a heavy tail, and with few articles percentile, BCa and normal intervals are too
-narrow; docs/compare.md has the figures.
+Chosen by trial: lengths of articles have a heavy tail, and with few articles percentile, BCa and normal intervals are
+too narrow; docs/compare.md has the figures.
 
 Two runs are compared on the articles that both were tested on, article by article: hard articles are hard for both, and
-their difference is much surer than either figure. Over several seeds the variance of the articles, as above for the mean
-of the seeds, and that of the seeds are added (Bouthillier et al., "Accounting for Variance in Machine Learning
+their difference is much surer than either figure. Over several seeds the variance of the articles, as above for the
+mean of the seeds, and that of the seeds are added (Bouthillier et al., "Accounting for Variance in Machine Learning
 Benchmarks", 2021), with the degrees of freedom of Satterthwaite ("An approximate distribution of estimates of variance
 components", 1946).
 """
@@ -140,12 +140,16 @@ def compared(
     below = aligned[0].ratios[name][1]  # the same of all
     value, half = float(above.sum() / below.sum()), float(half_widths([(above, below)], seed)[0])
     if over_seeds:
-        half = _with_seeds(half, len(below), [[each.figures[name] for each in group] for group in (ours, theirs) if group])
+        half = _with_seeds(
+            half, len(below), [[each.figures[name] for each in group] for group in (ours, theirs) if group]
+        )
     low, high = value - half, value + half
     if not all(map(math.isfinite, (low, high))):
         raise IncomparableError("not a number")
     if figure == "perplexity":
-        value, low, high = (math.expm1(min(each, 700)) if theirs else math.exp(min(each, 700)) for each in (value, low, high))
+        value, low, high = (
+            math.expm1(min(each, 700)) if theirs else math.exp(min(each, 700)) for each in (value, low, high)
+        )
     return Interval(value, low, high, len(below))
 
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from minillm.errors import SettingError
-from minillm.evaluation.comparison import Comparison, compare, find_runs
+from minillm.evaluation.comparison import Comparison, compare
 from minillm.evaluation.results import read_evaluation, sealed
+from minillm.evaluation.runs import find_runs
 from minillm.evaluation.schema import Evaluation
 
 MakeRun = Callable[..., Path]
