@@ -19,7 +19,7 @@ from minillm.evaluation.audit import Audit
 from minillm.evaluation.audit.audit import is_trustworthy, sentences
 from minillm.evaluation.language_modelling import processes
 from minillm.evaluation.latency import latency, memory
-from minillm.evaluation.results import sealed
+from minillm.evaluation.results import EVALUATION, sealed
 from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
@@ -95,6 +95,7 @@ class Evaluator:
         reported: Mapping[str, float] | None = None,
         other_text: str | None = None,
         funnel: Mapping[str, int] | None = None,
+        max_tokens: Mapping[str, int | None] | None = None,
     ) -> Evaluation:
         """Return every figure of a model.
 
@@ -107,6 +108,7 @@ class Evaluator:
                 text than the run's own no figures were reported.
             other_text: where the test split comes from, when it is not the run's own.
             funnel: articles read, dropped and kept.
+            max_tokens: tokens of each split that figures are over at most; None: as the settings say.
 
         Raises:
             OutsideError: a split has no article.
@@ -129,7 +131,7 @@ class Evaluator:
             loaders or {},
             reported,
             self.batch_size,
-            self._max_tokens(model, splits),
+            self._max_tokens(model, splits) if max_tokens is None else max_tokens,
             self.baseline_tokens,
         )
         measured = subject.measured
@@ -143,15 +145,15 @@ class Evaluator:
             "run": str(checkpoint.parent.parent) if (checkpoint.parent.parent / ".hydra").is_dir() else None,
             "config": _as_json(model.config),
             "data": {
-                "articles": {name: len(split.documents) for name, split in splits.items()},
-                "tokens": {name: tokens_of(split) for name, split in splits.items()},
-                "bytes": {name: int(split.documents.bytes.sum()) for name, split in splits.items()},
+                "articles": {name: split.articles for name, split in splits.items()},
+                "tokens": {name: _all_tokens_of(split) for name, split in splits.items()},
+                "bytes": {name: split.bytes for name, split in splits.items()},
                 "unk_rate": {name: float(frequency[UNK] / frequency.sum()) for name, frequency in frequencies.items()},
                 "other_text": other_text,
                 "samples": {
                     name: {"articles": len(sample.documents), "tokens": tokens_of(sample)}
                     for name, sample in subject.samples.items()
-                    if sample is not splits[name]
+                    if len(sample.documents) < splits[name].articles
                 },
             },
             "splits": figures,
@@ -206,15 +208,20 @@ class Evaluator:
         return cast(Text, scores)
 
 
-def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
+def write_evaluation(evaluation: Evaluation, run_dir: str | Path, name: str | Path = EVALUATION) -> Path:
     """Write ``evaluation/evaluation.json`` into a run's folder, whole or not at all, and return its path.
 
     A last key, ``sha256``, lets `read_evaluation` notice damage.
 
+    Args:
+        evaluation: what it holds.
+        run_dir: the folder.
+        name: another name within it.
+
     Raises:
         OutsideError: it cannot be written.
     """
-    path = Path(run_dir) / "evaluation" / "evaluation.json"
+    path = Path(run_dir) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as temporary:
@@ -228,6 +235,11 @@ def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
 def tokens_of(split: Split) -> int:
     """Return the tokens to predict: all but each document's [BOS]."""
     return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
+
+
+def _all_tokens_of(split: Split) -> int:
+    """Return the tokens to predict of a whole split; of one that was encoded in part, as many as its bytes suggest."""
+    return round(tokens_of(split) * split.bytes / max(1, int(split.documents.bytes.sum())))
 
 
 def _as_json(setting: Any) -> Any:
