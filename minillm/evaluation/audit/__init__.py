@@ -1,7 +1,7 @@
 """The audit: can an evaluation be believed? One check a file; each works on any network that maps ids to logits."""
 
 from minillm.evaluation.audit.alignment import Alignment
-from minillm.evaluation.audit.audit import Audit, audit_network
+from minillm.evaluation.audit.audit import Audit
 from minillm.evaluation.audit.causality import Causality
 from minillm.evaluation.audit.contamination import Contamination
 from minillm.evaluation.audit.inflation import Inflation
@@ -16,5 +16,4 @@ __all__ = [
     "Inflation",
     "Memorization",
     "Plausibility",
-    "audit_network",
 ]

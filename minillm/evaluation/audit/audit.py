@@ -1,10 +1,7 @@
 """All checks together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
 
 from minillm.evaluation.audit.alignment import Alignment
 from minillm.evaluation.audit.causality import Causality
@@ -13,9 +10,7 @@ from minillm.evaluation.audit.finding import ORDER, Finding
 from minillm.evaluation.audit.inflation import Inflation
 from minillm.evaluation.audit.memorization import Memorization
 from minillm.evaluation.audit.plausibility import Plausibility
-from minillm.evaluation.subject import Split, Subject
-from minillm.language_model import EncodedTexts
-from minillm.tokenization import Tokenizer
+from minillm.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -63,35 +58,3 @@ def sentences(findings: Mapping[str, Finding]) -> list[str]:
 def is_trustworthy(findings: Mapping[str, Finding]) -> bool:
     """Return whether no check found a fault: a weak model's figures are right."""
     return all(found["verdict"] != "fault" for found in findings.values())
-
-
-def audit_network(
-    network: nn.Module,
-    tokenizer: Tokenizer,
-    texts: Mapping[str, Sequence[str]],
-    max_length: int = 128,
-    reported: Mapping[str, float] | None = None,
-    audit: Audit | None = None,
-) -> dict[str, Any]:
-    """Check a network of one's own.
-
-    Args:
-        network: maps ids (B, T) to logits (B, T, V); it is put in eval mode.
-        tokenizer: the tokenizer of its ids.
-        texts: articles by split: "test", and "train" where it is at hand.
-        max_length: tokens of context that it was trained with.
-        reported: figures to check, such as ``{"test/accuracy": 0.97}``.
-        audit: the checks; None: with their defaults.
-
-    Returns:
-        ``trustworthy``, ``findings`` (a sentence each, faults first) and ``audit``, the checks' figures by name.
-
-    Raises:
-        ValueError: a split without text, or no test split.
-    """
-    if "test" not in texts:
-        raise ValueError("the audit needs texts['test']")
-    splits = {name: Split(EncodedTexts(articles, tokenizer), articles) for name, articles in texts.items()}
-    subject = Subject(network.eval(), len(tokenizer), max_length, splits, reported=reported or {})
-    findings = (audit or Audit())(subject)
-    return {"trustworthy": is_trustworthy(findings), "findings": sentences(findings), "audit": findings}

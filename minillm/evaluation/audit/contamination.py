@@ -1,11 +1,11 @@
 """Was the text that judges the network also learned from?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,11 +101,12 @@ class Contamination:
         passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
         phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
         find = partial(_find, passages.keys, phrases.keys)
-        processes = cores() if int(train.documents.bytes.sum()) > ALONE else 1
+        texts = train.texts if train.whole is None else train.whole
+        processes = cores() if train.bytes > ALONE else 1
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
         pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
-        for number, (_, found) in enumerate(in_order(find, batches(train.texts, TEXTS_AT_ONCE), processes)):
+        for number, (_, found) in enumerate(in_order(find, batches(texts, TEXTS_AT_ONCE), processes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
             # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
@@ -113,8 +114,10 @@ class Contamination:
             shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
             pairs += [(number, article) for article in np.flatnonzero(shared >= self.shared).tolist()]
         most = np.zeros(len(looked_for), dtype=np.int64)
-        for number, of_one in groupby(pairs, key=itemgetter(0)):
-            [found] = find([train.texts[number]])
+        for (_, of_one), text in zip(
+            groupby(pairs, key=itemgetter(0)), _picked(texts, [number for number, _ in pairs]), strict=True
+        ):
+            [found] = find([text])
             shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
             articles = [article for _, article in of_one]
             most[articles] = np.maximum(most[articles], shared[articles])
@@ -134,6 +137,13 @@ class Contamination:
             own_passages = passages.of([index for index, article in enumerate(looked_for) if article.split == name])
             shares[name] = float(seen[own_passages].mean()) if len(own_passages) else 0.0
         return shares, copies
+
+
+@runtime_checkable
+class TextsAtHand(Protocol):
+    """Texts of which each can be had by itself."""
+
+    def __getitem__(self, number: int) -> str: ...
 
 
 class _LookedFor(NamedTuple):
@@ -202,6 +212,15 @@ def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[
 
 def _words(text: str) -> list[str]:
     return WORD.findall(text.lower())
+
+
+def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
+    """Yield the texts at these places, each once; the places are in ascending order."""
+    if isinstance(texts, TextsAtHand):
+        yield from (texts[number] for number in dict.fromkeys(numbers))
+    elif numbers:
+        wanted = set(numbers)
+        yield from (text for number, text in enumerate(islice(texts, numbers[-1] + 1)) if number in wanted)
 
 
 def _evenly(length: int, most: int) -> list[int]:
