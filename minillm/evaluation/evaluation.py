@@ -137,6 +137,8 @@ class Evaluator:
             self.batch_size,
             self._max_tokens(model, splits) if max_tokens is None else max_tokens,
             self.baseline_tokens,
+            model.tokenizer,
+            own_test=other_text is None,
         )
         measured = subject.measured
         figures = {name: split.figures for name, split in measured.items()}

@@ -1,16 +1,30 @@
 """All checks together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from minillm.evaluation.audit.alignment import Alignment
 from minillm.evaluation.audit.causality import Causality
 from minillm.evaluation.audit.contamination import Contamination
+from minillm.evaluation.audit.determinism import Determinism
 from minillm.evaluation.audit.finding import ORDER, Finding
 from minillm.evaluation.audit.inflation import Inflation
 from minillm.evaluation.audit.memorization import Memorization
 from minillm.evaluation.audit.plausibility import Plausibility
+from minillm.evaluation.audit.position import Position
+from minillm.evaluation.audit.selection import Selection
+from minillm.evaluation.audit.splits import Splits
+from minillm.evaluation.audit.tokenizer import TokenizerCheck
 from minillm.evaluation.subject import Subject
+
+CAUSES: Mapping[str, tuple[str, ...]] = {
+    "causality": ("determinism",),
+    "alignment": ("causality",),
+    "inflation": ("determinism",),
+    "position": ("determinism", "contamination"),
+    "selection": ("contamination", "splits"),
+}
+"""Of a check, the checks whose fault explains what it finds: a fault is named once, where its cause is found."""
 
 
 @dataclass(frozen=True)
@@ -18,36 +32,42 @@ class Audit:
     """The checks, each with its threshold and the reason for it.
 
     Args:
+        determinism: does the same text get the same figures each time?
         causality: does the network see what it is to predict?
         alignment: is the next token what is predicted?
         contamination: was the text that judges the network also learned from?
         memorization: does the network know its training text by heart?
+        splits: are val and test apart from each other and of the same kind?
+        tokenizer: does it keep the text, and was it made without val and test?
         inflation: are the reported figures those of the text?
+        position: are the figures those of the text, and not of where its windows are cut?
+        selection: is test no better than val by more than chance?
         plausibility: can the figures be at all?
     """
 
+    determinism: Determinism = field(default_factory=Determinism)
     causality: Causality = field(default_factory=Causality)
     alignment: Alignment = field(default_factory=Alignment)
     contamination: Contamination = field(default_factory=Contamination)
     memorization: Memorization = field(default_factory=Memorization)
+    splits: Splits = field(default_factory=Splits)
+    tokenizer: TokenizerCheck = field(default_factory=TokenizerCheck)
     inflation: Inflation = field(default_factory=Inflation)
+    position: Position = field(default_factory=Position)
+    selection: Selection = field(default_factory=Selection)
     plausibility: Plausibility = field(default_factory=Plausibility)
 
     def __call__(self, subject: Subject) -> dict[str, Finding]:
         """Return the finding of each check."""
-        findings = {
-            "causality": self.causality(subject),
-            "alignment": self.alignment(subject),
-            "contamination": self.contamination(subject),
-            "memorization": self.memorization(subject),
-            "inflation": self.inflation(subject),
-        }
-        causes = [name for name, found in findings.items() if found["verdict"] == "fault"]
-        found = self.plausibility(subject)
-        if found["verdict"] in ("fault", "weak") and causes:
-            # It is the symptom; the fault is named once, by the check that found its cause.
-            found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
-        return {**findings, "plausibility": found}
+        findings = {check.name: getattr(self, check.name)(subject) for check in fields(self)}
+        faults = [name for name, found in findings.items() if found["verdict"] == "fault"]
+        for name, found in findings.items():
+            # What cannot be, or is weak, may come of any fault.
+            explains = [cause for cause in faults if name == "plausibility" or cause in CAUSES.get(name, ())]
+            causes = [cause for cause in explains if cause != name]
+            if found["verdict"] in ("fault", "weak") and causes:
+                found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
+        return findings
 
 
 def sentences(findings: Mapping[str, Finding]) -> list[str]:
