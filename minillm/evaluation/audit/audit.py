@@ -10,7 +10,16 @@ from minillm.evaluation.audit.finding import ORDER, Finding
 from minillm.evaluation.audit.inflation import Inflation
 from minillm.evaluation.audit.memorization import Memorization
 from minillm.evaluation.audit.plausibility import Plausibility
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
+
+CAUSES: dict[Verdict, tuple[str, ...]] = {
+    "fault": ("causality", "alignment", "contamination", "memorization"),
+    "weak": ("causality", "alignment"),
+    "fine": (),
+    "none": (),
+}
+"""Checks whose faults explain a plausibility that is not fine."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,10 @@ class Audit:
         }
         causes = [name for name, found in findings.items() if found["verdict"] == "fault"]
         found = self.plausibility(subject)
-        if found["verdict"] in ("fault", "weak") and causes:
-            # It is the symptom; the fault is named once, by the check that found its cause.
+        # It is the symptom; the fault is named once, by the check that found its cause: a wrong claim is none, and only
+        # a network that learned another task comes out behind counting for it.
+        causes = [name for name in causes if name in CAUSES[found["verdict"]]]
+        if causes:
             found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
         return {**findings, "plausibility": found}
 
