@@ -20,7 +20,7 @@ SETTINGS = {
     "val": str | None,
     "text_field": str,
     "on_error": str,
-    "reported": dict[str, float],
+    "reported": dict[str, float] | None,
     "seed": int,
 }
 
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
         evaluator=instantiate(config, "evaluation"),
         output_dir=output_dir,
     )
-    console.show_evaluation(evaluation)
+    console.show_evaluation(evaluation, name="model")
     console.show_report(output_dir / PAGE)
     if not evaluation["trustworthy"]:
         sys.stdout.flush()

@@ -15,16 +15,20 @@ from minillm.evaluation.audit.position import Position
 from minillm.evaluation.audit.selection import Selection
 from minillm.evaluation.audit.splits import Splits
 from minillm.evaluation.audit.tokenizer import TokenizerCheck
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 
-CAUSES: Mapping[str, tuple[str, ...]] = {
-    "causality": ("determinism",),
-    "alignment": ("causality",),
-    "inflation": ("determinism",),
-    "position": ("determinism", "contamination"),
-    "selection": ("contamination", "splits"),
+CAUSES: Mapping[tuple[str, Verdict], tuple[str, ...]] = {
+    ("causality", "fault"): ("determinism",),
+    ("alignment", "fault"): ("causality",),
+    ("inflation", "fault"): ("determinism",),
+    ("position", "fault"): ("determinism", "contamination", "memorization"),
+    ("selection", "fault"): ("contamination", "splits"),
+    ("plausibility", "fault"): ("causality", "alignment", "contamination", "memorization", "position", "selection"),
+    ("plausibility", "weak"): ("determinism", "causality", "alignment"),
 }
-"""Of a check, the checks whose fault explains what it finds: a fault is named once, where its cause is found."""
+"""Of what a check found, the checks whose faults explain it: a fault is named once, where its cause is found. A wrong
+claim explains nothing, and only a network that learned another task comes out behind counting for it."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,8 @@ class Audit:
         findings = {check.name: getattr(self, check.name)(subject) for check in fields(self)}
         faults = [name for name, found in findings.items() if found["verdict"] == "fault"]
         for name, found in findings.items():
-            # What cannot be, or is weak, may come of any fault.
-            explains = [cause for cause in faults if name == "plausibility" or cause in CAUSES.get(name, ())]
-            causes = [cause for cause in explains if cause != name]
-            if found["verdict"] in ("fault", "weak") and causes:
+            causes = [cause for cause in CAUSES.get((name, found["verdict"]), ()) if cause in faults]
+            if causes:
                 found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
         return findings
 

@@ -203,12 +203,12 @@ class ForeignTokenizer:
             raise
         except Exception as error:  # whatever a tokenizer of somebody's raises
             problem = " ".join(str(error).split()) or type(error).__name__
-            raise SettingError("tokenizer", self._name, f"fails to encode text: {problem}") from error
+            raise SettingError("network", self._name, f"its tokenizer fails to encode text: {problem}") from error
         for ids in arrays:
             if len(ids) and not (ids.min() >= 0 and ids.max() < self._renumbering.size):
                 worst = int(ids.min() if ids.min() < 0 else ids.max())
-                advice = f"gives the id {worst:,}, and the network logits of {self._renumbering.size:,} tokens alone"
-                raise SettingError("tokenizer", self._name, f"{advice}: they do not belong together")
+                advice = f"its tokenizer gives the id {worst:,}, and it has logits of {self._renumbering.size:,} tokens"
+                raise SettingError("network", self._name, f"{advice} alone: they do not belong together")
         return [
             Encoded(self._bare(self._renumbering.ours[ids]).tolist(), unknown_bytes)
             for ids, (_, unknown_bytes) in zip(arrays, encoded, strict=True)
@@ -219,8 +219,8 @@ class ForeignTokenizer:
         text, run = "", list[int]()
         for each in [*ids, UNK]:
             if each == UNK:
-                text += self._decode(run) if run else ""
-                text, run = text + SPECIAL_TOKENS[UNK], []
+                text += self._decoded(run) + SPECIAL_TOKENS[UNK]
+                run = []
             elif each not in (PAD, BOS, EOS):
                 run.append(int(self._renumbering.predicted[each]))
         return text.removesuffix(SPECIAL_TOKENS[UNK])
@@ -229,7 +229,18 @@ class ForeignTokenizer:
         """Return an entry as the vocabulary spells it."""
         if token_id < len(SPECIAL_TOKENS):
             return SPECIAL_TOKENS[token_id]
-        return self._spell(int(self._renumbering.predicted[token_id]))
+        theirs = int(self._renumbering.predicted[token_id])
+        try:
+            return self._spell(theirs)
+        except Exception:  # a network may have logits of more tokens than its tokenizer knows
+            return f"<{theirs}>"
+
+    def _decoded(self, ids: list[int]) -> str:
+        try:
+            return str(self._decode(ids)) if ids else ""
+        except Exception as error:  # whatever a tokenizer of somebody's raises
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise SettingError("network", self._name, f"its tokenizer fails to decode ids: {problem}") from error
 
     def _bare(self, ids: np.ndarray) -> np.ndarray:
         """Return the ids without a [BOS] that the tokenizer put before them, and an [EOS] after them."""
@@ -513,7 +524,7 @@ def _of_this_project(network: nn.Module, tokenizer: Tokenizer, name: str, max_le
     length = _length(max_length, getattr(network, "max_length", None), None)
     network = network if hasattr(network, "new_cache") else ForeignNetwork(network, None, name)
     model = AuditedModel(network, tokenizer, length, {}, name)
-    _try(model, len(tokenizer))
+    _try(model)
     return model
 
 
@@ -564,7 +575,7 @@ def _of_transformers(
         name,
     )
     model.config["network"]["max_length"] = model.max_length
-    _try(model, size)
+    _try(model)
     return model
 
 
@@ -592,11 +603,11 @@ def _of_python(model: Any, name: str, max_length: int | None) -> AuditedModel:
         {"network": {"target": name, "class": type(network).__name__, "vocabulary": size, "max_length": length}},
         name,
     )
-    _try(audited_model, size)
+    _try(audited_model)
     return audited_model
 
 
-def _try(model: AuditedModel, size: int) -> None:
+def _try(model: AuditedModel) -> None:
     """Have the network read a window of the whole context, so that what does not work shows at once.
 
     Raises:
@@ -613,7 +624,7 @@ def _try(model: AuditedModel, size: int) -> None:
             raise SettingError(error.setting, error.value, advice) from error
         raise
     if not all_finite([logits]):
-        raise SettingError("network", type(model.network).__name__, "its logits are no numbers")
+        raise SettingError("network", model.name, "its logits are no numbers")
 
 
 def _vocabulary(network: Callable[..., Any], name: str) -> int:
@@ -731,7 +742,9 @@ def _explained(setting: str, path: str, what: str = "") -> Iterator[None]:
         problem = " ".join(str(error).split()) or type(error).__name__
         if Path(path).is_dir():
             if "safetensors" in problem and "no file named" in problem:
-                problem = "has no weights as safetensors; pickled ones can run code: network.trusted=true if you trust it"
+                problem = (
+                    "has no weights as safetensors; pickled ones can run code: network.trusted=true if you trust it"
+                )
             elif "trust_remote_code" in problem:
                 problem = "brings code of its own, which was not run: network.trusted=true if you trust it"
             raise SettingError(setting, path, f"{what}{problem}") from error

@@ -53,7 +53,9 @@ class Plausibility:
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
         parameters = subject.parameters or LARGEST
         law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
-        floor = math.exp(self.margin * law * math.log(2) * spelled / figures["tokens"])  # the same as a perplexity
+        floor = math.exp(
+            min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
+        )  # the same as a perplexity
         bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
         size = f"{parameters / 1e6:,.2g} million parameters" if subject.parameters else "a network of unknown size"
         verdict: Verdict = "fine"

@@ -19,6 +19,8 @@ PIECE = 1 << 20  # bytes: a longer .txt file comes in pieces, so that one of gig
 # Of text that is encoded, per token that figures are over at most: a token of more is rare, so that the limit on tokens
 # decides, and not this one.
 BYTES_PER_TOKEN = 8
+# A token of so many bytes on average is that of no vocabulary: the files of a tokenizer are missing.
+SPARSE = 100
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def split_of(texts: TextFiles | Sequence[str], setting: str, model: LanguageMode
         max_tokens: tokens of them that figures are over at most; None: all.
 
     Raises:
-        SettingError: there is no text, or none with a token.
+        SettingError: there is no text, or next to no token comes of it.
     """
     most = None if max_tokens is None else max_tokens * BYTES_PER_TOKEN
     heap: list[tuple[float, int, int, str]] = []  # the greatest hash first
@@ -94,6 +96,10 @@ def split_of(texts: TextFiles | Sequence[str], setting: str, model: LanguageMode
     if not chosen:
         raise SettingError(setting, shown, "holds no text")
     documents = EncodedTexts(chosen, model.tokenizer)
-    if int(documents.lengths.sum()) == len(documents):
-        raise SettingError(setting, shown, "holds no text: the tokenizer makes no token of it")
+    tokens = int(documents.lengths.sum()) - (1 + model.tokenizer.ends) * len(documents)
+    if tokens * SPARSE < kept:
+        advice = (
+            f"the model's tokenizer makes {tokens:,} tokens of {kept:,} bytes: it is none of such text, or is not whole"
+        )
+        raise SettingError(setting, shown, advice)
     return Split(documents, chosen, Corpus(texts, articles, size) if articles > len(chosen) else None)
