@@ -1,50 +1,12 @@
 """Intervals hold what they promise: on articles of known truth, for single runs, for two runs, and over seeds."""
 
-from typing import NamedTuple
-
-import numpy as np
 import pytest
+from articles_of_known_truth import World
 
-from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.uncertainty import compared, intervals
 
 TRIALS = 1000  # a coverage of 0.95 is then measured to 0.007
 EXPECTED = pytest.approx(0.95, abs=0.02)
-
-
-class Texts(NamedTuple):
-    """Articles: their length in tokens, how hard each is, its [UNK] tokens and bytes."""
-
-    lengths: np.ndarray
-    difficulty: np.ndarray
-    unknown: np.ndarray
-    bytes: np.ndarray
-
-
-class World:
-    """Where articles come from: lengths have a heavy tail, an article is easy or hard as a whole, long ones are easier.
-
-    Args:
-        seed: of what is drawn.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
-
-    def texts(self, count: int) -> Texts:
-        lengths = np.rint(100 * (1 + self.random.pareto(2.5, count))).astype(np.int64)
-        difficulty = self.random.normal(0, 0.35, count) - 0.15 * np.log(lengths / 250)
-        unknown = self.random.binomial(lengths, 0.1)
-        return Texts(lengths, difficulty, unknown, np.rint(lengths * (5.5 + 0.5 * difficulty)).astype(np.int64))
-
-    def scored(self, texts: Texts, better: float | np.ndarray = 0.0) -> ArticleSums:
-        """Return what a model reaches on articles, better in nats per token than another one."""
-        lengths, difficulty, unknown, size = texts
-        nats = lengths * (4 + difficulty - better) + self.random.normal(0, 2.5, len(lengths)) * np.sqrt(lengths)
-        hits = self.random.binomial(lengths - unknown, 1 / (1 + np.exp(1.2 + difficulty - better)))
-        unknown_hits = self.random.binomial(unknown, 0.5)
-        page_ids = np.arange(len(lengths))
-        return ArticleSums(page_ids, lengths, nats, hits + unknown_hits, unknown, unknown_hits, size, 7 * unknown)
 
 
 @pytest.fixture(scope="module")
