@@ -196,8 +196,9 @@ def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[
     """Return the distinct places in the sorted keys of those sequences that are among them."""
     if not len(keys):
         return np.zeros(0, np.int64)
+    sequences = np.unique(sequences)  # in order they are found in half the time: each near the one before
     places = np.minimum(np.searchsorted(keys, sequences), len(keys) - 1)
-    return np.unique(places[keys[places] == sequences])
+    return places[keys[places] == sequences]
 
 
 def _words(text: str) -> list[str]:
