@@ -63,7 +63,7 @@ def test_the_windows_of_an_article_come_back_to_it() -> None:
 def test_the_evaluation_holds_intervals_made_of_the_sums_that_lie_beside_it(
     evaluated: tuple[Evaluation, dict[str, ArticleSums]], tmp_path: Path
 ) -> None:
-    write_evaluation(evaluated[0], tmp_path, evaluated[1])
+    write_evaluation(evaluated[0], tmp_path, articles=evaluated[1])
     evaluation = read_evaluation(tmp_path)
     assert evaluation is not None
     for name in "val", "test":

@@ -371,7 +371,7 @@ def scaled(evaluated: Evaluated, factor: float | np.ndarray) -> Evaluated:
 
 
 def write(run: Path, evaluated: Evaluated) -> None:
-    write_evaluation(evaluated[0], run, evaluated[1])
+    write_evaluation(evaluated[0], run, articles=evaluated[1])
 
 
 def test_two_models_that_differ_are_told_apart_and_two_that_hardly_do_are_not(
@@ -420,12 +420,12 @@ def test_what_cannot_be_compared_says_why(
         def change(run: Path, evaluation: Evaluation, articles: ArticleSums) -> None:
             other = replace(articles, **{name: how(getattr(articles, name)) for name, how in columns.items()})
             evaluation["articles_sha256"]["test"] = other.sha256
-            write_evaluation(evaluation, run, {"test": other})
+            write_evaluation(evaluation, run, articles={"test": other})
 
         return change
 
     def damaged(run: Path, evaluation: Evaluation, articles: ArticleSums) -> None:
-        write_evaluation(evaluation, run, {"test": articles})
+        write_evaluation(evaluation, run, articles={"test": articles})
         path = run / "evaluation" / "articles.parquet"
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
