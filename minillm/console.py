@@ -137,6 +137,10 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
     for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
         figures = cast(Mapping[str, Mapping[str, float]], splits)
         table.add_row(name.replace("_", " "), *(f"{figures[split][name]:{FORMS[name]}}" for split in splits))
+        within = {split: splits[split].get("ci95", {}).get(name) for split in splits}
+        if any(within.values()):
+            ends = ([f"{end:{FORMS[name]}}" for end in each] if each else [] for each in within.values())
+            table.add_row("  95 % interval", *(" to ".join(each) for each in ends), style="dim")
     table.add_section()
     for model in ("unigram", "bigram"):
         rows = {split: baselines[model]["perplexity"] for split, baselines in evaluation["baselines"].items()}

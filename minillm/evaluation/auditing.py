@@ -82,7 +82,7 @@ def audit(
         if not math.isfinite(figures["perplexity"]):
             raise DivergedError(f"the loss on {split} is {figures['loss']:.3g} nats a token: that is no prediction")
     if output_dir is not None:
-        write_evaluation(evaluation, output_dir, JSON)
+        write_evaluation(evaluation, output_dir, name=JSON)
         write_report(evaluation, Path(output_dir), PAGE)
     return evaluation
 

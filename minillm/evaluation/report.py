@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from minillm.evaluation.page import render
 from minillm.evaluation.plots import draw, read_curves
-from minillm.evaluation.results import figures, sample_sentences
+from minillm.evaluation.results import figures, intervals_of, sample_sentences
 from minillm.evaluation.schema import Evaluation
 from minillm.files import written_whole
 
@@ -73,6 +73,7 @@ def write_report(evaluation: Evaluation, run_dir: Path, name: str | Path = REPOR
         "report.html.jinja",
         evaluation=evaluation,
         figures=figures(evaluation),
+        intervals=intervals_of(evaluation),
         samples=sample_sentences(evaluation["data"]),
         headlines=HEADLINES,
         impossible=IMPOSSIBLE,

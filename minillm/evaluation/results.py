@@ -15,6 +15,7 @@ EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
 MEASURED = ("overfitting", "bias", "text", "latency", "memory")
 SEAL = "sha256"
+UNK_RATE = "unk_rate"  # the share of [UNK] among a split's targets: it stands beside perplexity and accuracy
 
 
 def sealed(evaluation: Evaluation) -> dict[str, Any]:
@@ -122,6 +123,15 @@ def sample_sentences(data: DataSize) -> list[str]:
     ]
 
 
+def intervals_of(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
+    """Return the 95 % intervals of the splits' figures, under the names of `figures`; older files have none."""
+    return {
+        f"{split}/{name}": (low, high)
+        for split, figures in evaluation["splits"].items()
+        for name, (low, high) in figures.get("ci95", {}).items()
+    }
+
+
 def figure_names() -> set[str]:
     """Return the names that `figures` can give, whatever was evaluated."""
 
@@ -135,7 +145,8 @@ def figure_names() -> set[str]:
 
     hints = get_type_hints(Evaluation)
     parts = {**{part: hints[part] for part in MEASURED}, **dict.fromkeys(get_args(SplitName), SplitFigures)}
-    return {name for part, kind in parts.items() for name in names(kind, part)}
+    shares = {f"{split}/{UNK_RATE}" for split in get_args(SplitName)}
+    return shares | {name for part, kind in parts.items() for name in names(kind, part)}
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
@@ -143,6 +154,8 @@ def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
 
     >>> figures({"splits": {"val": {"loss": 4.2}}, "latency": {"token_ms": {"mean": 1.5}}})
     {'val/loss': 4.2, 'latency/token_ms/mean': 1.5}
+    >>> figures({"data": {"unk_rate": {"test": 0.15}}})
+    {'test/unk_rate': 0.15}
     """
     flat: dict[str, float] = {}
 
@@ -156,4 +169,8 @@ def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
     add("", evaluation.get("splits"))
     for part in MEASURED:
         add(part, evaluation.get(part))
+    data = evaluation.get("data")
+    shares = data.get(UNK_RATE) if isinstance(data, Mapping) else None
+    for split, share in shares.items() if isinstance(shares, Mapping) else ():
+        add(f"{split}/{UNK_RATE}", share)
     return flat

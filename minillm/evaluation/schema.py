@@ -3,7 +3,7 @@
 All numbers are plain floats and ints; a figure that does not exist is None (null). Logarithms are natural.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 SCHEMA = 1
 
@@ -42,6 +42,8 @@ class SplitFigures(TypedDict):
     bits_per_byte: float
     accuracy: float
     tokens: int
+    ci95: NotRequired[dict[str, list[float]]]
+    """[low, high] of each figure that has a 95 % interval, see `minillm.evaluation.uncertainty`; not in older files."""
 
 
 class Overfitting(TypedDict):
@@ -153,13 +155,18 @@ class Finding(TypedDict):
 
 
 class Audit(TypedDict):
-    """The six checks."""
+    """The checks. Files of older versions have but some of them."""
 
+    determinism: Finding
     causality: Finding
     alignment: Finding
     contamination: Finding
     memorization: Finding
+    splits: Finding
+    tokenizer: Finding
     inflation: Finding
+    position: Finding
+    selection: Finding
     plausibility: Finding
 
 
@@ -233,3 +240,5 @@ class Evaluation(TypedDict):
     seconds: float
     """What the evaluation took."""
     plots: Plots
+    articles_sha256: dict[str, str]
+    """By split, of what ``articles.parquet`` says of its articles, see `minillm.evaluation.article_sums`."""

@@ -17,7 +17,7 @@ from minillm.evaluation.baselines import NgramBaselines
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.language_modelling import Measured, measure
 from minillm.parallel import batches
-from minillm.tokenization import EOS
+from minillm.tokenization import EOS, Tokenizer
 
 DOCUMENTS_AT_ONCE = 1000  # counted together: a vocabulary of numbers per document would cost more than the counting
 
@@ -82,6 +82,8 @@ class Subject:
         batch_size: windows at once.
         max_tokens: tokens of each split that figures are over at most, by split; those not named are whole.
         baseline_tokens: training tokens that the baselines count at most; None: all.
+        tokenizer: of the network's ids, where it is at hand.
+        own_test: whether the test split is one of the same text as val; false: it is other text.
     """
 
     network: nn.Module
@@ -93,6 +95,8 @@ class Subject:
     batch_size: int = 32
     max_tokens: Mapping[str, int | None] = field(default_factory=dict)
     baseline_tokens: int | None = None
+    tokenizer: Tokenizer | None = None
+    own_test: bool = True
 
     @cached_property
     def samples(self) -> dict[str, Split]:

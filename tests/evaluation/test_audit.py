@@ -55,7 +55,7 @@ def test_an_honest_network_passes_all_even_if_it_takes_only_ids() -> None:
     result = audited(OnlyIds(honest()))
     assert failed(result) == []
     assert all(check["verdict"] == "fine" for check in result["audit"].values())
-    assert len(result["findings"]) == 6
+    assert len(result["findings"]) == 11
 
 
 def test_a_network_without_causal_mask_is_caught_by_causality() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from minillm.corpus.duplicates import WORD, runs, word_hashes
 from minillm.errors import SettingError
+from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
 from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Split, Subject
@@ -69,7 +70,7 @@ class Contamination:
             _LookedFor(name, _words(split.texts[index]))
             for name, split in subject.samples.items()
             if name != "train"
-            for index in _evenly(len(split.texts), self.max_articles)
+            for index in evenly(len(split.texts), self.max_articles)
         ]
         shares, copies = self._found(looked_for, subject.splits["train"])
         # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
@@ -222,8 +223,3 @@ def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
     elif numbers:
         wanted = set(numbers)
         yield from (text for number, text in enumerate(islice(texts, numbers[-1] + 1)) if number in wanted)
-
-
-def _evenly(length: int, most: int) -> list[int]:
-    """Return at most so many places, evenly over the length."""
-    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)).tolist() if length else []
