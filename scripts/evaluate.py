@@ -55,7 +55,7 @@ def evaluate(config: DictConfig) -> None:
             funnel=funnel_of(data),
             articles=articles,
         )
-    write_evaluation(evaluation, config.paths.output_dir, articles)
+    write_evaluation(evaluation, config.paths.output_dir, articles=articles)
     report = write_report(evaluation, Path(config.paths.output_dir))
     console.show_evaluation(evaluation)
     console.show_report(report)

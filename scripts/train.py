@@ -90,7 +90,7 @@ def train(config: DictConfig) -> float | None:
             for logger in loggers:
                 logger.log_metrics(test, trainer.global_step)
                 logger.save()
-            write_evaluation(evaluation, run, articles)
+            write_evaluation(evaluation, run, articles=articles)
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
         console.show_evaluation(evaluation)

@@ -86,7 +86,7 @@ def write_articles(splits: Mapping[str, ArticleSums], path: Path) -> None:
 
     Args:
         splits: the sums by split.
-        path: the file; it takes some 30 bytes per article.
+        path: the file; it takes some 20 bytes per article.
 
     Raises:
         OSError: it cannot be written.

@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
+from rich.align import VerticalAlignMethod
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from minillm.errors import SettingError
@@ -30,8 +31,8 @@ from minillm.files import written_whole
 
 # Of these figures more is better; of all others less is.
 HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
-# How a run is shown, by what is said of it: its style on the terminal, its class on the page, the colour of its bar.
-LOOKS = {"yes": ("", "", TEST), "yes (weak)": ("yellow", "weak", WEAK), "NO": ("red", "bad", BAD)}
+# How a run is shown, by what is said of it: its style on the terminal, its class on the page, the colour of its point.
+LOOKS = {"yes": ("", "", TEST), "yes (weak)": ("", "", WEAK), "NO": ("red", "bad", BAD)}
 NOT_EVALUATED = ("dim", "soft", GREY)
 # Settings that change where files go, how fast the work is, or what is shown on the way, and no figure.
 IMMATERIAL = (
@@ -42,6 +43,7 @@ IMMATERIAL = (
     *("trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.profiler", "trainer.enable_model_summary"),
     *("trainer.enable_progress_bar", "trainer.enable_checkpointing", "trainer.num_sanity_val_steps"),
 )
+MARKS = {"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}  # said under a run's name
 RUN_WIDTH = 20  # of the first column on the terminal, at least: the name of a run that is named by the time
 
 
@@ -124,52 +126,55 @@ class Comparison:
         return said
 
     def show(self, console: Console) -> None:
-        """Show the table on a terminal, with as many of the figures as its width has room for."""
+        """Show the table on a terminal: as many figures as its width has room for, under them what the run is."""
         if not console.is_terminal:
             console.width = 10_000  # a file has no right edge
-        title = escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}")
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column("run", overflow="fold", vertical="bottom")
-        room = console.width - RUN_WIDTH - 1
-        kept: list[list[list[str]]] = []
-        left_out: list[str] = []
-        for head, cells in self._columns():
+        names = [[self.name(run) for run in row.members] for row in self.runs]
+        longest = max(len(name) for row in names for name in row)
+        room = console.width - min(longest, RUN_WIDTH) - 1
+        kept: list[tuple[int, list[str], list[list[str]]]] = []
+        columns = self._columns()
+        for head, cells in columns:
             width = max(len(line) for cell in (head, *cells) for line in cell) + 1
             if width > room and kept:
-                left_out.append("".join(head))
-                continue
+                break
             room -= width
-            kept.append(cells)
-            table.add_column(escape("\n".join(head)), justify="right", no_wrap=True, vertical="bottom")
+            kept.append((width, head, cells))
+        widths = [
+            min(longest, RUN_WIDTH) + min(max(room, 0), max(longest - RUN_WIDTH, 0)) + 1,
+            *(each[0] for each in kept),
+        ]
+        console.print(escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}"), style="italic")
+        console.print(_grid(widths, ["run", *("\n".join(head) for _, head, _ in kept)], "bottom"), style="bold")
+        console.print("─" * sum(widths), highlight=False)
         for number, run in enumerate(self.runs):
-            figures = (escape("\n".join(cells[number])) for cells in kept)
-            table.add_row(self._about(run), *figures, style=LOOKS.get(run.trustworthy, NOT_EVALUATED)[0])
-        console.print(table)
+            style = LOOKS.get(run.trustworthy, NOT_EVALUATED)[0]
+            figures = (escape("\n".join(cells[number])) for _, _, cells in kept)
+            console.print(
+                _grid(widths, ["\n".join(map(_linked, run.members, names[number])), *figures], "top"), style=style
+            )
+            mark, *said = self._about(run)
+            if mark or said:
+                mark = f"[yellow]{mark}[/]  " if run.trustworthy == "yes (weak)" else f"{mark}  " if mark else ""
+                line = f"{mark}[dim]{escape('  '.join(said))}[/]"
+                console.print(Padding(line, (0, 0, 0, 2)), style=style, highlight=False)
+        console.print()
         for sentence in self.notes:
             console.print(escape(sentence), highlight=False)
-        if left_out:
+        if left_out := ["".join(head) for head, _ in columns[len(kept) :]]:
             console.print(escape(f"No room here for {', '.join(left_out)}."), highlight=False)
 
-    def _about(self, run: Run) -> str:
-        """Return what stands in a row's first cell on the terminal: names, verdict and settings, a line each."""
-        lines = []
-        for each in run.members:
-            report = each.folder.resolve() / REPORT
-            name = escape(self.name(each))
-            lines.append(f"[link={report.as_uri()}]{name}[/link]" if report.is_file() else name)
-        if run.trustworthy != "yes":
-            lines.append(
-                escape({"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}.get(run.trustworthy, run.trustworthy))
-            )
-        lines += [f"[dim]{escape(f'{name}={run.setting(name)}')}[/dim]" for name in self.settings]
-        return "\n".join(lines)
+    def _about(self, run: Run) -> list[str]:
+        """Return what is said of a run under its figures: the verdict (empty: a good one), and its settings."""
+        mark = "" if run.trustworthy == "yes" else MARKS.get(run.trustworthy, run.trustworthy)
+        return [mark, *(f"{name}={value}" for name in self.settings if (value := run.setting(name)))]
 
     def _columns(self) -> list[tuple[list[str], list[list[str]]]]:
         """Return the columns of figures on the terminal as lines: of the head, and of each row's cell."""
         columns = []
         for number, name in enumerate(self.metrics):
             head = re.sub(r"(?<=[/._])", "\n", name).split("\n")
-            cells = [[_cell(run, name, shown)] for run in self.runs]
+            cells = [_cell(run, name, shown).replace(" ± ", "\n± ").split("\n") for run in self.runs]
             if number == 0:
                 cells = [[*cell, *filter(None, [span(ends)])] for cell, ends in zip(cells, self.intervals, strict=True)]
             columns.append((head, cells))
@@ -215,7 +220,7 @@ class Comparison:
         first = self.metrics[0]
         measured = {self.label(run): run for run in self.runs if first in run.figures}
         looks = {run.trustworthy: LOOKS.get(run.trustworthy, NOT_EVALUATED) for run in self.runs}
-        bars = runs_by_figure(
+        points = runs_by_figure(
             first,
             {label: run.figures[first] for label, run in measured.items()},
             {label: looks[run.trustworthy][2] for label, run in measured.items()},
@@ -226,11 +231,17 @@ class Comparison:
             "comparison.html.jinja",
             comparison=self,
             parent=os.path.relpath(self.parent),
+            heads=[self.header[number] for number in self.numbers],
             rows=[
-                (looks[run.trustworthy][1], self._links(run, folder), cells[1:])
+                (
+                    looks[run.trustworthy][1],
+                    self._links(run, folder),
+                    [cells[number] for number in self.numbers],
+                    self._about(run),
+                )
                 for run, cells in zip(self.runs, self.rows(shown), strict=True)
             ],
-            bars=bars if measured else None,
+            points=points if measured else None,
             curves=curves_of_runs(curved, curves) if curves else None,
         )
 
@@ -307,7 +318,7 @@ def compare(
         return -value if sort_by.rpartition("/")[2].startswith(HIGHER_IS_BETTER) else value
 
     differing = _differing(runs)
-    settings = [name for name in differing if not re.match(rf"({'|'.join(map(re.escape, IMMATERIAL))})([./]|$)", name)]
+    settings = [name for name in differing if not _is_immaterial(name)]
     if over is not None:
         if over not in differing:
             raise SettingError(
@@ -328,12 +339,39 @@ def runs_of(rows: Sequence[Run]) -> list[Run]:
     return [run for row in rows for run in row.members]
 
 
+def _is_immaterial(name: str) -> bool:
+    """Return whether a setting is among `IMMATERIAL`, or within one of these."""
+    # Whether a run was evaluated at all stands in its row.
+    return name == "evaluation" or re.match(rf"({'|'.join(map(re.escape, IMMATERIAL))})([./]|$)", name) is not None
+
+
 def _differing(runs: Sequence[Run]) -> list[str]:
     """Return the settings that a command line named and in which runs differ, the shortest first."""
     named = dict.fromkeys(name for run in runs for name in run.overrides)
     values = {name: {run.setting(name) for run in runs} for name in named}
     differing = [name for name in named if len(values[name]) > 1]
     return sorted(differing, key=lambda name: len(name) + max(map(len, values[name])))
+
+
+def _grid(widths: Sequence[int], cells: Sequence[str], vertical: VerticalAlignMethod) -> Table:
+    """Return a row of the terminal's table, its first column to the left, the others to the right."""
+    grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, width in enumerate(widths):
+        grid.add_column(
+            width=width - (number < len(widths) - 1),
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=number > 0,
+            vertical=vertical,
+        )
+    grid.add_row(*cells)
+    return grid
+
+
+def _linked(run: Run, name: str) -> str:
+    """Return a run's name as a link to its report, where there is one, as the terminal takes it."""
+    report = run.folder.resolve() / REPORT
+    return f"[link={report.as_uri()}]{escape(name)}[/link]" if report.is_file() else escape(name)
 
 
 def _cell(run: Run, name: str, form: Callable[[float], str]) -> str:
@@ -358,7 +396,12 @@ def _mean(runs: Sequence[Run]) -> Run:
     return replace(
         first,
         trustworthy=verdict,
-        figures={name: statistics.fmean(of) for name, of in values.items()},
+        figures={name: of[0] if _counted(of) else statistics.fmean(of) for name, of in values.items()},
         others=others,
-        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1},
+        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1 and not _counted(of)},
     )
+
+
+def _counted(values: Sequence[float]) -> bool:
+    """Return whether a figure is a count that all runs have in common, such as their parameters."""
+    return isinstance(values[0], int) and len(set(values)) == 1

@@ -50,18 +50,24 @@ class Against:
 
     @property
     def line(self) -> str:
-        """What a table with room says: all of `lines` in one."""
-        *words, last = self.lines() or [""]
+        """What a table with room says."""
         if self.difference is None:
-            return " ".join([*words, last])
-        return f"{' '.join(words)} ({last})"
+            return self.reason
+        *words, last = self.lines()
+        return f"{' '.join(words)} ({last})" if self.difference.has_zero else " ".join([*words, last])
 
     def lines(self) -> list[str]:
-        """Return what a table says: the difference, or that nothing distinguishes the two, and the interval."""
+        """Return the difference, or that nothing distinguishes the two, and the interval: a few short lines."""
         if self.difference is None:
-            return self.reason.rsplit(" ", 1) if self.reason else []
-        value, low, high = (f"{each:+.2%}" if self.relative else _signed(each) for each in self.difference[:3])
-        return [*(SAME.split(" ") if self.difference.has_zero else [value]), f"{low} to {high}"]
+            return [self.reason] if self.reason else []
+        value, low, high, _ = self.difference
+        if self.relative:
+            first, within = f"{value:+.2%}", f"{low:+.2%} to {high:+.2%}"
+        else:
+            first, within = _signed(value), f"± {shown((high - low) / 2)}"
+        if self.difference.has_zero:
+            return [*SAME.split(" "), within if self.relative else f"{first} {within}"]
+        return [first, within]
 
 
 def beside_the_best(runs: Sequence[Run], name: str, over_seeds: bool) -> list[Against]:
@@ -76,10 +82,14 @@ def beside_the_best(runs: Sequence[Run], name: str, over_seeds: bool) -> list[Ag
     candidates = [run for run in runs if run.trustworthy in BELIEVED and name in run.figures]
     if figure not in DIFFERING or len(candidates) < 2 or not any(split in run.articles_sha256 for run in candidates):
         return []
-    best, *others = candidates
+    # One seed says nothing of all: the best is then the best of those that say more.
+    known = [run for run in candidates if run.others] if over_seeds else candidates
+    best = (known or candidates)[0]
     ours = _articles(best, split)
     found = {id(best): Against(None, BEST)}
-    for run in others:
+    for run in candidates:
+        if run is best:
+            continue
         theirs = _articles(run, split)
         if ours is None or theirs is None:
             found[id(run)] = Against(None, NO_SUMS)

@@ -21,7 +21,7 @@ TRAIN, VAL, TEST, BAD, WEAK = "#3f87d6", "#dd8327", "#3c9d63", "#d94a4a", "#c79a
 GREY = "#8b949e"
 # Of runs side by side, told apart by those who see fewer colours too (Okabe & Ito, "Color Universal Design", 2008).
 RUNS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b8a900", "#8c6bb1", "#a65628", "#7f7f7f")
-MOST_BARS, MOST_POINTS, LONGEST_NAME = 50, 200, 28
+MOST_RUNS, MOST_POINTS, LONGEST_NAME = 50, 200, 28
 BY_SPLIT = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
@@ -161,7 +161,7 @@ def runs_by_figure(
     colors: Mapping[str, str],
     intervals: Mapping[str, tuple[float, float]],
 ) -> Figure:
-    """Return bars, one per run, of the first 50.
+    """Return a point with its interval for each run, of the first 50: bars from 0 on would hide what differs.
 
     Args:
         name: the figure's name.
@@ -169,19 +169,26 @@ def runs_by_figure(
         colors: by run.
         intervals: [low, high] by run, of those that have one.
     """
-    runs = list(values)[:MOST_BARS]
+    runs = list(values)[:MOST_RUNS]
     figure, axes = _axes(name, "", height=1 + 0.3 * len(runs))
-    numbers = [values[run] for run in runs]
-    # Bars have no room for a long name; the table has it.
+    for number, run in enumerate(runs):
+        if run in intervals:
+            axes.hlines(number, *intervals[run], color=colors[run], linewidth=2, alpha=0.6)
+        axes.plot(values[run], number, marker="o", color=colors[run])
+        axes.annotate(
+            f"{values[run]:.4g}",
+            (values[run], number),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=INK,
+        )
+    # There is no room for a long name; the table has it.
     names = [run if len(run) <= LONGEST_NAME else f"{run[: LONGEST_NAME - 1]}…" for run in runs]
-    bars = axes.barh(range(len(runs)), numbers, color=[colors[run] for run in runs])
     axes.set_yticks(range(len(runs)), names)
-    ends = np.array([intervals.get(run, (values[run], values[run])) for run in runs]).T
-    axes.hlines(range(len(runs)), *ends, color=INK, linewidth=1.5)
-    axes.bar_label(bars, [f" {value:.4g}" for value in numbers], fontsize=8, color=INK, padding=3)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.grid(visible=False)
+    axes.set_ylim(len(runs) - 0.5, -0.8)
+    axes.margins(x=0.1)
     return figure
 
 

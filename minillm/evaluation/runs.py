@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import glob
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,11 +72,16 @@ class Run:
     def setting(self, name: str) -> str:
         """Return a setting's value, whether the run overrode it or not; for a config group its choice."""
         with contextlib.suppress(OmegaConfBaseException):  # an interpolation that only the run itself could resolve
-            value = OmegaConf.select(self.config, name)
-            if value is not None and not OmegaConf.is_dict(value):
-                return str(value)
+            value = OmegaConf.select(self.config, name, default="")
+            if value != "" and not OmegaConf.is_dict(value):
+                return _said(value)
         # A choice of several files is in the command line alone.
-        return str(self.choices.get(name, self.overrides.get(name, "")))
+        return _said(self.choices.get(name, self.overrides.get(name, "")))
+
+
+def _said(value: Any) -> str:
+    """Return a setting as a command line says it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def find_runs(places: Sequence[str]) -> list[Path]:

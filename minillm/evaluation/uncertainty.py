@@ -29,6 +29,7 @@ from minillm.evaluation.article_sums import ArticleSums
 RESAMPLES = 1000
 LEVEL = 0.95
 MIN_ARTICLES = 5  # of fewer, most draws are of two or three articles, and no interval can be made
+MOST = {"accuracy": 1.0, "accuracy_known": 1.0}  # no interval reaches over what can be
 DRAWN_AT_ONCE = 2**20  # articles: bounds the memory
 
 Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -70,15 +71,15 @@ def intervals(sums: ArticleSums, seed: int = 0) -> dict[str, list[float]]:
     if len(sums) < MIN_ARTICLES:
         return {}
     halves = dict(zip(sums.ratios, half_widths(list(sums.ratios.values()), seed).tolist(), strict=True))
-    ends = {name: [sums.figures[name] - half, sums.figures[name] + half] for name, half in halves.items()}
-    for name in ends:
-        if name.startswith("accuracy"):
-            ends[name] = [max(0.0, ends[name][0]), min(1.0, ends[name][1])]
-    ends["loss"][0] = max(0.0, ends["loss"][0])
-    ends["bits_per_byte"][0] = max(0.0, ends["bits_per_byte"][0])
-    with np.errstate(over="ignore"):
-        ends["perplexity"] = np.exp(ends["loss"]).tolist()
-    return {name: pair for name, pair in ends.items() if all(map(math.isfinite, pair))}
+    ends = {
+        name: [max(0.0, value - half), min(MOST.get(name, math.inf), value + half)]
+        for name, half in halves.items()
+        if math.isfinite(value := sums.figures[name]) and math.isfinite(half)
+    }
+    if "loss" in ends:
+        with np.errstate(over="ignore"):
+            ends["perplexity"] = np.exp(ends["loss"]).tolist()
+    return {name: pair for name, pair in ends.items() if math.isfinite(pair[1])}
 
 
 def half_widths(ratios: Sequence[Ratio], seed: int = 0) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign import FOREIGN, PLACES, bert
+from foreign import FOREIGN, PLACES, SIZES, bert, byte_level
 from planted import MAX_LENGTH, honest, texts, tokenizer
 
 import minillm
@@ -115,6 +115,15 @@ def test_an_honest_model_of_another_make_passes_with_its_training_text(folder: A
     assert found["audit"]["plausibility"]["verdict"] == "weak"  # it was never trained
 
 
+def test_a_network_that_counts_its_places_from_behind_the_padding_is_given_as_many_as_it_has(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    named = byte_level("<s>", "<pad>", "</s>", bos_token="<s>", pad_token="<pad>", eos_token="</s>")
+    config = RobertaConfig(vocab_size=len(named), is_decoder=True, pad_token_id=1, **SIZES)
+    model = audited(RobertaForCausalLM(config), named)
+    assert model.max_length == PLACES - 2
+
+
 def test_the_end_of_a_text_can_be_left_out(folder: Any) -> None:
     with_end, without = (
         minillm.audit(TransformersNetwork(str(folder("llama")), end=end), test=["La ciudad."], evaluator=QUICK)
@@ -155,14 +164,15 @@ def test_an_object_with_a_network_and_a_tokenizer_has_the_figures_of_what_it_wra
 
 def test_the_training_text_passes_by_whole_and_its_figures_are_over_a_sample(tmp_path: Path) -> None:
     given = texts()
-    (tmp_path / "train.txt").write_text("\n".join([*given["train"], given["test"][3]]) * 12, encoding="utf-8")
-    assert (tmp_path / "train.txt").stat().st_size > 2**20  # so that it comes in pieces
-    quick = replace(QUICK, max_tokens=3000, baseline_tokens=3000)
+    (tmp_path / "train.txt").write_text("\n".join([*given["train"], given["test"][3]]) * 2, encoding="utf-8")
+    assert (tmp_path / "train.txt").stat().st_size > 2**17  # so that it comes in pieces
+    quick = replace(QUICK, max_tokens=8000, baseline_tokens=8000)
     model = audited(honest(), tokenizer(), MAX_LENGTH)
     found = minillm.audit(model, given["test"], tmp_path, evaluator=quick)
     assert found["data"]["articles"]["train"] > 1
     assert found["data"]["bytes"]["train"] == pytest.approx((tmp_path / "train.txt").stat().st_size, rel=1e-3)
-    assert found["data"]["samples"]["train"]["articles"] == 1
+    assert found["data"]["samples"]["train"]["articles"] < found["data"]["articles"]["train"]
+    assert found["data"]["samples"]["train"]["tokens"] <= 8000
     assert found["audit"]["contamination"]["verdict"] == "fault"  # found in what no figure is over
 
 

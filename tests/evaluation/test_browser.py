@@ -104,7 +104,11 @@ def test_the_comparison_is_whole_on_desktop_and_phone(
     make_run("sweep/1", {**evaluation, "trustworthy": False}, model__dropout=0.2)
     make_run("sweep/2", model__dropout=0.3)
     compare([str(tmp_path / "sweep")], ["test/loss", "memory/parameters"], "test/bits_per_byte").write(tmp_path)
-    check_page(browser, tmp_path / "comparison.html", tmp_path, drawings=1)
+    check_page(browser, tmp_path / "comparison.html", tmp_path, drawings=2)
+    view(browser, (tmp_path / "comparison.html").as_uri(), PHONE)
+    cells = "return [...document.querySelectorAll('.runs td')].map(cell => cell.getBoundingClientRect().toJSON())"
+    # Each figure is in view: nothing to scroll to the side for.
+    assert all(cell["left"] >= 0 and cell["right"] <= PHONE for cell in browser.execute_script(cells))
 
 
 @pytest.fixture(scope="module")

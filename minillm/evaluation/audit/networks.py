@@ -38,6 +38,7 @@ LONGEST = 1024
 """Tokens of context at most, where nothing else is said: a row of logits over 150,000 tokens takes 600 MB then."""
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB: bounds the memory
+FAILS = "fails on ids of shape"
 INSTALL = "pip install -e '.[audit]'"
 # Where configurations of transformers say how many places there are.
 PLACES = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
@@ -145,7 +146,7 @@ class ForeignNetwork(nn.Module):
             raise
         except Exception as error:  # whatever a network of somebody's raises
             problem = " ".join(str(error).split()) or type(error).__name__
-            raise SettingError("network", self.name, f"fails on ids of shape {_shape(ids)}: {problem}") from error
+            raise SettingError("network", self.name, f"{FAILS} {_shape(ids)}: {problem}") from error
         logits = getattr(given, "logits", given)
         logits = logits[0] if isinstance(logits, tuple | list) and logits else logits
         logits = torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
@@ -574,8 +575,16 @@ def _of_transformers(
         },
         name,
     )
+    try:
+        _try(model)
+    except SettingError:
+        # Networks like RoBERTa's count their places from behind the id of the padding.
+        shorter = model.max_length - 1 - (_first(tokenizer, "pad") or 0)
+        if max_length is not None or shorter < model.max_length // 2:
+            raise
+        model = AuditedModel(model.network, model.tokenizer, shorter, model.config, name)
+        _try(model)
     model.config["network"]["max_length"] = model.max_length
-    _try(model)
     return model
 
 
@@ -613,13 +622,14 @@ def _try(model: AuditedModel) -> None:
     Raises:
         SettingError: it does not work, or its logits are no numbers.
     """
-    ids = torch.full((1, model.max_length), len(SPECIAL_TOKENS), device=model.device)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(SPECIAL_TOKENS), len(model.tokenizer), (1, model.max_length), generator=generator)
     ids[0, 0] = BOS
     try:
         with torch.inference_mode():
-            logits = model.network(ids)
+            logits = model.network(ids.to(model.device))
     except SettingError as error:
-        if model.max_length > 1 and "fails on ids" in error.advice:
+        if FAILS in error.advice:
             advice = f"{error.advice}; if its context is shorter than {model.max_length}, set network.max_length"
             raise SettingError(error.setting, error.value, advice) from error
         raise
