@@ -115,8 +115,14 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
 
 
 @rank_zero_only
-def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed."""
+def show_evaluation(evaluation: Evaluation, console: Console | None = None, name: str = "best checkpoint") -> None:
+    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        console: where to show it.
+        name: what the figures are of.
+    """
     console = console or Console()
     verdict = verdict_of(evaluation)
     trusted = verdict != "fault"
@@ -125,7 +131,7 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
     )
     splits = evaluation["splits"]
     title = "Results" if trusted else "[bold red]Results: NOT TO BE TRUSTED, see the findings[/]"
-    table = Table("best checkpoint", *splits, title=title, title_justify="left", style="none" if trusted else "red")
+    table = Table(escape(name), *splits, title=title, title_justify="left", style="none" if trusted else "red")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
@@ -166,8 +172,10 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
         f"peak {memory['peak_mib']:,.0f} MiB",
     }
     colour = "" if trusted else "[red]"
-    for name, value in others.items():
-        console.print(f"{colour}[bold]{name:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
+    for what, value in others.items():
+        if not value:
+            continue
+        console.print(f"{colour}[bold]{what:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
     show_findings(verdict, cast(Mapping[str, Finding], evaluation["audit"]), console)
 
 

@@ -20,7 +20,7 @@ from minillm.evaluation.audit import Audit
 from minillm.evaluation.audit.audit import is_trustworthy, sentences
 from minillm.evaluation.language_modelling import processes
 from minillm.evaluation.latency import latency, memory
-from minillm.evaluation.results import sealed
+from minillm.evaluation.results import EVALUATION, sealed
 from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
@@ -98,6 +98,7 @@ class Evaluator:
         other_text: str | None = None,
         funnel: Mapping[str, int] | None = None,
         articles: dict[str, ArticleSums] | None = None,
+        max_tokens: Mapping[str, int | None] | None = None,
     ) -> Evaluation:
         """Return every figure of a model.
 
@@ -111,6 +112,7 @@ class Evaluator:
             other_text: where the test split comes from, when it is not the run's own.
             funnel: articles read, dropped and kept.
             articles: is given what each article of a split adds to its figures, for `write_evaluation`.
+            max_tokens: tokens of each split that figures are over at most; None: as the settings say.
 
         Raises:
             OutsideError: a split has no article.
@@ -133,8 +135,10 @@ class Evaluator:
             loaders or {},
             reported,
             self.batch_size,
-            self._max_tokens(model, splits),
+            self._max_tokens(model, splits) if max_tokens is None else max_tokens,
             self.baseline_tokens,
+            model.tokenizer,
+            own_test=other_text is None,
         )
         measured = subject.measured
         figures = {name: split.figures for name, split in measured.items()}
@@ -153,15 +157,15 @@ class Evaluator:
             "run": str(checkpoint.parent.parent) if (checkpoint.parent.parent / ".hydra").is_dir() else None,
             "config": _as_json(model.config),
             "data": {
-                "articles": {name: len(split.documents) for name, split in splits.items()},
-                "tokens": {name: tokens_of(split) for name, split in splits.items()},
-                "bytes": {name: int(split.documents.bytes.sum()) for name, split in splits.items()},
+                "articles": {name: split.articles for name, split in splits.items()},
+                "tokens": {name: _all_tokens_of(split) for name, split in splits.items()},
+                "bytes": {name: split.bytes for name, split in splits.items()},
                 "unk_rate": {name: float(frequency[UNK] / frequency.sum()) for name, frequency in frequencies.items()},
                 "other_text": other_text,
                 "samples": {
                     name: {"articles": len(sample.documents), "tokens": tokens_of(sample)}
                     for name, sample in subject.samples.items()
-                    if sample is not splits[name]
+                    if len(sample.documents) < splits[name].articles
                 },
             },
             "splits": figures,
@@ -218,7 +222,10 @@ class Evaluator:
 
 
 def write_evaluation(
-    evaluation: Evaluation, run_dir: str | Path, articles: Mapping[str, ArticleSums] | None = None
+    evaluation: Evaluation,
+    run_dir: str | Path,
+    articles: Mapping[str, ArticleSums] | None = None,
+    name: str | Path = EVALUATION,
 ) -> Path:
     """Write ``evaluation/evaluation.json`` into a run's folder, whole or not at all, and return its path.
 
@@ -229,11 +236,12 @@ def write_evaluation(
         evaluation: what to write.
         run_dir: the run's folder.
         articles: what the evaluator gave; None: there will be no such file.
+        name: another name of the evaluation within the folder.
 
     Raises:
         OutsideError: they cannot be written.
     """
-    path = Path(run_dir) / "evaluation" / "evaluation.json"
+    path = Path(run_dir) / name
     text = json.dumps(sealed(evaluation), ensure_ascii=False, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,6 +257,11 @@ def write_evaluation(
 def tokens_of(split: Split) -> int:
     """Return the tokens to predict: all but each document's [BOS]."""
     return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
+
+
+def _all_tokens_of(split: Split) -> int:
+    """Return the tokens to predict of a whole split; of one that was encoded in part, as many as its bytes suggest."""
+    return round(tokens_of(split) * split.bytes / max(1, int(split.documents.bytes.sum())))
 
 
 def _as_json(setting: Any) -> Any:

@@ -155,13 +155,18 @@ class Finding(TypedDict):
 
 
 class Audit(TypedDict):
-    """The six checks."""
+    """The checks. Files of older versions have but some of them."""
 
+    determinism: Finding
     causality: Finding
     alignment: Finding
     contamination: Finding
     memorization: Finding
+    splits: Finding
+    tokenizer: Finding
     inflation: Finding
+    position: Finding
+    selection: Finding
     plausibility: Finding
 
 

@@ -12,6 +12,9 @@ from minillm.tokenization import UNK
 BYTES_PER_TOKEN = 4.4
 """Of English text in GPT-2's vocabulary, whose tokens the law below counts in."""
 
+LARGEST = 10**12
+"""Parameters of a network that does not say how many it has, such as a function: hardly any model has more."""
+
 
 @dataclass(frozen=True)
 class Plausibility:
@@ -48,15 +51,18 @@ class Plausibility:
         perplexity = figures["perplexity"]
         # unknown_bytes counts one more for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
-        law = (8.8e13 / max(1, subject.parameters)) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
-        floor = math.exp(self.margin * law * math.log(2) * spelled / figures["tokens"])  # the same as a perplexity
+        parameters = subject.parameters or LARGEST
+        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
+        floor = math.exp(
+            min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
+        )  # the same as a perplexity
         bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
-        size = f"{subject.parameters / 1e6:.2g} million parameters"
+        size = f"{parameters / 1e6:,.2g} million parameters" if subject.parameters else "a network of unknown size"
         verdict: Verdict = "fine"
         if not perplexity >= floor:
             verdict = "fault"
             sentence = (
-                f"Test perplexity {perplexity:.2f} cannot be: {size} reach no less than {floor:.1f} on unseen text."
+                f"Test perplexity {perplexity:.2f} cannot be: on unseen text the least for {size} is {floor:.1f}."
             )
         elif bigram is not None and perplexity > self.behind * bigram:
             verdict = "weak"
