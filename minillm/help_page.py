@@ -133,7 +133,9 @@ def _pairs(part: str) -> list[tuple[str, str]]:
 
 def _own_settings(text: str) -> list[tuple[str, str]]:
     """Return the settings that stand in a root config itself, each with its comment: above it, or behind it."""
-    settings, above, path = [], [], []
+    settings: list[tuple[str, str]] = []
+    above: list[str] = []
+    path: list[str] = []
     for line in text.splitlines():
         if line.lstrip().startswith("#"):
             above.append(line.strip().removeprefix("#").strip())

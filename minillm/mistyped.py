@@ -97,7 +97,7 @@ def check_form(arguments: Sequence[str], config_name: str, conf: Path) -> None:
         SettingError: ``--epochs 5``, ``epochs 5`` or the like; it names the setting that was meant.
     """
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign, assignment]
+    parser.error = _refuse  # type: ignore[method-assign]
     try:
         known, unknown = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError:
