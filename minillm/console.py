@@ -12,9 +12,15 @@ from rich.table import Table
 from torch import nn
 
 from minillm.corpus import ATTRIBUTION, LOCK
-from minillm.evaluation.results import sample_sentences
-from minillm.evaluation.schema import Evaluation, Finding
+from minillm.evaluation.results import sample_sentences, verdict_of
+from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
+MARKS: dict[Verdict, str] = {
+    "fault": "[bold red]FAULT       [/]",
+    "weak": "[bold yellow]weak        [/]",
+    "fine": "[green]fine        [/]",
+    "none": "no verdict  ",
+}
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
 FORMS = {
     "loss": ".4f",
@@ -109,21 +115,32 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
 
 
 @rank_zero_only
-def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed."""
+def show_evaluation(evaluation: Evaluation, console: Console | None = None, name: str = "best checkpoint") -> None:
+    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        console: where to show it.
+        name: what the figures are of.
+    """
     console = console or Console()
-    trusted = evaluation["trustworthy"]
+    verdict = verdict_of(evaluation)
+    trusted = verdict != "fault"
     show_samples(
         {sample["prompt"]: sample["prompt"] + sample["generated"] for sample in evaluation["text"]["samples"]}, console
     )
     splits = evaluation["splits"]
     title = "Results" if trusted else "[bold red]Results: NOT TO BE TRUSTED, see the findings[/]"
-    table = Table("best checkpoint", *splits, title=title, title_justify="left", style="none" if trusted else "red")
+    table = Table(escape(name), *splits, title=title, title_justify="left", style="none" if trusted else "red")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
         figures = cast(Mapping[str, Mapping[str, float]], splits)
         table.add_row(name.replace("_", " "), *(f"{figures[split][name]:{FORMS[name]}}" for split in splits))
+        within = {split: splits[split].get("ci95", {}).get(name) for split in splits}
+        if any(within.values()):
+            ends = ([f"{end:{FORMS[name]}}" for end in each] if each else [] for each in within.values())
+            table.add_row("  95 % interval", *(" to ".join(each) for each in ends), style="dim")
     table.add_section()
     for model in ("unigram", "bigram"):
         rows = {split: baselines[model]["perplexity"] for split, baselines in evaluation["baselines"].items()}
@@ -155,15 +172,31 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
         f"peak {memory['peak_mib']:,.0f} MiB",
     }
     colour = "" if trusted else "[red]"
-    for name, value in others.items():
-        console.print(f"{colour}[bold]{name:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
-    if trusted:
-        console.print("\n[bold green]The audit found no fault.[/]")
-    else:
-        console.print("\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]")
-    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]no verdict [/]"}
-    for name, found in cast(Mapping[str, Finding], evaluation["audit"]).items():
-        console.print(f"{marks[found['passed']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
+    for what, value in others.items():
+        if not value:
+            continue
+        console.print(f"{colour}[bold]{what:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
+    show_findings(verdict, cast(Mapping[str, Finding], evaluation["audit"]), console)
+
+
+@rank_zero_only
+def show_findings(verdict: Verdict, findings: Mapping[str, Finding], console: Console | None = None) -> None:
+    """Show what the audit found.
+
+    Args:
+        verdict: on the whole.
+        findings: by check.
+        console: where to show them.
+    """
+    console = console or Console()
+    console.print(
+        {
+            "fault": "\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]",
+            "weak": "\n[bold yellow]The audit found no fault. The figures are right, and the model is weak.[/]",
+        }.get(verdict, "\n[bold green]The audit found no fault.[/]")
+    )
+    for name, found in findings.items():
+        console.print(f"{MARKS[found['verdict']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

@@ -4,7 +4,6 @@ import functools
 import math
 import re
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +91,7 @@ def is_spanish(text: str) -> bool:
 
 
 class _Identifier:
-    """py3langid's identifier, asked for one language: the same probability to the last bit, in a quarter of the time.
+    """py3langid's identifier, asked for one language: the same probability to rounding, in a sixth of the time.
 
     The package finds the n-grams by a walk over the bytes, one after another, of an automaton (Aho and Corasick 1975,
     "Efficient string matching") whose state is known from the last few bytes alone, as many as its longest n-gram has.
@@ -117,11 +116,10 @@ class _Identifier:
         text = unicodedata.normalize("NFC", text.lower() if text.isupper() else text)
         written = np.frombuffer(text.encode(errors="surrogatepass"), dtype=np.uint8)
         found = self._features[self._states(written)]
-        counts = Counter(found[found >= 0].tolist())  # in the order in which the package adds them up
-        features = np.fromiter(counts.keys(), dtype=np.intp, count=len(counts))
-        weights = np.log1p(np.fromiter(counts.values(), dtype=np.float32, count=len(counts)))
-        scores = weights @ self._table[features] + self._prior
-        if not counts:
+        # In order, so that rows of the table that lie side by side are read together.
+        features, counts = np.unique(found[found >= 0], return_counts=True)
+        scores = np.log1p(counts.astype(np.float32)) @ self._table[features] + self._prior
+        if not len(features):
             scores = np.zeros_like(self._prior)
         scores *= 1.0 / math.sqrt(len(written) or 1)
         np.exp(scores - scores.max(), out=scores)

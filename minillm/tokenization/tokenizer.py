@@ -65,6 +65,8 @@ class Tokenizer(ABC):
     """The native model; its name in the JSON tells the kind."""
     smallest: ClassVar[int]
     """The least vocab_size that leaves a working tokenizer."""
+    ends: bool = True
+    """Whether a text ends in [EOS]: models of others may know no such token."""
     VERSION: ClassVar[int]
     """Raised when the same text would be fitted or encoded otherwise."""
 

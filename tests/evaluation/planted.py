@@ -72,8 +72,10 @@ class LeakingAtOnePlace(CausalSelfAttention):
     """Its sixth token sees the seventh; all else is as it should be."""
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        if cache is not None:
+            return super().forward(x, mask, cache, layer)
         leaking = torch.ones(x.size(1), x.size(1), dtype=torch.bool).tril()
-        leaking[5, 6:7] = True
+        leaking[5:6, 6:7] = True
         return super().forward(x, leaking, cache, layer)
 
 

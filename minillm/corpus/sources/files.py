@@ -44,6 +44,8 @@ class FilesSource:
         text_field: field of a record that holds the text.
         title_field: field of a record that holds the title; records may lack it.
         id_field: field of a record that tells it from others; records may lack it.
+        largest_text: bytes from which on a .txt file becomes several articles, cut at the ends of lines, so that one of
+            any size can be read; None: each is one article.
 
     Raises:
         SettingError: no path or an unknown on_error; on use also a path without articles and a refused record.
@@ -54,6 +56,7 @@ class FilesSource:
     text_field: str = "text"
     title_field: str = "title"
     id_field: str = "id"
+    largest_text: int | None = None
     name: ClassVar[str] = "files"
 
     def __post_init__(self) -> None:
@@ -69,7 +72,8 @@ class FilesSource:
             with self._reading(file), file.open("rb") as content:
                 files[name] = hashlib.file_digest(content, "sha256").hexdigest()
         fields = {"text": self.text_field, "title": self.title_field, "id": self.id_field}
-        return {"version": VERSION, "on_error": self.on_error, "fields": fields, "files": files}
+        pieces = {} if self.largest_text is None else {"largest_text": self.largest_text}
+        return {"version": VERSION, "on_error": self.on_error, "fields": fields, "files": files, **pieces}
 
     def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
         """Yield the articles in the files' order; see `Source.articles`."""
@@ -97,9 +101,14 @@ class FilesSource:
         kind = file.suffix.lower()
         with self._reading(file):
             if kind == ".txt":
-                content = file.read_bytes()
                 fields = {self.title_field: file.stem, self.id_field: name}
-                yield 1, lambda: {self.text_field: content.decode("utf-8-sig"), **fields}
+                if self.largest_text is None or file.stat().st_size <= self.largest_text:
+                    content = file.read_bytes()
+                    yield 1, lambda: {self.text_field: content.decode("utf-8-sig"), **fields}
+                    return
+                for number, piece in _pieces(file, self.largest_text):
+                    fields[self.id_field] = f"{name}:{number}"
+                    yield number, functools.partial(_decoded, piece, self.text_field, dict(fields))
             elif kind == ".jsonl":
                 with file.open("rb") as lines:
                     for number, line in enumerate(lines, 1):
@@ -177,6 +186,34 @@ class FilesSource:
 def _identity(*parts: str | int) -> int:
     """Return 63 bits of the SHA-256 of the parts."""
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _pieces(file: Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield a file in pieces of at most about twice the size, cut at line breaks, and each one's first line.
+
+    Where no line ends for so long it is cut at a space, or else between two characters. White space is no piece.
+    """
+    line, rest = 1, b""
+    with file.open("rb") as content:
+        while block := content.read(size):
+            piece = rest + block + content.readline(size)
+            rest = b""
+            if not piece.endswith(b"\n"):
+                cut = piece.rfind(b" ", len(piece) // 2) + 1
+                if not cut:
+                    # A character's first byte has other bits than those that go on with it.
+                    cut = len(piece) - next((n for n in range(1, 5) if piece[-n:][0] & 0xC0 != 0x80), 0)
+                if content.peek(1):
+                    piece, rest = piece[:cut], piece[cut:]
+            if piece.strip():
+                yield line, piece
+            line += piece.count(b"\n")
+    if rest.strip():
+        yield line, rest
+
+
+def _decoded(text: bytes, field: str, fields: dict[str, str]) -> dict[str, str]:
+    return {field: text.decode("utf-8-sig"), **fields}
 
 
 def _parse(line: bytes) -> Any:
