@@ -294,18 +294,3 @@ def test_an_address_with_a_port_that_there_cannot_be_is_refused(port: str, tmp_p
         pytest.raises(SettingError, match=r"^data\.source\.api_url=.*port"),
     ):
         next(source.articles(1, store))
-
-
-@pytest.mark.parametrize("parted_at", ["\n", " ", ""], ids=["lines", "spaces", "nothing"])
-def test_a_large_txt_file_comes_in_pieces_that_are_all_of_it(tmp_path: Path, parted_at: str) -> None:
-    text = parted_at.join(f"año{number}€😀" for number in range(20_000))
-    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    articles = list(FilesSource(str(tmp_path), largest_text=100_000).articles(None, ()))
-    pieces = [article.text for article in articles]
-    assert "".join(pieces) == text
-    assert 5 < len(pieces) == len({article.page_id for article in articles})
-    assert max(len(piece.encode()) for piece in pieces) <= 3 * 2**14
-    if parted_at:
-        assert all(piece.endswith(parted_at) for piece in pieces[:-1])
-    [whole] = FilesSource(str(tmp_path), largest_text=10**6).articles(None, ())
-    assert whole.text == text

@@ -22,7 +22,6 @@ from minillm.corpus.sources.paths import files_at
 from minillm.errors import SettingError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-PIECE = 1 << 14  # bytes of an article that is part of a large file: those of an encyclopedia have some thousand
 VERSION = 2  # raised when the same files would yield other articles
 
 
@@ -45,8 +44,8 @@ class FilesSource:
         text_field: field of a record that holds the text.
         title_field: field of a record that holds the title; records may lack it.
         id_field: field of a record that tells it from others; records may lack it.
-        largest_text: bytes over which a .txt file is several articles of about 16 KiB, cut at line ends, so that
-            one of any size can be read; None: each is one article.
+        largest_text: bytes from which on a .txt file becomes several articles, cut at the ends of lines, so that one of
+            any size can be read; None: each is one article.
 
     Raises:
         SettingError: no path or an unknown on_error; on use also a path without articles and a refused record.
@@ -107,7 +106,7 @@ class FilesSource:
                     content = file.read_bytes()
                     yield 1, lambda: {self.text_field: content.decode("utf-8-sig"), **fields}
                     return
-                for number, piece in _pieces(file, PIECE):
+                for number, piece in _pieces(file, self.largest_text):
                     fields[self.id_field] = f"{name}:{number}"
                     yield number, functools.partial(_decoded, piece, self.text_field, dict(fields))
             elif kind == ".jsonl":
