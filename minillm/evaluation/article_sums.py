@@ -59,14 +59,14 @@ class ArticleSums:
             "loss": (self.nats, tokens),
             "bits_per_byte": (self.nats / math.log(2) + 8 * self.unknown_bytes, self.bytes.astype(np.float64)),
             "accuracy": (self.hits.astype(np.float64), tokens),
-            "accuracy_known": ((self.hits - self.unknown_hits).astype(np.float64), tokens - self.unknown),
+            "accuracy_without_unknown": ((self.hits - self.unknown_hits).astype(np.float64), tokens - self.unknown),
         }
 
     @cached_property
     def figures(self) -> dict[str, float]:
         """The figures of all articles together; not a number where there is nothing to divide by.
 
-        loss and perplexity = exp(loss), bits_per_byte, accuracy, and accuracy_known: that on targets other than [UNK].
+        loss and perplexity = exp(loss), bits_per_byte, accuracy, and the same without the [UNK] targets.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             figures = {name: float(above.sum() / below.sum()) for name, (above, below) in self.ratios.items()}

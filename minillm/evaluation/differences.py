@@ -13,7 +13,7 @@ from minillm.evaluation.uncertainty import IncomparableError, Interval, compared
 log = logging.getLogger(__name__)
 
 # Figures of a split that articles tell of: of them it can be said whether two runs differ.
-DIFFERING = ("loss", "perplexity", "bits_per_byte", "accuracy", "accuracy_known")
+DIFFERING = ("loss", "perplexity", "bits_per_byte", "accuracy", "accuracy_without_unknown")
 # Runs whose figures can be believed.
 BELIEVED = ("yes", "yes (weak)")
 BEST, SAME, NO_SUMS = "best", "not distinguishable", "no sums"

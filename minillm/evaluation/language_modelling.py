@@ -70,7 +70,7 @@ def measure(
         if counts is not None:
             counts.update(predictions, batch["inputs"])
     articles = _by_article(documents, windows, batches, sums)
-    figures, tokens = articles.figures, int(articles.tokens.sum())
+    figures, tokens, unknown = articles.figures, int(articles.tokens.sum()), int(articles.unknown.sum())
     return Measured(
         {
             "loss": figures["loss"],
@@ -78,6 +78,8 @@ def measure(
             "bits_per_byte": figures["bits_per_byte"],
             "accuracy": figures["accuracy"],
             "tokens": tokens,
+            "unk_rate": unknown / tokens,
+            "accuracy_without_unknown": figures["accuracy_without_unknown"] if unknown < tokens else None,
         },
         padding=len(windows) * max_length - tokens,
         articles=articles,

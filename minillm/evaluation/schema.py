@@ -40,8 +40,14 @@ class SplitFigures(TypedDict):
     loss: float
     perplexity: float
     bits_per_byte: float
+    """Leads: it charges each [UNK] for the word that it hides, and compares across vocabularies."""
     accuracy: float
     tokens: int
+    unk_rate: float
+    """Share of [UNK] among the targets: words that are not in the vocabulary. Perplexity and accuracy count them as one
+    word, that is easily guessed."""
+    accuracy_without_unknown: float | None
+    """None where all targets are [UNK]."""
     ci95: NotRequired[dict[str, list[float]]]
     """[low, high] of each figure that has a 95 % interval, see `minillm.evaluation.uncertainty`; not in older files."""
 

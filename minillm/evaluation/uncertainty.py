@@ -29,7 +29,7 @@ from minillm.evaluation.article_sums import ArticleSums
 RESAMPLES = 1000
 LEVEL = 0.95
 MIN_ARTICLES = 5  # of fewer, most draws are of two or three articles, and no interval can be made
-MOST = {"accuracy": 1.0, "accuracy_known": 1.0}  # no interval reaches over what can be
+MOST = {"accuracy": 1.0, "accuracy_without_unknown": 1.0}  # no interval reaches over what can be
 DRAWN_AT_ONCE = 2**20  # articles: bounds the memory
 
 Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -122,8 +122,8 @@ def compared(
     Args:
         runs: the runs whose mean is compared, one or more.
         others: those that it is compared with; none: the mean itself is returned.
-        figure: loss, perplexity, bits_per_byte, accuracy or accuracy_known. Of the perplexity it is the relative
-            difference of the geometric means: 0.05 says five per cent more.
+        figure: loss, perplexity, bits_per_byte, accuracy or accuracy_without_unknown. Of the perplexity it is the
+            relative difference of the geometric means: 0.05 says five per cent more.
         seed: of the draws.
         over_seeds: whether the runs stand for all seeds: then their own variance comes on top of that of the articles.
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from minillm.console import show_evaluation
 from minillm.errors import OutsideError
 from minillm.evaluation.article_sums import ARTICLES, ArticleSums, read_articles, write_articles
+from minillm.evaluation.differences import DIFFERING
 from minillm.evaluation.evaluation import Evaluator, write_evaluation
 from minillm.evaluation.language_modelling import measure
 from minillm.evaluation.report import write_report
@@ -69,7 +70,7 @@ def test_the_evaluation_holds_intervals_made_of_the_sums_that_lie_beside_it(
     for name in "val", "test":
         sums = read_articles(tmp_path, name, evaluation["articles_sha256"][name])
         ends, figures = intervals(sums), evaluation["splits"][name]
-        assert set(figures["ci95"]) >= {"loss", "perplexity", "bits_per_byte", "accuracy"}
+        assert set(figures["ci95"]) == {*DIFFERING}
         for figure, (low, high) in figures["ci95"].items():
             assert [low, high] == ends[figure]
             assert low < figures[figure] == sums.figures[figure] < high  # type: ignore[literal-required]
@@ -141,6 +142,6 @@ def test_the_draws_of_many_articles_take_bounded_memory_and_are_the_same_each_ti
 def test_figures_that_are_no_numbers_have_no_interval() -> None:
     sums = measure(honest(), EncodedTexts(texts()["test"], tokenizer()), MAX_LENGTH).articles
     broken = replace(sums, nats=np.where(np.arange(len(sums)) == 3, np.nan, sums.nats))
-    assert set(intervals(broken)) == {"accuracy", "accuracy_known"}
+    assert set(intervals(broken)) == {"accuracy", "accuracy_without_unknown"}
     nothing = replace(sums, unknown=sums.tokens, bytes=np.zeros_like(sums.bytes))
     assert set(intervals(nothing)) == {"loss", "perplexity", "accuracy"}
