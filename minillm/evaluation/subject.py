@@ -150,20 +150,45 @@ class Subject:
         return frequencies
 
     @cached_property
+    def ngrams(self) -> NgramBaselines | None:
+        """The n-gram models of the training text; None where it is not at hand."""
+        if "train" not in self.splits:
+            return None
+        counted = bounded(self.splits["train"].documents, self.baseline_tokens)
+        ngrams = NgramBaselines(self.vocab_size, ends=bool(counted[0][-1] == EOS))
+        ngrams.fit(self._inside(counted))
+        return ngrams
+
+    @cached_property
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """What counting the training text reaches on the other samples; nothing where it is not at hand."""
-        if "train" not in self.splits:
+        if self.ngrams is None:
             return {}
-        counted = bounded(self.splits["train"].documents, self.baseline_tokens)
-        ends = bool(counted[0][-1] == EOS)
-        inside = slice(1, -1 if ends else None)
-        baselines = NgramBaselines(self.vocab_size, ends)
-        baselines.fit(document[inside] for document in _each(counted))
         return {
-            name: baselines.score(document[inside] for document in _each(split.documents))
+            name: self.ngrams.score(self._inside(split.documents))
             for name, split in self.samples.items()
             if name != "train"
         }
+
+    @cached_property
+    def bigram_nats(self) -> dict[str, NDArray[np.float64]]:
+        """What each article of the other samples takes by the bigram model, in nats, (N,); nothing as above."""
+        if self.ngrams is None:
+            return {}
+        return {
+            name: np.array([self._scored(self.ngrams, document) for document in self._inside(split.documents)])
+            for name, split in self.samples.items()
+            if name != "train"
+        }
+
+    @staticmethod
+    def _scored(ngrams: NgramBaselines, document: NDArray[Any]) -> float:
+        bigram = ngrams.score([document])["bigram"]
+        return bigram["loss"] * bigram["tokens"]
+
+    def _inside(self, documents: Documents) -> Iterable[NDArray[Any]]:
+        """Return the ids of each document without [BOS] and [EOS]."""
+        return (document[1 : -1 if document[-1] == EOS else None] for document in _each(documents))
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:

@@ -47,7 +47,14 @@ def failed(result: dict[str, Any]) -> list[str]:
 def subject(**changes: Any) -> Subject:
     splits = {name: Split(EncodedTexts(articles, tokenizer()), articles) for name, articles in texts().items()}
     return Subject(
-        **{"network": honest(), "vocab_size": len(tokenizer()), "max_length": MAX_LENGTH, "splits": splits, **changes}
+        **{
+            "network": honest(),
+            "vocab_size": len(tokenizer()),
+            "max_length": MAX_LENGTH,
+            "splits": splits,
+            "tokenizer": tokenizer(),
+            **changes,
+        }
     )
 
 
@@ -178,7 +185,8 @@ def test_what_needs_the_training_text_has_no_verdict_without_it() -> None:
     verdicts = {name: check["verdict"] for name, check in result["audit"].items()}
     assert verdicts == {
         "causality": "fine", "alignment": "fine", "contamination": "none", "memorization": "none", "inflation": "fine",
-        "plausibility": "fine",
+        "plausibility": "fine", "determinism": "fine", "position": "fine", "tokenizer": "fine", "splits": "none",
+        "selection": "none",
     }  # fmt: skip
     assert result["trustworthy"] is True
 

@@ -16,7 +16,8 @@ from minillm.evaluation.subject import Subject
 from minillm.tokenization import SPECIAL_TOKENS, UNK, Tokenizer
 
 UNKNOWN = SPECIAL_TOKENS[UNK]
-WORD = re.compile(rf"{re.escape(UNKNOWN)}|\w+")
+# An unknown token takes the word with it that it is a part of.
+WORD = re.compile(rf"\w*(?:{re.escape(UNKNOWN)}\w*)+|\w+")
 LONGEST = 3000  # characters of a text that are put through the tokenizer and back
 MOST_ENTRIES = 2000  # that the training text does not explain at once, and that are looked for in it
 FEWEST = 10  # entries that only val and test explain: of fewer nothing is made
@@ -97,10 +98,10 @@ class TokenizerCheck:
         )
 
     def _lost(self, subject: Subject) -> tuple[float, str]:
-        """Return the share of letters and digits that come back otherwise, and an example."""
+        """Return the share of letters and digits, but for unknown ones, that come back otherwise; and an example."""
         assert subject.tokenizer is not None
         texts = subject.samples["test"].texts
-        changed = letters = 0
+        changed = kept = 0
         example = ""
         for index in evenly(len(texts), self.texts):
             text = texts[index]
@@ -108,16 +109,22 @@ class TokenizerCheck:
                 text = text[: text.rfind(" ", 1, LONGEST) + 1] or text[:LONGEST]
             given = WORD.findall(text)
             back = WORD.findall(subject.tokenizer.decode(subject.tokenizer.encode(text)))
-            letters += sum(map(len, given))
             if given == back:
+                kept += sum(map(len, given))
                 continue
             for kind, first, last, start, stop in SequenceMatcher(None, given, back, autojunk=False).get_opcodes():
-                # What an unknown token stands for is priced.
-                if kind != "equal" and UNKNOWN not in back[start:stop]:
-                    changed += max(sum(map(len, given[first:last])), sum(map(len, back[start:stop])))
+                if kind == "equal":
+                    kept += sum(map(len, given[first:last]))
+                    continue
+                known = [word for word in back[start:stop] if UNKNOWN not in word]
+                other = sum(map(len, known))
+                if len(known) == stop - start:  # else what unknown tokens stand for is priced
+                    other = max(other, sum(map(len, given[first:last])))
+                changed += other
+                if other:
                     became = " ".join(back[start : min(stop, start + 4)]) or "nothing"
                     example = example or f"“{' '.join(given[first : min(last, first + 4)])}” as “{became}”"
-        return changed / max(1, letters), example
+        return changed / max(1, changed + kept), example
 
     def _unexplained(self, subject: Subject) -> tuple[list[str] | None, list[str]]:
         """Return the entries that stand nowhere in the training text, and those of them that stand in val or test.
