@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from minillm.corpus import ATTRIBUTION, LOCK
+from minillm.corpus import ATTRIBUTION, DROPPED, LOCK
+from minillm.corpus.corpus import BLAMED, KEEPING
 from minillm.evaluation.results import sample_sentences, verdict_of
 from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
@@ -33,8 +34,14 @@ FORMS = {
 
 
 @rank_zero_only
-def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> None:
-    """Show the data funnel, from articles read to articles kept, and the size of the splits."""
+def show_data(manifest: Mapping[str, Any], corpus: Path | None = None, console: Console | None = None) -> None:
+    """Show the data funnel, from articles read to articles kept, and the size of the splits.
+
+    Args:
+        manifest: of the encoded dataset.
+        corpus: the prepared corpus's folder, which says what was dropped.
+        console: where to show it.
+    """
     funnel = Table("", "articles", title="Data funnel", title_justify="left")
     funnel.columns[1].justify = "right"
     for step, count in manifest["corpus"]["reading"].items():
@@ -52,7 +59,35 @@ def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> No
         )
     console = console or Console()
     console.print(funnel)
+    for sentence in _told_of(manifest["corpus"], corpus):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
     console.print(splits)
+
+
+def _told_of(manifest: Mapping[str, Any], corpus: Path | None) -> list[str]:
+    """Return what there is to know of a corpus beside its numbers: what was dropped, its language, what was cut."""
+    told = []
+    dropped = {reason: count for reason, count in manifest["funnel"].items() if reason in BLAMED and count}
+    if dropped and corpus and (corpus / DROPPED).exists():
+        kept = {KEEPING[reason].format(characters="...") for reason in dropped}
+        told.append(f"dropped: each article and its reason are in {corpus / DROPPED}")
+        told.append(f"         to keep them: {' '.join(sorted(kept))}")
+    if language := manifest.get("language"):
+        share = f"{language['share']:.0%} of the articles are in one language, {language['found']}"
+        if language["found"] is None:
+            told.append("language: the articles are too short to tell it; all are kept")
+        elif language["others_dropped"]:
+            told.append(f"language: {share}; those in others are dropped")
+        else:
+            told.append(f"language: {share}, too few to drop the others (data.quality.language=... does)")
+    if cut := manifest["source"].get("cut"):
+        at = f"at about every {cut['at']:,} characters" if isinstance(cut["at"], int) else f"at {cut['at']}"
+        files = "1 file is" if cut["files"] == 1 else f"{cut['files']:,} files are"
+        sides = "the beginning is train, then comes val, the end is test"
+        if cut["parts"] == "together":
+            sides = "all of one file are in the same split"
+        told.append(f"cut: {files} cut into articles {at.replace('_', ' ')} (data.source.cut); {sides}")
+    return told
 
 
 @rank_zero_only

@@ -57,7 +57,7 @@ def train(config: DictConfig) -> float | None:
 
     data.prepare_data()
     data.setup()
-    console.show_data(data.manifest)
+    console.show_data(data.manifest, data.corpus.prepare())
     tokenizer = data.tokenizer
     if config.ckpt_path is not None:
         check_vocabulary(config.ckpt_path, tokenizer.to_json())

@@ -44,6 +44,7 @@ IMMATERIAL = (
     *("trainer.enable_progress_bar", "trainer.enable_checkpointing", "trainer.num_sanity_val_steps"),
 )
 MARKS = {"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}  # said under a run's name
+MOST_CURVES = 100  # runs whose validation is drawn: the best ones
 RUN_WIDTH = 20  # of the first column on the terminal, at least: the name of a run that is named by the time
 
 
@@ -259,7 +260,8 @@ class Comparison:
 
     def _curves(self) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
         """Return a figure of the validation and its way in each run: bits per byte where all have it, else loss."""
-        logged = {self.name(each): read_curves(each.folder) for run in self.runs for each in run.members}
+        first = [each for run in self.runs for each in run.members][:MOST_CURVES]
+        logged = {self.name(each): read_curves(each.folder) for each in first}
         logged = {name: curves for name, curves in logged.items() if "val/loss" in curves}
         figure = "val/bits_per_byte"
         if not all(figure in curves for curves in logged.values()):

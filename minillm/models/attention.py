@@ -33,7 +33,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dr
     newest_of_many = length == 1 and batch * groups >= MANY
     if query.device.type != "cpu" or not (dropout.training or newest_of_many):
         p = dropout.p if dropout.training else 0.0
-        causal, shared = mask is None and length > 1, groups < heads
+        causal, shared = mask is None and bool(length > 1), groups < heads  # bool: of any length, when exported
         return F.scaled_dot_product_attention(query, key, value, mask, p, is_causal=causal, enable_gqa=shared)
     if mask is None:
         mask = torch.ones(length, key.size(2), dtype=torch.bool).tril(key.size(2) - length)

@@ -53,7 +53,7 @@ def normed_linear(x: Tensor, norm: RMSNorm, *layers: Linear) -> Tensor:
         norm: its weight scales the columns of the matrices, unless there are fewer vectors than rows to scale.
         layers: without biases.
     """
-    if x.shape[:-1].numel() < sum(layer.out_features for layer in layers):
+    if torch.compiler.is_exporting() or x.shape[:-1].numel() < sum(layer.out_features for layer in layers):
         x = norm(x)
         return torch.cat([layer(x) for layer in layers], dim=-1)
     return linear(norm.normalize(x), torch.cat([layer.weight for layer in layers]) * norm.weight)

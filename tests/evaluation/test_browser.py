@@ -92,6 +92,8 @@ def test_the_report_is_whole_on_desktop_and_phone(
 ) -> None:
     evaluation["trustworthy"] = verdict != "fault"
     evaluation["audit"]["plausibility"]["verdict"] = verdict
+    for figures in evaluation["splits"].values():
+        figures["ci95"] = {name: [0.98 * value, 1.02 * value] for name, value in figures.items() if name != "tokens"}  # type: ignore[operator]
     check_page(browser, write_report(evaluation, make_run("run")), tmp_path, drawings=7)
     red = browser.execute_script("return getComputedStyle(document.querySelector('.verdict')).backgroundColor")
     assert (red == "rgb(179, 38, 30)") == (verdict == "fault")

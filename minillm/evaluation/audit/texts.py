@@ -15,7 +15,6 @@ from minillm.language_model import EncodedTexts, LanguageModel, identity
 Given = str | Path | Sequence[str]
 """A file, folder or glob, as `minillm.corpus.FilesSource` takes them; or the texts themselves."""
 
-LARGEST_TEXT = 1 << 17  # bytes of a .txt file that may be one article; a larger one holds many, up to gigabytes
 # Of text that is encoded, per token that figures are over at most: a token of more is rare, so that the limit on tokens
 # decides, and not this one.
 BYTES_PER_TOKEN = 8
@@ -41,7 +40,7 @@ class TextFiles:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            source = FilesSource(self.path, self.on_error, self.text_field, largest_text=LARGEST_TEXT)
+            source = FilesSource(self.path, self.on_error, self.text_field)
             for article in source.articles(None, ()):
                 yield article.text
         except SettingError as error:

@@ -1,0 +1,230 @@
+"""One file for llama.cpp, Ollama and their kin: `format=gguf`."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from minillm.errors import OutsideError, SettingError
+from minillm.export.exporting import TrainedRun, library
+from minillm.export.quiet import quiet
+from minillm.models import GPT2, MiniGPT, MiniGPTModern
+from minillm.models.minigpt import sinusoidal_positions
+from minillm.models.qwen3 import qwen3_config, qwen3_state_dict
+from minillm.tokenization import BOS, EOS, PAD, UNK, BPETokenizer, Tokenizer
+
+PURPOSE = "format=gguf"
+NAME = "model.gguf"
+PRE_TOKENIZER = "gpt-2"  # what llama.cpp calls the pattern that parts a text as ours does
+# Ours and the file's names of what a block of GPT-2's form has.
+GPT2_BLOCK = {
+    "attention_norm": "attn_norm",
+    "attention.query_key_value": "attn_qkv",
+    "attention.projection": "attn_output",
+    "feedforward_norm": "ffn_norm",
+    "feedforward.0": "ffn_up",
+    "feedforward.2": "ffn_down",
+}
+
+
+class Gguf:
+    """Writes ``model.gguf`` in float32: MiniGPTModern as architecture qwen3, GPT2 and MiniGPT as gpt2.
+
+    What is written is read back and compared number by number before the folder gets its name.
+
+    llama.cpp's graph of gpt2 has the tanh form of GELU, MiniGPT the exact one. The file says so, and how far the logits
+    are apart.
+    """
+
+    def __call__(self, run: TrainedRun, folder: Path) -> None:
+        """Write the files; see `minillm.export.ExportFormat`.
+
+        Raises:
+            SettingError: the gguf package is missing, or llama.cpp cannot run such a network or tokenizer.
+            OutsideError: what was written reads otherwise.
+        """
+        library("gguf", PURPOSE)
+        network, tokenizer = run.model.network, run.model.tokenizer
+        vocabulary = vocabulary_of(tokenizer)
+        architecture, sizes, tensors = described(network)
+        facts: dict[str, Any] = {"architecture": architecture, "max_length": run.model.max_length, "type": "float32"}
+        if type(network) is MiniGPT:
+            facts["largest_difference_of_a_logit_by_tanh_gelu"] = cost_of_tanh(network, len(tokenizer))
+        with quiet():
+            write(folder / NAME, architecture, sizes, tensors, vocabulary)
+        check(folder / NAME, tensors, vocabulary)
+        (folder / "gguf.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """Return the tokens in order of their ids, and the merges in the order that they were learned.
+
+    Raises:
+        SettingError: llama.cpp cannot encode a text as this tokenizer does.
+    """
+    if not isinstance(tokenizer, BPETokenizer):
+        advice = "needs tokenizer=bpe: llama.cpp has no vocabulary of whole words, so it would read other ids"
+        raise SettingError("format", "gguf", f"{advice}; format=transformers and format=onnx take any tokenizer")
+    options = [name for name in ("digits", "names") if getattr(tokenizer, name)]
+    if options:
+        advice = f"cannot have tokenizer.{options[0]}: llama.cpp's patterns part a text otherwise, so ids would differ"
+        raise SettingError("format", "gguf", f"{advice}; format=transformers and format=onnx take any tokenizer")
+    model = json.loads(tokenizer.to_json())["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {"tokens": [tokenizer.token(number) for number in range(len(tokenizer))], "merges": merges}
+
+
+def described(network: nn.Module) -> tuple[str, dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """Return the architecture that llama.cpp runs a network as, its sizes, and its weights by the file's names.
+
+    Raises:
+        SettingError: there is none.
+    """
+    tensors: dict[str, Tensor]
+    if type(network) is MiniGPTModern:
+        config = qwen3_config(network)
+        names = library("gguf", PURPOSE).get_tensor_name_map(
+            library("gguf", PURPOSE).MODEL_ARCH.QWEN3, config["num_hidden_layers"]
+        )
+        state = qwen3_state_dict(network)
+        if config["tie_word_embeddings"]:
+            del state["lm_head.weight"]
+        tensors = {names.get_name(name, (".weight",)): weight for name, weight in state.items()}
+        sizes = {
+            "context_length": config["max_position_embeddings"],
+            "embedding_length": config["hidden_size"],
+            "feed_forward_length": config["intermediate_size"],
+            "block_count": config["num_hidden_layers"],
+            "head_count": config["num_attention_heads"],
+            "head_count_kv": config["num_key_value_heads"],
+            "key_length": config["head_dim"],
+            "value_length": config["head_dim"],
+            "layer_norm_rms_eps": config["rms_norm_eps"],
+            "rope_freq_base": network.rope_theta,
+        }
+        return "qwen3", sizes, _arrays(tensors)
+    if type(network) not in (GPT2, MiniGPT):
+        advice = f"llama.cpp has no graph of {type(network).__name__}; it runs minigpt_modern, gpt2 and minigpt"
+        raise SettingError("format", "gguf", advice)
+    assert isinstance(network, GPT2 | MiniGPT)
+    dim = network.embedding.embedding_dim
+    if isinstance(network, GPT2):
+        embedding, positions = network.embedding.weight, network.position_embedding.weight
+    else:
+        embedding = network.embedding.weight * math.sqrt(dim)
+        positions = sinusoidal_positions(network.max_length, dim)
+    tensors = {
+        "token_embd.weight": embedding,
+        "position_embd.weight": positions,
+        "output_norm.weight": network.norm.weight,
+        "output_norm.bias": network.norm.bias,
+    }
+    if isinstance(network, MiniGPT):
+        tensors["output.weight"] = network.head.weight
+    for number, block in enumerate(network.blocks):
+        for ours, theirs in GPT2_BLOCK.items():
+            for part in ("weight", "bias"):
+                tensors[f"blk.{number}.{theirs}.{part}"] = block.get_parameter(f"{ours}.{part}")
+    sizes = {
+        "context_length": network.max_length,
+        "embedding_length": dim,
+        "feed_forward_length": 4 * dim,
+        "block_count": len(network.blocks),
+        "head_count": network.num_heads,
+        "layer_norm_eps": network.norm.eps,
+    }
+    return "gpt2", sizes, _arrays(tensors)
+
+
+@torch.no_grad()
+def cost_of_tanh(network: MiniGPT, vocab_size: int) -> float:
+    """Return how far the logits move where GELU is taken in its tanh form, at most, over random tokens."""
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (8, network.max_length)))
+    exact = network(ids)
+    activations = [module for module in network.modules() if isinstance(module, nn.GELU)]
+    try:
+        for activation in activations:
+            activation.approximate = "tanh"
+        return (network(ids) - exact).abs().max().item()
+    finally:
+        for activation in activations:
+            activation.approximate = "none"
+
+
+def write(
+    path: Path,
+    architecture: str,
+    sizes: dict[str, Any],
+    tensors: dict[str, NDArray[np.float32]],
+    vocabulary: dict[str, list[str]],
+) -> None:
+    """Write a file of float32.
+
+    Args:
+        path: where to.
+        architecture: as llama.cpp names it.
+        sizes: by the names of the writer's methods, ``add_...``.
+        tensors: by the file's names.
+        vocabulary: tokens and merges.
+    """
+    package = library("gguf", PURPOSE)
+    writer = package.GGUFWriter(path, architecture)
+    try:
+        writer.add_type("model")
+        writer.add_file_type(package.LlamaFileType.ALL_F32)
+        writer.add_vocab_size(len(vocabulary["tokens"]))
+        for name, size in sizes.items():
+            getattr(writer, f"add_{name}")(size)
+        kinds = [package.TokenType.NORMAL] * len(vocabulary["tokens"])
+        for special in (PAD, BOS, EOS):
+            kinds[special] = package.TokenType.CONTROL
+        kinds[UNK] = package.TokenType.UNKNOWN
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(PRE_TOKENIZER)
+        writer.add_token_list(vocabulary["tokens"])
+        writer.add_token_types(kinds)
+        writer.add_token_merges(vocabulary["merges"])
+        writer.add_bos_token_id(BOS)
+        writer.add_eos_token_id(EOS)
+        writer.add_unk_token_id(UNK)
+        writer.add_pad_token_id(PAD)
+        writer.add_add_bos_token(True)
+        writer.add_add_eos_token(False)
+        writer.add_add_space_prefix(False)
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def check(path: Path, tensors: dict[str, NDArray[np.float32]], vocabulary: dict[str, list[str]]) -> None:
+    """Check that a file holds what was to be written, bit for bit.
+
+    Raises:
+        OutsideError: it does not.
+    """
+    reader = library("gguf", PURPOSE).GGUFReader(path)
+    held = {tensor.name: tensor.data for tensor in reader.tensors}
+    wrong = [
+        name
+        for name in {*held, *tensors}
+        if name not in held or name not in tensors or not np.array_equal(held[name], tensors[name])
+    ]
+    for name, expected in vocabulary.items():
+        field = reader.get_field(f"tokenizer.ggml.{name}")
+        if (field.contents() if field else None) != expected and (field or expected):
+            wrong.append(name)
+    if wrong:
+        raise OutsideError(f"{NAME} reads otherwise than it was written, such as {sorted(wrong)[0]}")
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    return {name: tensor.detach().float().contiguous().numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,58 @@
+"""The run's own test split, for the formats that measure something on it."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+
+from minillm.data.subset import IdentifiedDocuments, Subset, smallest_hashes
+from minillm.errors import SettingError
+from minillm.evaluation.text import NAME_IT
+from minillm.export.exporting import TrainedRun
+
+
+class HeldOut(NamedTuple):
+    """Articles that a model was tested with.
+
+    Args:
+        documents: their tokens.
+        articles: the articles, with the columns of `minillm.corpus.Article`.
+        whole: whether they are the whole split.
+    """
+
+    documents: IdentifiedDocuments
+    articles: Dataset
+    whole: bool
+
+    def __str__(self) -> str:
+        share = "all of" if self.whole else "those with the smallest hashes of"
+        return f"{len(self.articles):,} articles, {share} the run's test split"
+
+
+def held_out(run: TrainedRun, purpose: str, max_tokens: int | None) -> HeldOut:
+    """Return the articles that a model was tested with, those with the smallest hashes where they are many.
+
+    Args:
+        run: the model.
+        purpose: the setting that needs them, such as ``format=harness``.
+        max_tokens: tokens at most; None: the whole split.
+
+    Raises:
+        SettingError: they are not at hand, or there are none.
+    """
+    setting, _, value = purpose.partition("=")
+    if max_tokens is not None and max_tokens < 1:
+        raise SettingError("format.max_tokens", max_tokens, "must be at least 1, or null for the whole test split")
+    try:
+        data = run.data()
+    except SettingError as error:
+        reason = re.sub(rf";? (?:or )?{re.escape(NAME_IT)}$", "", str(error))
+        raise SettingError(setting, value, f"needs the run's test split, which is not at hand: {reason}") from error
+    documents, articles = data.splits["test"], data.corpus.articles("test")
+    if not len(documents):
+        raise SettingError(setting, value, "needs the run's test split, which has no article")
+    chosen = smallest_hashes(documents, max_tokens)
+    if chosen is None:
+        return HeldOut(documents, articles, whole=True)
+    return HeldOut(Subset(documents, np.sort(chosen)), articles.select(chosen.tolist()), whole=False)
