@@ -24,9 +24,14 @@ MAX_LENGTH = 64
 
 
 @cache
-def texts() -> dict[str, list[str]]:
+def sample_articles() -> list[str]:
     path = Path(minillm.corpus.sample.__path__[0]) / "articles.jsonl"
-    articles = [json.loads(line)["text"][:700] for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line)["text"][:700] for line in path.read_text("utf-8").splitlines()]
+
+
+@cache
+def texts() -> dict[str, list[str]]:
+    articles = sample_articles()
     return {"train": articles[:200], "val": articles[200:230], "test": articles[230:260]}
 
 
