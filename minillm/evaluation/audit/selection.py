@@ -77,9 +77,7 @@ class Selection:
 
     def _chance(self, val: ArticleSums, test: ArticleSums) -> float:
         """Return the probability that dealt articles give test a lead as large as it has."""
-        above, below = (
-            np.concatenate([each.ratios["bits_per_byte"][part] for each in (val, test)]) for part in (0, 1)
-        )
+        above, below = (np.concatenate([each.ratios["bits_per_byte"][part] for each in (val, test)]) for part in (0, 1))
         if not np.isfinite(above).all():
             return 1.0  # what diverged leads nowhere
         totals = np.stack([above, below], axis=1)  # (N, 2)
