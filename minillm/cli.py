@@ -28,6 +28,7 @@ from minillm.signals import Interrupted, signals
 
 CONF = Path(__file__).parent.parent / "conf"
 
+PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended
 WIDEST = 120  # longer lines are hard to read
 FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
@@ -83,6 +84,9 @@ def script(
                 check_form(sys.argv[1:], config_name, CONF)
                 sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
                 return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+            except BrokenPipeError:  # whoever reads has read enough, such as head
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(PIPE_CLOSED)
             except run_folder.RefusedError as refused:
                 _report(refused.error)
                 raise refused.error from None
@@ -147,7 +151,7 @@ def _report(error: Exception, leave: bool = True) -> None:
         error: what happened.
         leave: whether to end the program too.
     """
-    if os.environ[TRACEBACKS] != "0":
+    if os.environ[TRACEBACKS] != "0" or isinstance(error, BrokenPipeError):
         return
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)

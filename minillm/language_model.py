@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from minillm.checkpoint import build_network, read_checkpoint
+from minillm.checkpoint import build_network, find_checkpoint, read_checkpoint
 from minillm.data import TextDataModule
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import MiniLLMError, SettingError
@@ -43,6 +43,21 @@ class LanguageModel:
         self.config = config or {}
         self.metrics = metrics or {}
         self.corpus = corpus
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words: network, parameters, vocabulary, context."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        context = f"{self.max_length:,} tokens of context" if hasattr(self.network, "max_length") else ""
+        vocabulary = f"{self.tokenizer.kind} vocabulary of {len(self.tokenizer):,}"
+        return ", ".join(
+            part for part in (type(self.network).__name__, f"{parameters:,} parameters", vocabulary, context) if part
+        )
+
+    def __repr__(self) -> str:
+        bits = self.metrics.get("val/bits_per_byte")
+        figure = "" if bits is None else f"; val {bits:.3f} bits per byte"
+        return f"<{type(self).__name__}: {self.summary}{figure}; on {self.device}>"
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +112,7 @@ class LanguageModel:
         """
         prompts = [prompt.rstrip(" ") for prompt in prompts]
         for prompt in prompts:
-            self._check_fits(prompt, self._prompt_ids(prompt, max_new_tokens))
+            self.check_prompt(prompt, max_new_tokens)
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
         continuations = self.continue_batch(prompts, max_new_tokens, sampling, seed)
         return [prompt + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
@@ -144,6 +159,14 @@ class LanguageModel:
                     row.append(token)
         decode = self.tokenizer.decode
         return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
+
+    def check_prompt(self, prompt: str, max_new_tokens: int = 0) -> None:
+        """Check that a prompt can be continued.
+
+        Raises:
+            SettingError: it is empty, no Unicode, or longer than the context; or a number of tokens that cannot be.
+        """
+        self._check_fits(prompt, self._prompt_ids(prompt, max_new_tokens))
 
     def _check_fits(self, prompt: str, ids: Sequence[int]) -> None:
         if len(ids) > self.max_length:
@@ -234,7 +257,8 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
     """Return the model of a checkpoint that `scripts/train.py` wrote.
 
     Args:
-        checkpoint: path of the file; it may come from anywhere, for nothing is imported that it names.
+        checkpoint: path of the file; it may come from anywhere, for nothing is imported that it names. ``latest``: the
+            best one of the newest run under ``outputs``.
         device: where to put it; None: a GPU where there is one, else the processor.
         trusted: full names of your own classes that it may name all the same, such as ``mine.Net``: to import them runs
             their modules.
@@ -242,6 +266,7 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
     Raises:
         SettingError: no such file, or not a whole checkpoint of miniLLM.
     """
+    checkpoint = find_checkpoint(str(checkpoint))
     saved = read_checkpoint(checkpoint)
     try:
         tokenizer = load_tokenizer(saved["tokenizer"])

@@ -24,7 +24,7 @@ def test_every_script_has_a_page_that_fits_and_whose_settings_exist(run_script: 
     examples, rest = page.split("\nExamples:\n")[1].split("\nSettings")
     assert 3 <= examples.count(f"python scripts/{name}.py") <= 5
     settings = [line.split()[0] for line in rest.split("\n\n")[0].splitlines()[1:] if line[2:3] != " "]
-    assert 3 <= len(settings) <= 16
+    assert 3 <= len(settings) <= 20
     leaves = flat(defaults(name, CONF))
     assert {setting.partition("=")[0] for setting in settings} <= {*leaves, *defaults(name, CONF)}
     assert not list(Path().iterdir())
