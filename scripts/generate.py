@@ -1,5 +1,7 @@
 """Let a trained model write: `python scripts/generate.py ckpt=PATH prompt="En el año 1492,"`."""
 
+import sys
+
 from omegaconf import DictConfig
 
 import minillm.starting  # noqa: F401 # a signal is answered from here on
@@ -17,7 +19,9 @@ def generate(config: DictConfig) -> None:
     model = load(find_checkpoint(config.ckpt), trusted=list(config.trusted))
     for piece in model.stream(config.prompt, config.max_new_tokens, instantiate(config, "sampling"), config.seed):
         print(piece, end="", flush=True)
-    print()
+    print(flush=True)
+    if notice := model.notice(config.prompt):
+        print(notice, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 from minillm.data.batching import Documents, EvaluationBatches, Windows, evaluation_loader
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.schema import SplitFigures
-from minillm.training.metrics import LanguageModelling
-from minillm.training.predictions import predict
+from minillm.tokenization import UNK
+from minillm.training.metrics import ExactMetric, LanguageModelling
+from minillm.training.predictions import Predictions, predict
 
 
 class Measured(NamedTuple):
@@ -23,6 +24,30 @@ class Measured(NamedTuple):
 
     figures: SplitFigures
     padding: int
+
+
+class KnownTargets(ExactMetric):
+    """How many targets are words of the vocabulary, and how many of these the most probable token hits."""
+
+    full_state_update = False
+    known: Tensor
+    correct: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("known", "correct"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, predictions: Predictions) -> None:
+        """Add a batch's predictions."""
+        predictions = predictions.to(self.device)
+        known = predictions.counted & (predictions.targets != UNK)
+        self.known += known.sum()
+        self.correct += (known & (predictions.guesses == predictions.targets)).sum()
+
+    def compute(self) -> tuple[int, int]:
+        """Return both numbers, over all processes."""
+        return int(self.known), int(self.correct)
 
 
 @torch.inference_mode()
@@ -46,7 +71,7 @@ def measure(
         device: where the network is.
         counts: is given every batch too, in the same pass.
     """
-    modelling = LanguageModelling().to(device)
+    modelling, knowing = LanguageModelling().to(device), KnownTargets().to(device)
     windows = Windows(documents, max_length)
     for batch in evaluation_loader(windows, EvaluationBatches(windows.lengths, batch_size, *processes())):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -54,10 +79,12 @@ def measure(
             logits = network(batch["inputs"])
         predictions = predict(logits, batch["targets"], with_distribution=counts is not None)
         modelling.update(predictions, batch)
+        knowing.update(predictions)
         if counts is not None:
             counts.update(predictions, batch["inputs"])
     figures = {name: value.item() for name, value in modelling.compute().items()}
     tokens = int(windows.lengths.sum())
+    known, correct = knowing.compute()
     return Measured(
         {
             "loss": figures["loss"],
@@ -65,6 +92,8 @@ def measure(
             "bits_per_byte": figures["bits_per_byte"],
             "accuracy": figures["accuracy"],
             "tokens": tokens,
+            "unk_rate": 1 - known / tokens,
+            "accuracy_without_unknown": correct / known if known else None,
         },
         padding=len(windows) * max_length - tokens,
     )

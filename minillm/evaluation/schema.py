@@ -32,6 +32,8 @@ class DataSize(TypedDict):
     """What the figures of a split are over, by split, where that is not the whole of it."""
     other_text: str | None
     """Where the test split came from, when it is other text than the run's own; None: the run's own test split."""
+    language: str | None
+    """That of most test articles, such as "es"; None where they are too short to tell."""
 
 
 class SplitFigures(TypedDict):
@@ -40,8 +42,14 @@ class SplitFigures(TypedDict):
     loss: float
     perplexity: float
     bits_per_byte: float
+    """Leads: it charges each [UNK] for the word that it hides, and compares across vocabularies."""
     accuracy: float
     tokens: int
+    unk_rate: float
+    """Share of [UNK] among the targets: words that are not in the vocabulary. Perplexity and accuracy count them as one
+    word, that is easily guessed."""
+    accuracy_without_unknown: float | None
+    """None where all targets are [UNK]."""
 
 
 class Overfitting(TypedDict):
