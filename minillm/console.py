@@ -1,7 +1,8 @@
 """What a run shows on the terminal; of several processes the first one shows it."""
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,13 +24,21 @@ MARKS: dict[Verdict, str] = {
     "none": "no verdict  ",
 }
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
-FORMS = {
+FORMS = {  # bits per byte leads: it alone compares across vocabularies
+    "bits_per_byte": ".4f",
     "loss": ".4f",
     "perplexity": ",.2f",
-    "bits_per_byte": ".4f",
     "accuracy": ".1%",
     "bleu": ".4f",
     "prediction_bias": "+,.1f",
+}
+SHOWN = {
+    "bits_per_byte": "bits per byte",
+    "perplexity": "perplexity",
+    "accuracy": "accuracy",
+    "unk_rate": "share of \\[UNK]",
+    "accuracy_without_unknown": "accuracy without \\[UNK]",
+    "loss": "loss",
 }
 
 
@@ -169,13 +178,16 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
     table = Table(escape(name), *splits, title=title, title_justify="left", style="none" if trusted else "red")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
-        figures = cast(Mapping[str, Mapping[str, float]], splits)
-        table.add_row(name.replace("_", " "), *(f"{figures[split][name]:{FORMS[name]}}" for split in splits))
-        within = {split: splits[split].get("ci95", {}).get(name) for split in splits}
-        if any(within.values()):
-            ends = ([f"{end:{FORMS[name]}}" for end in each] if each else [] for each in within.values())
-            table.add_row("  95 % interval", *(" to ".join(each) for each in ends), style="dim")
+    figures = cast(Mapping[str, Mapping[str, float | None]], splits)
+    for name in SHOWN:
+        if any(figures[split].get("unk_rate") for split in splits) or not name.endswith(("unk_rate", "unknown")):
+            cells = (figures[split].get(name) for split in splits)
+            form = FORMS.get(name, ".1%")
+            table.add_row(SHOWN[name], *("" if cell is None else f"{cell:{form}}" for cell in cells))
+            within = [splits[split].get("ci95", {}).get(name) for split in splits]
+            if any(within):
+                ends = ([f"{end:{form}}" for end in each] if each else [] for each in within)
+                table.add_row("  95 % interval", *(" to ".join(each) for each in ends), style="dim")
     table.add_section()
     for model in ("unigram", "bigram"):
         rows = {split: baselines[model]["perplexity"] for split, baselines in evaluation["baselines"].items()}
@@ -183,6 +195,8 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
             f"perplexity of a {model} model", *(f"{rows[split]:,.1f}" if split in rows else "" for split in splits)
         )
     console.print(table)
+    if warning := cast(Mapping[str, Any], evaluation["audit"]["inflation"]).get("warning"):
+        console.print(f"[bold yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
     for sentence in sample_sentences(evaluation["data"]):
         console.print(sentence, highlight=False, soft_wrap=True)
     other_text = evaluation["data"]["other_text"]
@@ -249,20 +263,29 @@ def show_samples(samples: Mapping[str, str], console: Console | None = None) -> 
         console.print(f"[bold]{escape(prompt)}[/bold]{escape(text[len(prompt) :])}\n", highlight=False)
 
 
+def _as_word(prompt: str) -> str:
+    """Return the setting of a prompt as a shell takes it."""
+    plain = not set(prompt) & set('"$`\\!')
+    return f'prompt="{prompt}"' if plain else shlex.quote(f"prompt={prompt}")
+
+
 @rank_zero_only
-def show_next_steps(run: str, console: Console | None = None) -> None:
+def show_next_steps(run: str, prompts: Sequence[str] = (), console: Console | None = None) -> None:
     """Show what a run left, and what to do with it.
 
     Args:
         run: the run's folder.
+        prompts: how texts could begin; the first is suggested.
+        console: where to show it.
     """
+    prompt = next(iter(prompts), "En el año 1492,")
     run = os.path.relpath(run)
     steps = {
         "checkpoints": f"{run}/checkpoints/best.ckpt and last.ckpt",
         "figures": f"{run}/metrics.csv, {run}/train.log",
         **({"report": f"{run}/evaluation/report.html"} if Path(run, "evaluation", "report.html").exists() else {}),
         "dashboard": f"tensorboard --logdir {run}",
-        "write": f'python scripts/generate.py ckpt={run}/checkpoints/best.ckpt prompt="En el año 1492,"',
+        "write": f"python scripts/generate.py ckpt={run}/checkpoints/best.ckpt {_as_word(prompt)}",
     }
     for what, how in steps.items():
         # A command that is broken over two lines cannot be copied.

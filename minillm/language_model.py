@@ -14,9 +14,11 @@ from minillm.data import TextDataModule
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate_tokens
-from minillm.tokenization import BOS, EOS, Tokenizer, load_tokenizer
+from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
 from minillm.training.metrics import LanguageModelling
 from minillm.training.predictions import predict
+
+UNKNOWN_SHOWN = 10  # words of a prompt that are not known
 
 
 class LanguageModel:
@@ -186,6 +188,34 @@ class LanguageModel:
         if len(ids) == 1:
             raise SettingError("prompt", repr(prompt), "is empty; give at least a word, such as 'En el año 1492,'")
         return ids
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that the model does not know: it reads [UNK] in their place."""
+        return self.tokenizer.unknown_words(text)
+
+    def notice(self, prompt: str) -> str | None:
+        """Return what whoever reads a continuation of a prompt should know; None where the model knows all its words.
+
+        Which of its words the model does not know, and whether [UNK], which is never written, is what it finds
+        likeliest after them.
+
+        Raises:
+            SettingError: an empty prompt, or one that is not Unicode.
+        """
+        ids = self._prompt_ids(prompt.rstrip(" "), 0)
+        told = []
+        if unknown := self.unknown_words(prompt):
+            shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN])) + (", ..." if len(unknown) > UNKNOWN_SHOWN else "")
+            told.append(f"the model does not know {shown} and reads [UNK] in place of each")
+        with torch.inference_mode():
+            logits = self.network(torch.tensor([ids[-self.max_length :]], device=self.device))[0]
+        likeliest = logits.argmax(dim=-1) == UNK
+        if likeliest.any():
+            told.append(
+                f"[UNK], a word outside its vocabulary, is what it finds likeliest at {int(likeliest.sum())} of the "
+                f"prompt's {len(likeliest)} places; it is never written, the next likeliest word is"
+            )
+        return "; ".join(told) or None
 
     def score(self, texts: str | Sequence[str], batch_size: int = 32) -> dict[str, float]:
         """Return how well the model predicts texts, each from [BOS] through [EOS] in windows of ``max_length``.

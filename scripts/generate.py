@@ -40,6 +40,8 @@ def generate(config: DictConfig) -> None:
         interact(writing)
     elif config.prompts_file is None and config.output is None:
         writing.stream(config.prompt, sys.stdout)
+        if notice := model.notice(config.prompt):
+            print(notice, file=sys.stderr)
     else:
         prompts = (
             iter([("prompt", config.prompt)]) if config.prompts_file is None else read_prompts(config.prompts_file)

@@ -79,6 +79,7 @@ def train(config: DictConfig) -> float | None:
         return None
     model = load(best, str(trainer.strategy.root_device), trusted=[settings["model"]["_target_"]])
 
+    prompts: list[str] = []
     if config.get("evaluation"):  # it measures the test split too: once is enough
         evaluator = instantiate(config, "evaluation")
         articles: dict[str, ArticleSums] = {}
@@ -94,6 +95,7 @@ def train(config: DictConfig) -> float | None:
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
         console.show_evaluation(evaluation)
+        prompts = [sample["prompt"] for sample in evaluation["text"]["samples"]]
         metrics = {**model.metrics, **test, **figures(evaluation)}
     else:
         trainer.test(module, data, ckpt_path=best, verbose=False)
@@ -102,7 +104,7 @@ def train(config: DictConfig) -> float | None:
             console.show_samples(callbacks["text_samples"].sample(model))
         console.show_results(metrics)
     log_hyperparameters(loggers, settings, metrics)
-    console.show_next_steps(config.paths.output_dir)
+    console.show_next_steps(config.paths.output_dir, prompts)
     if config.optimized_metric not in metrics:
         raise SettingError("optimized_metric", config.optimized_metric, f"was not logged; {', '.join(metrics)} were")
     return metrics[config.optimized_metric]

@@ -47,6 +47,24 @@ def test_a_prompt_may_end_in_a_space_and_hold_unknown_words(trained: LanguageMod
     assert trained.generate("El xilófono zumbó", 10, seed=1).startswith("El xilófono zumbó ")
 
 
+def test_the_words_of_a_prompt_that_the_model_does_not_know_are_named(
+    trained: LanguageModel, bytewise: LanguageModel
+) -> None:
+    prompt = "La Zzyx de la qwfp, la Zzyx"
+    assert trained.unknown_words(prompt) == ["Zzyx", "qwfp"]
+    notice = trained.notice(prompt)
+    assert notice is not None
+    assert "the model does not know 'Zzyx', 'qwfp' and reads [UNK] in place of each" in notice
+    logits = trained.network(torch.tensor([[BOS, *trained.tokenizer.encode(prompt)]]))[0]
+    likeliest = int((logits.argmax(-1) == UNK).sum())
+    assert likeliest > 0
+    assert f"likeliest at {likeliest} of the prompt's {len(logits)} places; it is never written" in notice
+    assert "[UNK]" not in trained.generate(prompt, seed=0).removeprefix(prompt)
+    assert trained.notice(" ".join(f"Zz{n}yx" for n in range(20))).count("'") == 20  # type: ignore[union-attr]
+    assert bytewise.unknown_words(prompt) == []
+    assert bytewise.notice(prompt) is None
+
+
 def test_what_is_generated_is_text_without_special_tokens(trained: LanguageModel) -> None:
     text = trained.generate("La", 300, temperature=1.5, seed=3)
     for token in "[PAD]", "[UNK]", "[BOS]", "[EOS]":

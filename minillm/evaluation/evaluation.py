@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch.distributed
 
+from minillm.corpus.quality import language_of
 from minillm.data import Batch
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation import bias
@@ -41,6 +42,9 @@ MOST = {
     "baseline_tokens": 10**9,
 }
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
+SPANISH = ("En el año 1492,", "Durante la Edad Media,")
+PROMPT_WORDS = 4  # of a test article, where samples begin as these do
+JUDGED = 50  # test articles that tell the language
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Evaluator:
 
     Args:
         audit: the checks.
-        prompts: how the samples begin.
+        prompts: how the samples begin; None: `SPANISH` where the corpus's settings say that it is Spanish
+            (``data.quality.language=es``), else as two test articles do.
         sampling: how their tokens are chosen.
         max_new_tokens: tokens of a sample at most.
         seed: of the samples.
@@ -69,7 +74,7 @@ class Evaluator:
     """
 
     audit: Audit = field(default_factory=Audit)
-    prompts: Sequence[str] = ("En el año 1492,", "Durante la Edad Media,")
+    prompts: Sequence[str] | None = None
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.9))
     max_new_tokens: int = 60
     seed: int = 0
@@ -162,6 +167,7 @@ class Evaluator:
                 "bytes": {name: split.bytes for name, split in splits.items()},
                 "unk_rate": {name: float(frequency[UNK] / frequency.sum()) for name, frequency in frequencies.items()},
                 "other_text": other_text,
+                "language": _language(subject.samples["test"]),
                 "samples": {
                     name: {"articles": len(sample.documents), "tokens": tokens_of(sample)}
                     for name, sample in subject.samples.items()
@@ -185,7 +191,7 @@ class Evaluator:
                     ),
                 },
             ),
-            "text": self._text(model, subject.samples["test"]),
+            "text": self._text(model, subject.samples["test"], other_text),
             "latency": latency(model.network, len(model.tokenizer), model.max_length, model.device, self.latency_runs),
             "memory": memory(model.network, model.device),
             "audit": cast(Any, findings),
@@ -210,14 +216,15 @@ class Evaluator:
         bounds = {name: [self.max_tokens, data.get(f"max_{name}_tokens")] for name in splits}
         return {name: min((bound for bound in each if bound), default=None) for name, each in bounds.items()}
 
-    def _text(self, model: LanguageModel, test: Split) -> Text:
+    def _text(self, model: LanguageModel, test: Split, other_text: str | None) -> Text:
         prompts, references = continuation_pairs(islice(test.texts, self.max_articles))
         continuations = continue_greedily(model, prompts)
         # Without an article of 48 words there is no BLEU, which is not a BLEU of 0.
         bleu = bleu_scores(continuations, references) if prompts else dict.fromkeys(BLEU)
         scores: dict[str, Any] = {**bleu, **diversity(continuations)}
         scores["articles"] = len(prompts)
-        scores["samples"] = sample(model, self.prompts, self.max_new_tokens, self.sampling, self.seed)
+        own = self.prompts if self.prompts is not None else _prompts(model, test, other_text)
+        scores["samples"] = sample(model, own, self.max_new_tokens, self.sampling, self.seed)
         return cast(Text, scores)
 
 
@@ -252,6 +259,22 @@ def write_evaluation(
     except OSError as error:
         raise OutsideError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path
+
+
+def _language(test: Split) -> str | None:
+    """Return the language of most of a split's articles."""
+    found = language_of(islice(test.texts, JUDGED))
+    return found.code if found else None
+
+
+def _prompts(model: LanguageModel, test: Split, other_text: str | None) -> list[str]:
+    """Return how samples begin: of a corpus that is Spanish by its settings always so, else as its test articles do."""
+    quality = (model.config.get("data") or {}).get("quality") or {}
+    if other_text is None and quality.get("language", "es") == "es":
+        return list(SPANISH)
+    begins = (" ".join(text.split()[:PROMPT_WORDS]) for text in islice(test.texts, JUDGED))
+    fitting = (begin for begin in begins if 0 < len(model.tokenizer.encode(begin)) < model.max_length)
+    return list(islice(dict.fromkeys(fitting), len(SPANISH)))
 
 
 def tokens_of(split: Split) -> int:

@@ -32,6 +32,8 @@ class DataSize(TypedDict):
     """What the figures of a split are over, by split, where that is not the whole of it."""
     other_text: str | None
     """Where the test split came from, when it is other text than the run's own; None: the run's own test split."""
+    language: str | None
+    """That of most test articles, such as "es"; None where they are too short to tell."""
 
 
 class SplitFigures(TypedDict):

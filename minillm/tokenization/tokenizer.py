@@ -158,6 +158,17 @@ class Tokenizer(ABC):
             ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
             return ids, self._unknown_bytes(pieces, ids)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that are not in the vocabulary, each once, in order; they become [UNK].
+
+        Raises:
+            SettingError: as in `encode`.
+        """
+        with _refusing(text):
+            encoding = self._native.encode(text, add_special_tokens=False)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        return list(dict.fromkeys(text[start:end].strip() for token, (start, end) in places if token == UNK))
+
     @abstractmethod
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
         """Do what `encode_counting` does, by the library alone."""

@@ -19,16 +19,20 @@ from torch import nn
 
 import minillm
 from minillm.data.batching import EvaluationBatches, Windows
-from minillm.evaluation.audit import Alignment, Audit, Causality, Contamination, Plausibility
+from minillm.errors import SettingError
+from minillm.evaluation.audit import Alignment, Audit, Causality, Contamination, Inflation, Plausibility
 from minillm.evaluation.audit.inflation import padding_counted
 from minillm.evaluation.evaluation import Evaluator
 from minillm.evaluation.subject import Split, Subject
 from minillm.language_model import EncodedTexts
 from minillm.models import MiniGPT
 from minillm.models.unmasked import UnmaskedSelfAttention
+from minillm.tokenization import UNK
+
+LENIENT = Audit(inflation=Inflation(unknown=1.0))  # the vocabulary has so few words that half are unknown
 
 # What the checks do not need takes no time.
-QUICK = Evaluator(prompts=("En",), max_new_tokens=1, max_articles=1, latency_runs=1)
+QUICK = Evaluator(audit=LENIENT, prompts=("En",), max_new_tokens=1, max_articles=1, latency_runs=1)
 
 
 def audited(network: nn.Module, **changes: Any) -> dict[str, Any]:
@@ -68,6 +72,7 @@ def test_an_honest_network_passes_all_even_if_it_takes_only_ids() -> None:
 def test_a_network_without_causal_mask_is_caught_by_causality() -> None:
     result = audited(with_attention(UnmaskedSelfAttention)(honest()))
     assert failed(result) == ["causality"]
+    assert "each word can look at the words after it: the causal mask is missing." in result["findings"][0]
     assert result["audit"]["causality"]["places"] == list(range(MAX_LENGTH - 1))
 
 
@@ -80,10 +85,10 @@ def test_a_mask_that_leaks_at_one_place_is_caught_by_causality() -> None:
 def test_batches_whose_targets_are_not_shifted_are_caught_by_alignment() -> None:
     windows = Windows(EncodedTexts(texts()["val"], tokenizer()), MAX_LENGTH)
     batches = [windows.__getitems__(batch) for batch in EvaluationBatches(windows.lengths, 16)]
-    right = Audit()(subject(loaders={"val": batches}))
+    right = LENIENT(subject(loaders={"val": batches}))
     assert all(check["verdict"] == "fine" for check in right.values())
     unshifted = [{**batch, "targets": batch["inputs"]} for batch in batches]
-    found = Audit()(subject(loaders={"val": unshifted}))
+    found = LENIENT(subject(loaders={"val": unshifted}))
     assert [name for name, check in found.items() if check["verdict"] == "fault"] == ["alignment"]
     assert found["alignment"]["misaligned"]["val"] > 0.8  # [UNK] often follows [UNK]
     assert "val" in found["alignment"]["finding"]
@@ -150,6 +155,63 @@ def test_accuracy_counted_with_padding_is_caught_by_inflation() -> None:
         result = audited(honest(), reported={**right, f"test/{name}": padded[name]})
         assert failed(result) == ["inflation"]
         assert "counting padding gives" in result["findings"][0]
+
+
+def test_a_text_that_the_vocabulary_does_not_know_is_caught_by_inflation() -> None:
+    share = subject().measured["test"].figures["unk_rate"]
+    assert 0.3 < share < 0.6
+    result = audited(honest(), evaluator=replace(QUICK, audit=Audit()))
+    assert failed(result) == ["inflation"]
+    assert (
+        f"{share:.0%} of the test words are not in the vocabulary: perplexity counts them as" in result["findings"][0]
+    )
+    for unknown, warned, passes in ((share + 0.01, 0.1, True), (share - 0.01, 0.1, False), (1.0, 1.0, True)):
+        found = Inflation(unknown=unknown, warned=warned)(subject())
+        assert found["verdict"] == ("fine" if passes else "fault")
+        assert (found["warning"] is not None) == (warned < share)
+    for setting in ("unknown", "warned"):
+        with pytest.raises(SettingError, match=rf"^{setting}=1.5: must be a share"):
+            Inflation(**{setting: 1.5})
+
+
+def test_accuracy_without_unknown_words_is_that_of_the_other_targets() -> None:
+    windows = Windows(EncodedTexts(texts()["test"], tokenizer()), MAX_LENGTH)
+    hits = known = 0
+    for index in range(len(windows)):
+        batch = windows.__getitems__([index])
+        counted = batch["targets"] != UNK
+        hits += int((honest()(batch["inputs"]).argmax(-1) == batch["targets"])[counted].sum())
+        known += int(counted.sum())
+    figures = subject().measured["test"].figures
+    assert figures["accuracy_without_unknown"] == pytest.approx(hits / known)
+    assert figures["unk_rate"] == pytest.approx(1 - known / figures["tokens"])
+    assert figures["accuracy_without_unknown"] is not None
+    assert figures["accuracy_without_unknown"] < figures["accuracy"]
+
+
+def test_a_test_accuracy_over_that_of_train_is_explained_by_unknown_words_where_they_are_the_cause() -> None:
+    rare = ["Zzyx qwfp wfpq arst. La ciudad de la " * 9] * 4  # mostly unknown, which is easily guessed
+    said = Inflation()(subject(splits={**subject().splits, "test": Split(EncodedTexts(rare, tokenizer()), rare)}))
+    measured = subject().measured
+    assert measured["test"].figures["accuracy"] < measured["train"].figures["accuracy"]
+    assert "over train's" not in Inflation()(subject())["finding"]
+    other = subject(splits={"train": subject().splits["test"], "test": subject().splits["train"]})
+    assert other.measured["test"].figures["accuracy"] > other.measured["train"].figures["accuracy"]
+    assert "over train's" not in Inflation()(other)["finding"]  # it has fewer unknown words: they are not the cause
+    assert "Test accuracy is over train's" in said["finding"]
+
+
+def test_an_untrained_network_that_repeats_its_input_is_not_said_to_have_unshifted_targets() -> None:
+    torch.manual_seed(0)
+    network = MiniGPT(len(tokenizer()), MAX_LENGTH, embedding_dim=64, num_layers=1, dropout=0.0)
+    with torch.no_grad():
+        network.head.weight = network.embedding.weight
+    found = Alignment()(subject(network=network.eval()))
+    assert found["copied"] > 0.9
+    assert found["verdict"] == "none"
+    assert "because it is untrained, not because the targets are not shifted" in found["finding"]
+    learned = Alignment()(subject(network=train(texts()["train"], epochs=1, shift=0)))
+    assert learned["verdict"] == "fault"
 
 
 def test_padding_counted_is_the_accuracy_over_all_places_of_full_windows() -> None:

@@ -18,6 +18,7 @@ from planted import MAX_LENGTH, OnlyIds, honest, texts, tokenizer
 from minillm.data.batching import EvaluationBatches, Windows
 from minillm.errors import OutsideError
 from minillm.evaluation import bias
+from minillm.evaluation.audit import Audit, Inflation
 from minillm.evaluation.evaluation import Evaluator, write_evaluation
 from minillm.evaluation.latency import latency, memory
 from minillm.evaluation.results import read_evaluation
@@ -75,6 +76,21 @@ def test_bits_per_byte_is_that_of_score(evaluation: Evaluation, model: LanguageM
         for figure in ("bits_per_byte", "perplexity"):
             assert figures[figure] == pytest.approx(scored[figure], rel=1e-9)
         assert figures["tokens"] == scored["tokens"]
+
+
+def test_samples_begin_as_test_articles_where_the_corpus_is_not_spanish_by_its_settings(model: LanguageModel) -> None:
+    def prompts(language: str | None, **changes: Any) -> list[str]:
+        config = {"data": {"quality": {"language": language}}}
+        own = LanguageModel(model.network, tokenizer(), config)
+        articles = ["Le fleuve traverse la ville et rejoint la mer. " * 4, "", "Une autre ville est plus loin. " * 4]
+        splits = {"test": Split(EncodedTexts(articles, tokenizer()), articles)}
+        found = Evaluator(max_new_tokens=2, latency_runs=1)(own, splits, "best.ckpt", **changes)
+        assert found["data"]["language"] == "fr"
+        return [sample["prompt"] for sample in found["text"]["samples"]]
+
+    assert prompts("es") == ["En el año 1492,", "Durante la Edad Media,"]
+    assert prompts("auto") == prompts(None) == ["Le fleuve traverse la", "Une autre ville est"]
+    assert prompts("es", other_text="textes/") == prompts("auto")
 
 
 def test_overfitting_compares_validation_with_training(evaluation: Evaluation) -> None:
@@ -143,7 +159,9 @@ def test_bleu_is_what_sacrebleus_own_command_gives(
 
 
 def test_without_an_article_of_48_words_there_is_no_bleu(model: LanguageModel) -> None:
-    short = Evaluator(max_new_tokens=2, latency_runs=1)(model, {"test": split(["Una frase corta."])}, "best.ckpt")
+    lenient = Audit(inflation=Inflation(unknown=1.0))  # most of its words are not in so small a vocabulary
+    evaluator = Evaluator(lenient, max_new_tokens=2, latency_runs=1)
+    short = evaluator(model, {"test": split(["Una frase corta."])}, "best.ckpt")
     assert short["text"]["articles"] == 0
     assert short["text"]["bleu4"] is None
     assert short["trustworthy"] is True

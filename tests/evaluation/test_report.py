@@ -60,6 +60,30 @@ def test_the_report_shows_figures_findings_plots_samples_configuration_and_the_c
     assert "These figures can be believed" in page.text
 
 
+@pytest.mark.parametrize(
+    ("language", "tokenizer", "compared"),
+    [("es", "WordTokenizer", True), ("fr", "WordTokenizer", False), ("es", "BPETokenizer", False)],
+)
+def test_the_original_stands_beside_spanish_text_in_a_vocabulary_of_words_alone(
+    evaluation: Evaluation, make_run: MakeRun, language: str, tokenizer: str, compared: bool
+) -> None:
+    evaluation["data"]["language"] = language
+    evaluation["config"]["tokenizer"] = {"_target_": f"minillm.tokenization.{tokenizer}"}
+    text = Page(write_report(evaluation, make_run("run"))).text
+    assert ("the original" in text, "1.07" in text, "experiment=original_leak" in text) == (compared,) * 3
+    assert "perplexity, test70.80" in text
+
+
+def test_bits_per_byte_leads_and_unknown_words_stand_beside_perplexity_and_accuracy(
+    evaluation: Evaluation, make_run: MakeRun
+) -> None:
+    text = Page(write_report(evaluation, make_run("run"))).text
+    order = [text.index(f"{name}, test") for name in ("bits per byte", "perplexity", "accuracy", "share of [UNK]")]
+    assert order == sorted(order)
+    assert "accuracy without [UNK], test0.2100" in text
+    assert "15% of the test words are not in the vocabulary: perplexity counts them as one easy word." in text
+
+
 def test_an_evaluation_by_itself_names_its_own_command_and_shows_the_curves_of_the_training(
     evaluation: Evaluation, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
+from torch import nn
+
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
@@ -20,6 +22,9 @@ class Alignment:
         copying: share of the test places at which the network may guess the token that it was just given ([UNK] left
             out). Text hardly ever repeats a word at once, so a network that learned from shifted targets stays under
             0.1, and one that learned from unshifted ones is near 1.
+        sure: mean probability of its guesses from which on it has learned to repeat. An untrained network whose output
+            layer is its embedding repeats its input too, for a word is most like itself, but at 0.1 and less; one
+            that learned from unshifted targets is at 0.5 after an epoch and goes to 1.
         batches: batches of each loader to look at.
 
     Raises:
@@ -27,11 +32,14 @@ class Alignment:
     """
 
     copying: float = 0.5
+    sure: float = 0.25
     batches: int = 20
 
     def __post_init__(self) -> None:
         if not 0 < self.copying <= 1:
             raise SettingError("copying", self.copying, "must be over 0 and at most 1, such as 0.5")
+        if not 0 <= self.sure <= 1:
+            raise SettingError("sure", self.sure, "must be from 0 to 1, such as 0.25")
         if self.batches < 1:
             raise SettingError("batches", self.batches, "must be at least 1")
 
@@ -42,11 +50,19 @@ class Alignment:
         places = sum(places for _, places in counted.values())
         counts = subject.counts
         copied = float(counts["copied"] / max(1, counts["copyable"]))
+        confidence = float(counts["bin_confidence"].sum() / counts["bin_tokens"].sum())
+        untrained = _as_initialized(subject.network)
         worst = max(wrong, key=lambda name: wrong[name], default=None)
         if worst and wrong[worst]:
             sentence = (
                 f"The targets are not the inputs one place later: {wrong[worst]:.1%} of the targets that {worst} is "
                 "computed on are other tokens."
+            )
+        elif copied > self.copying and (untrained or confidence < self.sure):
+            sentence = (
+                f"The network repeats its input, at {copied:.1%} of the test places, because it is "
+                f"{'un' if untrained else 'hardly '}trained, not because the targets are not shifted: where the output "
+                f"layer is the embedding, each word is most like itself (its guesses have {confidence:.1%} on average)."
             )
         elif copied > self.copying:
             sentence = (
@@ -57,9 +73,20 @@ class Alignment:
             looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
             repeats = f"the network repeats its input at {copied:.1%} of the test places"
             sentence = f"The next token is predicted: {looked}{repeats}."
-        faulty = any(wrong.values()) or copied > self.copying
-        verdict: Verdict = "fault" if faulty else "fine"
-        return finding(verdict, sentence, self.copying, misaligned=wrong, copied=copied, places=places)
+        verdict: Verdict = "fault" if any(wrong.values()) or copied > self.copying else "fine"
+        if not any(wrong.values()) and copied > self.copying and (untrained or confidence < self.sure):
+            verdict = "none"  # plausibility says what an untrained network is worth
+        figures = {"misaligned": wrong, "copied": copied, "confidence": confidence, "places": places}
+        return finding(verdict, sentence, self.copying, **figures)
+
+
+def _as_initialized(network: nn.Module) -> bool:
+    """Tell whether every bias and every scale of a normalization is as it was made, all zeros or all ones.
+
+    A step of training moves them, each number otherwise. False where there is none to tell by.
+    """
+    vectors = [parameter for parameter in network.parameters() if parameter.dim() == 1 and len(parameter) > 1]
+    return bool(vectors) and all(bool((vector == vector[0]).all()) for vector in vectors)
 
 
 def _misaligned(batches: Iterable[Batch]) -> tuple[int, int]:

@@ -65,10 +65,13 @@ class Causality:
         leaking = torch.nonzero(~(moved <= self.tolerance)).flatten().tolist()  # not a number leaks too
         largest = float(moved.max())
         if leaking:
+            why = "each word can look at the words after it: the causal mask is missing"
+            if len(leaking) < len(moved):
+                why = "some words can look at the words after them: the causal mask has a hole"
             sentence = (
-                f"The network sees the future: at {len(leaking)} of {len(moved)} places (the first is {leaking[0]}) "
-                f"its logits moved, by up to {largest:.2g}, when only later tokens were changed ({self.tolerance:g} is "
-                "allowed)."
+                f"The network sees the future, for {why}. At {len(leaking)} of {len(moved)} places (the first is "
+                f"{leaking[0]}) its logits moved, by up to {largest:.2g}, when only later tokens were changed "
+                f"({self.tolerance:g} is allowed)."
             )
         else:
             sentence = (

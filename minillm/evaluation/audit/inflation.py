@@ -7,7 +7,6 @@ from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
 from minillm.evaluation.language_modelling import Measured
 from minillm.evaluation.subject import Subject
-from minillm.tokenization import UNK
 
 
 @dataclass(frozen=True)
@@ -20,45 +19,79 @@ class Inflation:
     Args:
         tolerance: how far a reported accuracy, or a reported loss in nats, may be from the recomputed one. Both are
             float32 over the same tokens, and differ by rounding (1e-5); other tokens differ by more than 0.005.
+        warned: share of [UNK] among the test targets over which the finding says what it does to perplexity. Of the
+            sample's words 20 % are not in a vocabulary of 5,000.
+        unknown: share over which it is a fault: perplexity and accuracy are then those of a text of which every third
+            word is the same one. Text in another language than the vocabulary's is at 70 % and more.
 
     Raises:
-        SettingError: tolerance not over 0.
+        SettingError: a value outside its range.
     """
 
     tolerance: float = 0.005
+    warned: float = 0.1
+    unknown: float = 0.3
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
             raise SettingError("tolerance", self.tolerance, "must be over 0, such as 0.005")
+        for name in ("warned", "unknown"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(name, getattr(self, name), "must be a share, from 0 to 1")
 
     def __call__(self, subject: Subject) -> Finding:
         """Return the figures with padding and without [UNK], and which reported ones are not right."""
         test = subject.measured["test"]
         padded = padding_counted(test)
-        targets, correct = subject.counts["targets"], subject.counts["correct"]
-        unknown = int(targets[UNK])
-        known = test.figures["tokens"] - unknown
-        without = float((correct.sum() - correct[UNK]) / known) if known else None
+        share, without = test.figures["unk_rate"], test.figures["accuracy_without_unknown"]
         accuracy = test.figures["accuracy"]
         told = (
             f"{padded['share']:.0%} of the places of windows of {subject.max_length} tokens are padding: counting them "
             f"would have shown test accuracy {padded['accuracy']:.2f} instead of {accuracy:.2f}, and perplexity "
             f"{padded['perplexity']:,.1f} instead of {test.figures['perplexity']:,.1f}"
         )
-        if unknown and without is not None:
-            share = unknown / test.figures["tokens"]
+        warning, hidden = None, ""
+        if share > self.warned:
+            warning = (
+                f"{share:.0%} of the test words are not in the vocabulary: perplexity counts them as one easy word"
+            )
+            hidden = f"{warning}, [UNK]"
+            if without is not None:
+                hidden += f", and accuracy is {accuracy:.2f} with them, {without:.2f} without"
+            if share > self.unknown:
+                hidden += f"; over {self.unknown:.0%}, neither says how well the text is predicted: bits per byte does"
+        elif share and without is not None:
             told += f"; {share:.0%} of the targets are [UNK]: without them it is {without:.2f}"
         wrong = self._wrong(subject)
+        said = [*wrong, *([hidden] if hidden else []), told + self._over_train(subject)]
         return finding(
-            "fault" if wrong else "fine",
-            f"{'; '.join(wrong)}. {told}." if wrong else f"{told}.",
+            "fault" if wrong or share > self.unknown else "fine",
+            ". ".join(said) + ".",
             self.tolerance,
+            unknown=share,
+            warning=warning and f"{warning}.",
             padding=padded["share"],
             accuracy=accuracy,
             accuracy_with_padding=padded["accuracy"],
             perplexity=test.figures["perplexity"],
             perplexity_with_padding=padded["perplexity"],
             accuracy_without_unknown=without,
+        )
+
+    def _over_train(self, subject: Subject) -> str:
+        """Return why test accuracy is over that of train, where it is for its [UNK]."""
+        train, test = (
+            subject.measured[name].figures if name in subject.measured else None for name in ("train", "test")
+        )
+        if train is None or test is None or test["accuracy"] <= train["accuracy"] or not test["unk_rate"]:
+            return ""
+        known, without = (figures["accuracy_without_unknown"] or 0.0 for figures in (train, test))
+        if without > known or test["unk_rate"] <= train["unk_rate"]:
+            return ""
+        return (
+            f". Test accuracy is over train's, {test['accuracy']:.3f} and {train['accuracy']:.3f}, for more of its "
+            f"words are [UNK], {test['unk_rate']:.0%} and {train['unk_rate']:.0%}: without them it is {without:.3f} "
+            f"and {known:.3f}"
         )
 
     def _wrong(self, subject: Subject) -> list[str]:
