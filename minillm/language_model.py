@@ -210,11 +210,11 @@ class EncodedTexts:
         if not texts:
             raise ValueError("there is no text to score")
         encoded = tokenizer.encode_batch(texts)
-        self.documents = [np.array([BOS, *document.ids, EOS]) for document in encoded]
-        digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-        self.page_ids = np.array([int.from_bytes(digest[:8], "big", signed=True) for digest in digests])
+        end = [EOS] if tokenizer.ends else []
+        self.documents = [np.array([BOS, *document.ids, *end]) for document in encoded]
+        self.page_ids = np.array([identity(text) for text in texts])
         self.lengths = np.array([len(document) for document in self.documents])
-        self.bytes = np.array([len(text.encode("utf-8")) for text in texts])
+        self.bytes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         self.unknown_bytes = np.array([document.unknown_bytes for document in encoded])
 
     def __len__(self) -> int:
@@ -222,6 +222,12 @@ class EncodedTexts:
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.documents[index]
+
+
+def identity(text: str) -> int:
+    """Return 64 bits of a text's SHA-256, signed: which article it is, where nothing else says so."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[str] = ()) -> LanguageModel:
