@@ -284,18 +284,24 @@ def identity(text: str) -> int:
 
 
 def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[str] = ()) -> LanguageModel:
-    """Return the model of a checkpoint that `scripts/train.py` wrote.
+    """Return the model of a checkpoint that `scripts/train.py` wrote, or of a folder in transformers' form.
 
     Args:
-        checkpoint: path of the file; it may come from anywhere, for nothing is imported that it names. ``latest``: the
-            best one of the newest run under ``outputs``.
+        checkpoint: path of the file, or of a folder that `scripts/export.py` wrote, or transformers of a GPT-2 or Qwen3
+            with a byte-level tokenizer (`minillm.export.folder.load_folder`). It may come from anywhere, for nothing is
+            imported that it names. ``latest``: the best checkpoint of the newest run under ``outputs``.
         device: where to put it; None: a GPU where there is one, else the processor.
         trusted: full names of your own classes that it may name all the same, such as ``mine.Net``: to import them runs
             their modules.
 
     Raises:
-        SettingError: no such file, or not a whole checkpoint of miniLLM.
+        SettingError: no such file, not a whole checkpoint of miniLLM, or a folder that cannot be opened.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if (Path(checkpoint) / "config.json").is_file():
+        from minillm.export.folder import load_folder  # which needs this module
+
+        return load_folder(checkpoint, device, trusted)
     checkpoint = find_checkpoint(str(checkpoint))
     saved = read_checkpoint(checkpoint)
     try:
@@ -305,17 +311,16 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
         if not (isinstance(model, dict) and model.get("_target_") in trusted):
             # Without memory: a file of a kilobyte could describe a network that fills the machine's.
             with torch.device("meta"):
-                _check_shapes(build_network(model, len(tokenizer), trusted), state)
+                check_shapes(build_network(model, len(tokenizer), trusted), state)
         network = build_network(model, len(tokenizer), trusted)
         network.load_state_dict(state)
     except (MiniLLMError, AttributeError, RuntimeError, TypeError) as error:
         raise SettingError("ckpt", checkpoint, f"does not fit together: {' '.join(str(error).split())}") from error
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     corpus = (saved.get(TextDataModule.__qualname__) or {}).get("corpus")
     return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"], corpus)
 
 
-def _check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
+def check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
     """Check that weights are those of a network.
 
     Raises:

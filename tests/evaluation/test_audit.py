@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 """Each planted fault is caught by the right check and by no other."""
 
 import random
