@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from minillm.evaluation.auditing import audit
     from minillm.language_model import LanguageModel, load
 
-__all__ = ["LanguageModel", "load"]
+__all__ = ["LanguageModel", "audit", "load"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import: only whoever loads a model waits for it.
+    if name == "audit":
+        from minillm.evaluation import auditing
+
+        return auditing.audit
     if name in __all__:
         from minillm import language_model
 

@@ -131,7 +131,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     """
     path = Path(checkpoint)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        what = "is a folder without a config.json" if path.is_dir() else "does not exist"
         raise SettingError("ckpt", checkpoint, f"{what}; give a path such as outputs/train/.../checkpoints/best.ckpt")
     try:
         check_seal(path)

@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 from minillm import run_folder
 from minillm.configuration import check_types
 from minillm.errors import MiniLLMError, SettingError
+from minillm.help_page import help_page
+from minillm.mistyped import check_form, choice_error, setting_error
 from minillm.signals import Interrupted, signals
 
 CONF = Path(__file__).parent.parent / "conf"
 
+WIDEST = 120  # longer lines are hard to read
 FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
 
@@ -72,14 +76,18 @@ def script(
             signals.answer()
             discard = False
             try:
+                if {"--help", "-h"} & {*sys.argv[1:]}:
+                    print(help_page(config_name, CONF, min(shutil.get_terminal_size().columns, WIDEST)))
+                    return None
                 _check_null(sys.argv[1:])
+                check_form(sys.argv[1:], config_name, CONF)
                 sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
                 return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
             except run_folder.RefusedError as refused:
                 _report(refused.error)
                 raise refused.error from None
             except Exception as error:
-                _report(error)
+                _report(_explained(error, sys.argv[1:], config_name))
                 raise
             except SystemExit as end:
                 discard = end.code == 2 or isinstance(end, Interrupted)
@@ -120,6 +128,16 @@ def _check_null(arguments: Sequence[str]) -> None:
         group, _, choice = argument.partition("=")
         if choice == "null" and group and (CONF / group).is_dir():
             raise SettingError(group, choice, f"is no choice; one of {_choices(group)} would do")
+
+
+def _explained(error: Exception, arguments: Sequence[str], config_name: str) -> Exception:
+    """Return a user's mistake that Hydra found as one that names what was meant."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "hydra/" not in error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").partition("/")
+        return choice_error(group, choice, CONF) if (CONF / group).is_dir() and choice else error
+    if isinstance(error, HydraException):
+        return setting_error(str(error), arguments, config_name, CONF) or error
+    return error
 
 
 def _report(error: Exception, leave: bool = True) -> None:

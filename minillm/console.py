@@ -11,10 +11,17 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from minillm.corpus import ATTRIBUTION, LOCK
-from minillm.evaluation.results import sample_sentences
-from minillm.evaluation.schema import Evaluation, Finding
+from minillm.corpus import ATTRIBUTION, DROPPED, LOCK
+from minillm.corpus.corpus import BLAMED, KEEPING
+from minillm.evaluation.results import sample_sentences, verdict_of
+from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
+MARKS: dict[Verdict, str] = {
+    "fault": "[bold red]FAULT       [/]",
+    "weak": "[bold yellow]weak        [/]",
+    "fine": "[green]fine        [/]",
+    "none": "no verdict  ",
+}
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
 FORMS = {
     "loss": ".4f",
@@ -27,8 +34,14 @@ FORMS = {
 
 
 @rank_zero_only
-def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> None:
-    """Show the data funnel, from articles read to articles kept, and the size of the splits."""
+def show_data(manifest: Mapping[str, Any], corpus: Path | None = None, console: Console | None = None) -> None:
+    """Show the data funnel, from articles read to articles kept, and the size of the splits.
+
+    Args:
+        manifest: of the encoded dataset.
+        corpus: the prepared corpus's folder, which says what was dropped.
+        console: where to show it.
+    """
     funnel = Table("", "articles", title="Data funnel", title_justify="left")
     funnel.columns[1].justify = "right"
     for step, count in manifest["corpus"]["reading"].items():
@@ -46,7 +59,35 @@ def show_data(manifest: Mapping[str, Any], console: Console | None = None) -> No
         )
     console = console or Console()
     console.print(funnel)
+    for sentence in _told_of(manifest["corpus"], corpus):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
     console.print(splits)
+
+
+def _told_of(manifest: Mapping[str, Any], corpus: Path | None) -> list[str]:
+    """Return what there is to know of a corpus beside its numbers: what was dropped, its language, what was cut."""
+    told = []
+    dropped = {reason: count for reason, count in manifest["funnel"].items() if reason in BLAMED and count}
+    if dropped and corpus and (corpus / DROPPED).exists():
+        kept = {KEEPING[reason].format(characters="...") for reason in dropped}
+        told.append(f"dropped: each article and its reason are in {corpus / DROPPED}")
+        told.append(f"         to keep them: {' '.join(sorted(kept))}")
+    if language := manifest.get("language"):
+        share = f"{language['share']:.0%} of the articles are in one language, {language['found']}"
+        if language["found"] is None:
+            told.append("language: the articles are too short to tell it; all are kept")
+        elif language["others_dropped"]:
+            told.append(f"language: {share}; those in others are dropped")
+        else:
+            told.append(f"language: {share}, too few to drop the others (data.quality.language=... does)")
+    if cut := manifest["source"].get("cut"):
+        at = f"at about every {cut['at']:,} characters" if isinstance(cut["at"], int) else f"at {cut['at']}"
+        files = "1 file is" if cut["files"] == 1 else f"{cut['files']:,} files are"
+        sides = "the beginning is train, then comes val, the end is test"
+        if cut["parts"] == "together":
+            sides = "all of one file are in the same split"
+        told.append(f"cut: {files} cut into articles {at.replace('_', ' ')} (data.source.cut); {sides}")
+    return told
 
 
 @rank_zero_only
@@ -109,21 +150,32 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
 
 
 @rank_zero_only
-def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed."""
+def show_evaluation(evaluation: Evaluation, console: Console | None = None, name: str = "best checkpoint") -> None:
+    """Show an evaluation: samples, figures, and what the audit found; red where the figures cannot be believed.
+
+    Args:
+        evaluation: what evaluation.json holds.
+        console: where to show it.
+        name: what the figures are of.
+    """
     console = console or Console()
-    trusted = evaluation["trustworthy"]
+    verdict = verdict_of(evaluation)
+    trusted = verdict != "fault"
     show_samples(
         {sample["prompt"]: sample["prompt"] + sample["generated"] for sample in evaluation["text"]["samples"]}, console
     )
     splits = evaluation["splits"]
     title = "Results" if trusted else "[bold red]Results: NOT TO BE TRUSTED, see the findings[/]"
-    table = Table("best checkpoint", *splits, title=title, title_justify="left", style="none" if trusted else "red")
+    table = Table(escape(name), *splits, title=title, title_justify="left", style="none" if trusted else "red")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in ("loss", "perplexity", "bits_per_byte", "accuracy"):
         figures = cast(Mapping[str, Mapping[str, float]], splits)
         table.add_row(name.replace("_", " "), *(f"{figures[split][name]:{FORMS[name]}}" for split in splits))
+        within = {split: splits[split].get("ci95", {}).get(name) for split in splits}
+        if any(within.values()):
+            ends = ([f"{end:{FORMS[name]}}" for end in each] if each else [] for each in within.values())
+            table.add_row("  95 % interval", *(" to ".join(each) for each in ends), style="dim")
     table.add_section()
     for model in ("unigram", "bigram"):
         rows = {split: baselines[model]["perplexity"] for split, baselines in evaluation["baselines"].items()}
@@ -155,15 +207,31 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None) -> N
         f"peak {memory['peak_mib']:,.0f} MiB",
     }
     colour = "" if trusted else "[red]"
-    for name, value in others.items():
-        console.print(f"{colour}[bold]{name:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
-    if trusted:
-        console.print("\n[bold green]The audit found no fault.[/]")
-    else:
-        console.print("\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]")
-    marks = {True: "[green]passed     [/]", False: "[bold red]FAILED     [/]", None: "[yellow]no verdict [/]"}
-    for name, found in cast(Mapping[str, Finding], evaluation["audit"]).items():
-        console.print(f"{marks[found['passed']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
+    for what, value in others.items():
+        if not value:
+            continue
+        console.print(f"{colour}[bold]{what:<12}[/bold]  {value}", highlight=False, soft_wrap=True)
+    show_findings(verdict, cast(Mapping[str, Finding], evaluation["audit"]), console)
+
+
+@rank_zero_only
+def show_findings(verdict: Verdict, findings: Mapping[str, Finding], console: Console | None = None) -> None:
+    """Show what the audit found.
+
+    Args:
+        verdict: on the whole.
+        findings: by check.
+        console: where to show them.
+    """
+    console = console or Console()
+    console.print(
+        {
+            "fault": "\n[bold white on red] NOT TO BE TRUSTED: the audit found a fault. [/]",
+            "weak": "\n[bold yellow]The audit found no fault. The figures are right, and the model is weak.[/]",
+        }.get(verdict, "\n[bold green]The audit found no fault.[/]")
+    )
+    for name, found in findings.items():
+        console.print(f"{MARKS[found['verdict']]}  {name}: {escape(found['finding'])}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

@@ -5,7 +5,7 @@ from typing import Any
 SHOWN = 300  # characters of a value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as text for a terminal: short, and nothing in it that a terminal would obey."""
     try:
         text = str(value)
@@ -40,7 +40,7 @@ class SettingError(MiniLLMError, ValueError):
         self.setting, self.value, self.advice = setting, value, advice
 
     def __str__(self) -> str:
-        return f"{self.setting}={_shown(self.value)}: {self.advice}"
+        return f"{self.setting}={shown(self.value)}: {self.advice}"
 
     def within(self, group: str) -> "SettingError":
         """Return the same error with the setting's full name, ``group.setting``."""

@@ -210,11 +210,11 @@ class EncodedTexts:
         if not texts:
             raise ValueError("there is no text to score")
         encoded = tokenizer.encode_batch(texts)
-        self.documents = [np.array([BOS, *document.ids, EOS]) for document in encoded]
-        digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-        self.page_ids = np.array([int.from_bytes(digest[:8], "big", signed=True) for digest in digests])
+        end = [EOS] if tokenizer.ends else []
+        self.documents = [np.array([BOS, *document.ids, *end]) for document in encoded]
+        self.page_ids = np.array([identity(text) for text in texts])
         self.lengths = np.array([len(document) for document in self.documents])
-        self.bytes = np.array([len(text.encode("utf-8")) for text in texts])
+        self.bytes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         self.unknown_bytes = np.array([document.unknown_bytes for document in encoded])
 
     def __len__(self) -> int:
@@ -224,18 +224,31 @@ class EncodedTexts:
         return self.documents[index]
 
 
+def identity(text: str) -> int:
+    """Return 64 bits of a text's SHA-256, signed: which article it is, where nothing else says so."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
 def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[str] = ()) -> LanguageModel:
-    """Return the model of a checkpoint that `scripts/train.py` wrote.
+    """Return the model of a checkpoint that `scripts/train.py` wrote, or of a folder in transformers' form.
 
     Args:
-        checkpoint: path of the file; it may come from anywhere, for nothing is imported that it names.
+        checkpoint: path of the file, or of a folder that `scripts/export.py` wrote, or transformers of a GPT-2 or Qwen3
+            with a byte-level tokenizer (`minillm.export.folder.load_folder`). It may come from anywhere, for nothing is
+            imported that it names.
         device: where to put it; None: a GPU where there is one, else the processor.
         trusted: full names of your own classes that it may name all the same, such as ``mine.Net``: to import them runs
             their modules.
 
     Raises:
-        SettingError: no such file, or not a whole checkpoint of miniLLM.
+        SettingError: no such file, not a whole checkpoint of miniLLM, or a folder that cannot be opened.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if (Path(checkpoint) / "config.json").is_file():
+        from minillm.export.folder import load_folder  # which needs this module
+
+        return load_folder(checkpoint, device, trusted)
     saved = read_checkpoint(checkpoint)
     try:
         tokenizer = load_tokenizer(saved["tokenizer"])
@@ -244,17 +257,16 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
         if not (isinstance(model, dict) and model.get("_target_") in trusted):
             # Without memory: a file of a kilobyte could describe a network that fills the machine's.
             with torch.device("meta"):
-                _check_shapes(build_network(model, len(tokenizer), trusted), state)
+                check_shapes(build_network(model, len(tokenizer), trusted), state)
         network = build_network(model, len(tokenizer), trusted)
         network.load_state_dict(state)
     except (MiniLLMError, AttributeError, RuntimeError, TypeError) as error:
         raise SettingError("ckpt", checkpoint, f"does not fit together: {' '.join(str(error).split())}") from error
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     corpus = (saved.get(TextDataModule.__qualname__) or {}).get("corpus")
     return LanguageModel(network.to(device), tokenizer, saved["config"], saved["metrics"], corpus)
 
 
-def _check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
+def check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
     """Check that weights are those of a network.
 
     Raises:

@@ -15,6 +15,7 @@ SETTINGS = {
     "sort_by": str,
     "metrics": list[str],
     "over": str | None,
+    "failed": bool,
     "output_dir": str | None,
 }
 
@@ -24,7 +25,7 @@ def main(config: DictConfig) -> None:
     """Show the runs in one table, on the terminal and in files."""
     settings = plain(config)
     places = [settings["runs"]] if isinstance(settings["runs"], str) else settings["runs"]
-    comparison = compare(places, settings["metrics"], settings["sort_by"], settings["over"])
+    comparison = compare(places, settings["metrics"], settings["sort_by"], settings["over"], settings["failed"])
     console = Console()
     comparison.show(console)
     if settings["output_dir"] is not None:

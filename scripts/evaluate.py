@@ -11,6 +11,7 @@ from minillm.checkpoint import find_checkpoint
 from minillm.cli import script
 from minillm.configuration import instantiate
 from minillm.data import TextDataModule
+from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.report import write_report
 from minillm.evaluation.text import (
@@ -44,10 +45,17 @@ def evaluate(config: DictConfig) -> None:
             if data is None or data.corpus.fingerprint != chosen.corpus.fingerprint:
                 splits["test"] = files.enter_context(other_text(chosen, model))
                 name = str(config.data.source.get("path") or chosen.corpus.source.name)
+        articles: dict[str, ArticleSums] = {}
         evaluation = evaluator(
-            model, splits, checkpoint, loaders=loaders_of(data), other_text=name, funnel=funnel_of(data)
+            model,
+            splits,
+            checkpoint,
+            loaders=loaders_of(data),
+            other_text=name,
+            funnel=funnel_of(data),
+            articles=articles,
         )
-    write_evaluation(evaluation, config.paths.output_dir)
+    write_evaluation(evaluation, config.paths.output_dir, articles=articles)
     report = write_report(evaluation, Path(config.paths.output_dir))
     console.show_evaluation(evaluation)
     console.show_report(report)

@@ -1,4 +1,4 @@
-"""Write a trained model for other programs: `python scripts/export.py ckpt=latest format=transformers path=my_model/`."""
+"""Write a model for other programs: `python scripts/export.py ckpt=latest format=transformers path=my_model/`."""
 
 from omegaconf import DictConfig
 

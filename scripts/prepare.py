@@ -14,7 +14,7 @@ def prepare(config: DictConfig) -> None:
     data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
     data.prepare_data()
     data.setup()
-    console.show_data(data.manifest)
+    console.show_data(data.manifest, data.corpus.prepare())
     console.show_corpus_files(data.corpus.prepare(), data.folder)
 
 

@@ -14,6 +14,7 @@ from minillm.checkpoint import build_network, outline_network
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
+from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.dashboards import log_evaluation, log_layout
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
@@ -56,7 +57,7 @@ def train(config: DictConfig) -> float | None:
 
     data.prepare_data()
     data.setup()
-    console.show_data(data.manifest)
+    console.show_data(data.manifest, data.corpus.prepare())
     tokenizer = data.tokenizer
     if config.ckpt_path is not None:
         check_vocabulary(config.ckpt_path, tokenizer.to_json())
@@ -80,13 +81,16 @@ def train(config: DictConfig) -> float | None:
 
     if config.get("evaluation"):  # it measures the test split too: once is enough
         evaluator = instantiate(config, "evaluation")
-        evaluation = evaluator(model, splits_of(data), best, loaders=loaders_of(data), funnel=funnel_of(data))
+        articles: dict[str, ArticleSums] = {}
+        evaluation = evaluator(
+            model, splits_of(data), best, loaders=loaders_of(data), funnel=funnel_of(data), articles=articles
+        )
         test = test_figures(evaluation)
         if trainer.is_global_zero:
             for logger in loggers:
                 logger.log_metrics(test, trainer.global_step)
                 logger.save()
-            write_evaluation(evaluation, run)
+            write_evaluation(evaluation, run, articles=articles)
             write_report(evaluation, run)
             log_evaluation(loggers, evaluation, draw(evaluation, read_curves(run)), trainer.global_step)
         console.show_evaluation(evaluation)

@@ -286,7 +286,7 @@ def test_a_file_that_is_no_whole_checkpoint_is_one_line_and_nothing_in_it_is_run
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"ckpt=.*none.ckpt: does not exist; give a path"):
         minillm.load(tmp_path / "none.ckpt")
-    with pytest.raises(SettingError, match=r"ckpt=.*: is a folder, not a file"):
+    with pytest.raises(SettingError, match=r"ckpt=.*: is a folder without a config.json"):
         minillm.load(tmp_path)
 
 

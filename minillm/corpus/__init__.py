@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minillm.corpus.article import Article
     from minillm.corpus.cleaning import Cleaner
-    from minillm.corpus.corpus import ATTRIBUTION, LOCK, Corpus
+    from minillm.corpus.corpus import ATTRIBUTION, DROPPED, LOCK, Corpus
     from minillm.corpus.duplicates import DuplicateFilter
     from minillm.corpus.quality import QualityFilter
     from minillm.corpus.sources import DumpSource, FilesSource, HubSource, SampleSource, Source, WikipediaSource
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTION",
+    "DROPPED",
     "LOCK",
     "SPLITS",
     "Article",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 MODULES = {"ATTRIBUTION": "corpus", "LOCK": "corpus", "SPLITS": "split", "split_of": "split", "Article": "article"}
 MODULES |= {"Cleaner": "cleaning", "Corpus": "corpus", "DuplicateFilter": "duplicates", "QualityFilter": "quality"}
-MODULES |= {"RawStore": "store"}
+MODULES |= {"RawStore": "store", "DROPPED": "corpus"}
 
 
 def __getattr__(name: str) -> Any:

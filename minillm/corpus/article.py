@@ -18,6 +18,9 @@ class Article:
         timestamp: time of the revision, ISO 8601; empty where the source knows none.
         licence: terms under which the text may be used, such as "CC BY-SA 4.0"; empty where the source knows none.
         wikitext_sha256: SHA-256 of the wikitext that the text was made from, in hexadecimal; empty where it was not.
+        whence: where in the source it stands, such as ``texts/a.jsonl:12``; empty where the source has no such place.
+        place: from 0 to under 1, what decides the article's split in place of its identity: articles that belong
+            together, such as the parts of one file, share it; None where it belongs to no other.
     """
 
     page_id: int
@@ -28,6 +31,8 @@ class Article:
     timestamp: str = ""
     licence: str = ""
     wikitext_sha256: str = ""
+    whence: str = ""
+    place: float | None = None
 
     @property
     def sha256(self) -> str:

@@ -120,7 +120,8 @@ THOUSANDS = re.compile(
 )
 
 UNTIDY = ("  ", "\n\n", " \n", "\n ", *(set(filter(str.isspace, map(chr, range(0x3001)))) - {" ", "\n"}))
-LOOSE = (" ,", " ;", " .", " :", " )", " ]", " »", "( ", "[ ", "« ", "¿ ", "¡ ")
+SPACE_BEFORE = re.compile(r" [,;.:)\]»]")
+OPENING_SIGNS = "([«¿¡"
 LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
 SIGN = re.compile(r"[^\w\s.,;:!?¿¡«»]")
 LINE = 5000  # characters of a line that are repaired at a time
@@ -465,7 +466,9 @@ def spaces(text: str) -> str:
     if any(space in text for space in UNTIDY) or text[:1].isspace() or text[-1:].isspace():
         lines = (" ".join(line.split()) for line in text.split("\n"))
         text = "\n".join(line for line in lines if line)
-    return LOOSE_SPACE.sub("", text) if any(pair in text for pair in LOOSE) else text
+    # Most texts have no such space: a look for each sign takes a tenth of the time of the search for all of them.
+    is_loose = SPACE_BEFORE.search(text) or any(sign in text and f"{sign} " in text for sign in OPENING_SIGNS)
+    return LOOSE_SPACE.sub("", text) if is_loose else text
 
 
 def dates(text: str) -> str:

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from operator import attrgetter
@@ -30,7 +30,7 @@ from minillm.corpus.duplicates import DuplicateFilter, Sketches
 from minillm.corpus.examining import Examined, examine_all
 from minillm.corpus.fingerprint import fingerprint, is_fingerprint, libraries
 from minillm.corpus.lock import LockWriter
-from minillm.corpus.quality import QualityFilter
+from minillm.corpus.quality import AUTO, MAJORITY, QualityFilter, language_of
 from minillm.corpus.sources import Source
 from minillm.corpus.split import SPLITS, check_shares, split_of
 from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
@@ -47,6 +47,7 @@ BLAMED = {  # why an article is dropped, in the order of the checks: the setting
     "disambiguation": ("quality.disambiguations", "false keeps them"),
     "list": ("quality.lists", "false keeps them"),
     "not Spanish": ("quality.language", "null keeps them"),
+    "other language": ("quality.language", "null keeps them"),
     "too short": ("min_length", "lower it"),
     "exact duplicate": ("duplicates.exact", "false keeps them"),
     "near duplicate": ("duplicates.near", "false keeps them"),
@@ -55,8 +56,16 @@ SCHEMA = pa.schema(
     [("page_id", pa.int64()), ("revision_id", pa.int64())]
     + [(name, pa.string()) for name in ("title", "url", "timestamp", "licence", "text")]
 )
-ATTRIBUTION, LOCK = "ATTRIBUTION.tsv", "corpus.lock.json"
+KEEPING = {  # the setting that keeps an article which was dropped
+    **{reason: f"data.{setting}=false" for reason, (setting, _) in BLAMED.items()},
+    **dict.fromkeys(("not Spanish", "other language"), "data.quality.language=null"),
+    "too short": "data.min_length={characters}",
+}
+SPOOLED = pa.schema([*SCHEMA, ("whence", pa.string()), ("place", pa.float64())])
+ATTRIBUTION, LOCK, DROPPED = "ATTRIBUTION.tsv", "corpus.lock.json", "dropped.tsv"
 ATTRIBUTED = ["title", "url", "revision_id", "licence"]
+BEGINNING = 100  # characters of a dropped article that are shown
+JUDGED, JUDGED_CHARACTERS = 1000, 5000  # articles that a corpus's language is judged by, evenly over it; and of each
 BATCH = 256  # articles written at a time: bounds the memory,
 FULL = 16_000_000  # and bytes of their text, for articles that are long
 SHARED = 64  # articles that a process examines at a time
@@ -124,7 +133,8 @@ class Corpus:
         ``reading`` tells what the source was asked for, gave, and had to do for it, and, where it is known, the exact
         ``origin`` of what it gave; ``funnel`` counts the articles read, dropped for each
         reason, and kept; ``cleaning`` the characters that each step removed from the articles read; ``splits`` the
-        articles, characters and UTF-8 bytes in each split.
+        articles, characters and UTF-8 bytes in each split. Where the language was to be found, ``language`` has that of
+        most articles, their share, and whether the others were dropped.
         """
         return dict(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8")))
 
@@ -292,34 +302,53 @@ class Corpus:
         dropped: Counter[str] = Counter()
         removed: Counter[str] = Counter()
         longest = 0
-        with _Spool(folder) as spool, self.duplicates.start(folder) as sketches:
+        language, quality = self._language(store, read)
+        with (
+            _Dropped(folder / DROPPED) as leavings,
+            _Spool(folder) as spool,
+            self.duplicates.start(folder) as sketches,
+        ):
             # Of a dump nothing but its name: one file and its parts give the same lock.
             with LockWriter(folder / LOCK, {"name": self.source.name, **(origin or {})}) as lock:
                 articles = track(islice(store, read), "preparing articles", read)
                 size = store.size * read // max(1, len(store))
-                for article, (text, shorter, reason, sketch) in self._examined(articles, size):
+                for article, (text, shorter, reason, sketch) in self._examined(articles, size, quality):
                     lock.add(article)
                     removed.update(shorter)
                     longest = max(longest, len(text))
                     if sketch is None:
                         dropped[str(reason)] += 1
+                        leavings.add(article.title, article.url or article.whence, str(reason), text)
                     else:
                         spool.add(article, text)
                         sketches.add(sketch)
-            splits = self._share_out(spool, sketches, dropped, folder)
+            splits = self._share_out(spool, sketches, dropped, leavings, folder)
         kept = sum(counts["articles"] for counts in splits.values())
-        funnel = {"read": read, **{reason: dropped[reason] for reason in BLAMED}, "kept": kept}
+        reasons = [reason for reason in BLAMED if "language" not in BLAMED[reason][0] or reason == quality.foreign]
+        funnel = {"read": read, **{reason: dropped[reason] for reason in reasons}, "kept": kept}
         empty = [name for name, share in zip(SPLITS, self.split, strict=True) if share and not splits[name]["articles"]]
         if empty:
-            raise self._too_few(funnel, " and ".join(empty), longest)
+            raise self._too_few(funnel, " and ".join(empty), longest, made_from["source"])
         reading = {"requested": self.num_articles, "fetched": len(store), **store.get_meta("counts", {})}
         if origin:
             reading["origin"] = origin
         manifest = {**made_from, "reading": reading, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
+        if language:
+            manifest["language"] = language
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
+    def _language(self, store: RawStore, read: int) -> tuple[dict[str, Any] | None, QualityFilter]:
+        """Return which language most articles have, where that was to be found, and what drops those in others."""
+        if self.quality.language != AUTO:
+            return None, self.quality
+        texts = (self.cleaner.clean(text[:JUDGED_CHARACTERS])[0] for text in store.texts(JUDGED, read))
+        found = language_of(texts)
+        one = found is not None and found.share >= MAJORITY
+        told = {"found": found and found.code, "share": found.share if found else 0.0, "others_dropped": one}
+        return told, replace(self.quality, language=found.code if found and one else None)
+
     def _share_out(
-        self, spool: "_Spool", sketches: Sketches, dropped: Counter[str], folder: Path
+        self, spool: "_Spool", sketches: Sketches, dropped: Counter[str], leavings: "_Dropped", folder: Path
     ) -> dict[str, dict[str, int]]:
         """Copy the articles that repeat no earlier one into the splits; return what is in each."""
         reasons = sketches.reasons()
@@ -330,30 +359,38 @@ class Corpus:
             table.writerow(ATTRIBUTED)
             for batch in spool.batches():
                 rows: dict[str, list[int]] = {name: [] for name in SPLITS}
-                for row, (page_id, reason) in enumerate(zip(batch["page_id"].to_pylist(), reasons, strict=False)):
+                identities = zip(*(batch[name].to_pylist() for name in ("page_id", "place")), strict=True)
+                for row, ((page_id, place), reason) in enumerate(zip(identities, reasons, strict=False)):
                     if reason:
                         dropped[reason] += 1
+                        title, url, whence, text = (
+                            batch[name][row].as_py() for name in ("title", "url", "whence", "text")
+                        )
+                        leavings.add(title, url or whence, reason, text)
                     else:
-                        rows[split_of(page_id, self.split)].append(row)
+                        rows[split_of(page_id, self.split, place)].append(row)
                 kept = batch.select(ATTRIBUTED).take(pa.array(sorted(chain(*rows.values())), pa.int64()))
                 table.writerows(zip(*kept.to_pydict().values(), strict=True))
+                batch = batch.select(SCHEMA.names)
                 for name, writer in writers.items():
                     writer.add(batch.take(pa.array(rows[name], pa.int64())))
         return {name: writer.counts for name, writer in writers.items()}
 
-    def _examined(self, articles: Iterator[Article], size: int) -> Iterator[tuple[Article, Examined]]:
+    def _examined(
+        self, articles: Iterator[Article], size: int, quality: QualityFilter
+    ) -> Iterator[tuple[Article, Examined]]:
         """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
-        work = partial(examine_all, self.cleaner, self.quality, self.duplicates, self.min_length)
+        work = partial(examine_all, self.cleaner, quality, self.duplicates, self.min_length)
         yield from in_order(work, batches(articles, SHARED), cores() if size > ALONE else 1)
 
-    def _too_few(self, funnel: dict[str, int], empty: str, longest: int) -> SettingError:
+    def _too_few(self, funnel: dict[str, int], empty: str, longest: int, source: dict[str, Any]) -> SettingError:
         """Return the error for splits without articles; it blames the setting that did most to it."""
         read, kept = funnel["read"], funnel["kept"]
         if not read:
             return SettingError("data.source", self.source.name, "has no article to read")
-        reason = max(BLAMED, key=lambda reason: funnel[reason])
+        reason = max(BLAMED, key=lambda reason: funnel.get(reason, 0))
         leaves = f"leaves too few articles, {kept:,} of {read:,}" if kept else f"leaves no article of {read:,}"
-        if funnel[reason] > kept:
+        if funnel.get(reason, 0) > kept:
             setting, remedy = BLAMED[reason]
             cause = f"{funnel[reason]:,} dropped: {reason}"
             if reason == "too short":
@@ -361,6 +398,11 @@ class Corpus:
             return SettingError(f"data.{setting}", attrgetter(setting)(self), f"{leaves} ({cause}); {remedy}")
         if self.num_articles == read:
             return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; raise it")
+        if (parts := source.get("cut", {}).get("parts")) == "together":
+            advice = (
+                f"{leaves}, none of them in {empty}, for a file's articles stay on one side; blocks splits each file"
+            )
+            return SettingError("data.source.parts", parts, advice)
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
 
 
@@ -373,7 +415,7 @@ class _Spool:
 
     def __init__(self, folder: Path) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._stream = pa.ipc.new_stream(self._file, SCHEMA)
+        self._stream = pa.ipc.new_stream(self._file, SPOOLED)
         self._rows: list[dict[str, Any]] = []
         self._size = 0
 
@@ -385,7 +427,7 @@ class _Spool:
 
     def add(self, article: Article, text: str) -> None:
         """Put an article aside with its clean text."""
-        self._rows.append({**{name: getattr(article, name) for name in SCHEMA.names}, "text": text})
+        self._rows.append({**{name: getattr(article, name) for name in SPOOLED.names}, "text": text})
         self._size += len(text)
         if len(self._rows) == BATCH or self._size >= FULL:
             self._flush()
@@ -398,9 +440,33 @@ class _Spool:
         yield from pa.ipc.open_stream(self._file)
 
     def _flush(self) -> None:
-        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+        self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SPOOLED))
         self._rows.clear()
         self._size = 0
+
+
+class _Dropped:
+    """Writes which articles were dropped, one a line, as it becomes known.
+
+    Args:
+        path: the file to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._table = csv.writer(self._file, "excel-tab")
+        self._table.writerow(["title", "from", "why", "kept by", "begins"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, title: str, whence: str, reason: str, text: str) -> None:
+        """Write an article: what it is called, where it is from, why it was dropped, and its clean text."""
+        begins = " ".join(text[: 2 * BEGINNING].split())[:BEGINNING]
+        self._table.writerow([title, whence, reason, KEEPING[reason].format(characters=len(text)), begins])
 
 
 class _SplitWriter:

@@ -36,10 +36,13 @@ def examine_all(
         min_length: articles with fewer characters after cleaning are dropped.
         articles: as their source has them.
     """
-    examined = []
-    for article in articles:
-        text, shorter = cleaner.clean(article.text)
-        reason = quality.reason(article.title, article.text, text)
-        reason = reason or ("too short" if len(text) < min_length else None)
-        examined.append(Examined(text, shorter, reason, None if reason else duplicates.sketch(text)))
-    return examined
+    # Each step for all articles before the next one: what it works with stays in the processor's cache.
+    cleaned = [cleaner.clean(article.text) for article in articles]
+    reasons = [
+        quality.reason(article.title, article.text, text) or ("too short" if len(text) < min_length else None)
+        for article, (text, _) in zip(articles, cleaned, strict=True)
+    ]
+    return [
+        Examined(text, shorter, reason, None if reason else duplicates.sketch(text))
+        for (text, shorter), reason in zip(cleaned, reasons, strict=True)
+    ]

@@ -31,7 +31,7 @@ def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     return numbers
 
 
-def split_of(page_id: int, shares: Sequence[float]) -> str:
+def split_of(page_id: int, shares: Sequence[float], place: float | None = None) -> str:
     """Return the split of an article: ``train``, ``val`` or ``test``.
 
     The identity alone decides, through a hash: no seed, no order, no other article. So an article never changes side
@@ -40,11 +40,12 @@ def split_of(page_id: int, shares: Sequence[float]) -> str:
     Args:
         page_id: the article's identity.
         shares: the parts of the articles that train, val and test get (see `check_shares`).
+        place: decides in place of the hash, see `minillm.corpus.Article`; None: the hash does.
 
     >>> split_of(7, (0.7, 0.15, 0.15)), split_of(9, (0.7, 0.15, 0.15))
     ('train', 'val')
     """
-    position = uniform("split", page_id) * math.fsum(shares)
+    position = (uniform("split", page_id) if place is None else place) * math.fsum(shares)
     end = 0.0
     for split, share in zip(SPLITS, shares, strict=True):
         end += share

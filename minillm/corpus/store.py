@@ -28,7 +28,10 @@ CREATE TABLE IF NOT EXISTS articles (
     title TEXT NOT NULL, url TEXT NOT NULL, timestamp TEXT NOT NULL, licence TEXT NOT NULL,
     wikitext_sha256 TEXT NOT NULL, sha256 TEXT NOT NULL, seal TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS origins (page_id INTEGER PRIMARY KEY, whence TEXT NOT NULL, place REAL);
 """  # the text comes last: reading the columns before it skips the pages that it fills
+# Where articles stand in their source, of sources that say so; a store that is older has no such table.
+NO_ORIGINS = "(SELECT 0 AS page_id, '' AS whence, NULL AS place WHERE 0)"
 NO_LOCKS = "win32-none" if os.name == "nt" else "unix-none"  # SQLite's name for a system without locks
 COLUMNS = ("page_id", "revision_id", "title", "url", "timestamp", "licence", "wikitext_sha256", "sha256")
 
@@ -54,8 +57,11 @@ class RawStore:
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
         with self._faults():
+            self._articles = "articles LEFT JOIN origins USING (page_id)"
             if read_only:
                 self._connection = _connect_read_only(self.path)
+                known = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name='origins'").fetchone()
+                self._articles = self._articles if known else f"articles LEFT JOIN {NO_ORIGINS} USING (page_id)"
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Without isolation level each statement commits itself; in WAL mode a commit survives the process.
@@ -147,12 +153,34 @@ class RawStore:
         """Return one SHA-256, in hexadecimal, for the first articles (all where limit is None) and their order."""
         digest = hashlib.sha256()
         with self._faults():
-            for row in self._connection.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM articles ORDER BY position LIMIT ?",
+            for *row, place in self._connection.execute(
+                f"SELECT {', '.join(COLUMNS)}, place FROM {self._articles} ORDER BY position LIMIT ?",
                 (-1 if limit is None else limit,),
             ):
-                digest.update(json.dumps(row, default=str).encode())
+                digest.update(json.dumps(row if place is None else [*row, place], default=str).encode())
         return digest.hexdigest()
+
+    def texts(self, number: int, limit: int | None = None) -> Iterator[str]:
+        """Yield the texts of so many articles at most, evenly over the first ones; without looking for damage.
+
+        Args:
+            number: how many.
+            limit: of how many first articles; None: of all.
+        """
+        with self._faults():
+            positions = "SELECT position FROM articles ORDER BY position"
+            size = len(self) if limit is None else min(limit, len(self))
+            last = self._connection.execute(f"{positions} LIMIT 1 OFFSET ?", (max(0, size - 1),)).fetchone()
+            step = -(-size // number)
+            for (text,) in (
+                self._connection.execute(
+                    "SELECT text FROM articles WHERE position <= ?1 AND position % ?2 = 1 % ?2 ORDER BY position",
+                    (last[0], step),
+                )
+                if last
+                else ()
+            ):
+                yield text
 
     def get_meta(self, key: str, default: Any = None) -> Any:
         """Return the value kept under a key, or the default."""
@@ -172,8 +200,18 @@ class RawStore:
 
     def _write(self, statement: str, article: Article) -> bool:
         row = tuple(getattr(article, column) for column in COLUMNS)
+        origin = _origin(article.whence, article.place)
+        values = (*row, _seal(*row, *origin), article.text)
         with self._faults():
-            return self._connection.execute(statement, (*row, _seal(*row), article.text)).rowcount == 1
+            if not origin:
+                return self._connection.execute(statement, values).rowcount == 1
+            with self._connection:  # both or neither
+                self._connection.execute("BEGIN")
+                written = self._connection.execute(statement, values).rowcount == 1
+                if written:
+                    place = (article.page_id, article.whence, article.place)
+                    self._connection.execute("INSERT OR REPLACE INTO origins VALUES (?, ?, ?)", place)
+            return written
 
     def _read(self) -> Iterator[tuple[Article, bool]]:
         """Yield each article and whether it is still as it was added."""
@@ -183,13 +221,15 @@ class RawStore:
                 raise sqlite3.DatabaseError(problem)
             for key in self._connection.execute("SELECT key FROM meta").fetchall():
                 self.get_meta(*key)
-            for *row, seal, text in self._connection.execute(
-                f"SELECT {', '.join(COLUMNS)}, seal, CAST(text AS BLOB) FROM articles ORDER BY position"
+            for *row, whence, place, seal, text in self._connection.execute(
+                f"SELECT {', '.join(COLUMNS)}, whence, place, seal, CAST(text AS BLOB) FROM {self._articles} "
+                "ORDER BY position"
             ):
                 fields = dict(zip(COLUMNS, row, strict=True))
                 sha256 = fields.pop("sha256")
-                article = Article(text=text.decode("utf-8", "replace"), **fields)
-                yield article, hashlib.sha256(text).hexdigest() == sha256 and seal == _seal(*row)
+                article = Article(text=text.decode("utf-8", "replace"), whence=whence or "", place=place, **fields)
+                whole = hashlib.sha256(text).hexdigest() == sha256
+                yield article, whole and seal == _seal(*row, *_origin(whence, place))
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
@@ -271,6 +311,11 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 def _decode(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")  # damage is found by SHA-256
+
+
+def _origin(whence: str | None, place: float | None) -> tuple[str | float | None, ...]:
+    """Return where an article stands in its source, as its seal covers it; nothing where its source does not say."""
+    return (whence, place) if whence or place is not None else ()
 
 
 def _marks(number: int) -> str:

@@ -104,6 +104,18 @@ class Windows(Dataset[Batch]):
             place += len(starts)
         return sums / self.lengths
 
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums of figures of each window over the windows of each document.
+
+        Args:
+            values: (K, N).
+
+        Returns:
+            (K, D) float64.
+        """
+        documents = np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=0))
+        return np.stack([np.bincount(documents, weights=row, minlength=len(self._ends)) for row in values])
+
 
 class PackedRows(Dataset[Batch]):
     """A split's documents end to end, in an order drawn anew each epoch, cut into rows of ``max_length``.

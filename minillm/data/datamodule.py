@@ -87,7 +87,7 @@ class TextDataModule(L.LightningDataModule):
         duplicates: DuplicateFilter,
         tokenizer: Tokenizer,
         vocab_size: int = 5000,
-        fit_characters: int = 50_000_000,
+        fit_characters: int = 20_000_000,
         max_length: int = 128,
         batch_size: int = 32,
         num_workers: int = 4,
@@ -106,7 +106,7 @@ class TextDataModule(L.LightningDataModule):
         super().__init__()
         tokenizer.check_size(vocab_size)
         if fit_characters < 1:
-            raise SettingError("fit_characters", fit_characters, "must be at least 1, such as 50000000")
+            raise SettingError("fit_characters", fit_characters, "must be at least 1, such as 20000000")
         if max_length < 2:
             raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
         if max_length > MAX_LENGTH:

@@ -25,10 +25,11 @@ class NgramBaselines:
 
     Args:
         vocab_size: V, the entries of the vocabulary, special tokens among them.
+        ends: whether a document ends in [EOS].
     """
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self, vocab_size: int, ends: bool = True) -> None:
+        self.vocab_size, self.ends = vocab_size, ends
 
     def fit(self, documents: Iterable[Sequence[int] | Ids]) -> None:
         """Count the tokens of the training split.
@@ -99,7 +100,7 @@ class NgramBaselines:
         pieces: list[Sequence[int] | Ids] = []
         length = 0
         for document in documents:
-            pieces += [BOS], document, [EOS]
+            pieces += [BOS], document, [EOS] if self.ends else []
             length += len(document) + 2
             if length >= CHUNK:
                 yield self._shifted(pieces)

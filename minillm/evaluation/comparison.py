@@ -1,78 +1,51 @@
-"""Runs side by side: one sorted table, with the settings in which they differ."""
+"""Runs side by side: one sorted table, which of them differ, and the settings in which they do."""
 
-import contextlib
 import csv
 import difflib
-import glob
 import io
-import logging
 import math
 import os
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from markupsafe import Markup
+from rich.align import VerticalAlignMethod
+from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
-from minillm.errors import OutsideError, SettingError
-from minillm.evaluation.page import render, shown
-from minillm.evaluation.plots import runs_by_figure
-from minillm.evaluation.results import figure_names, figures, logged_figures, read_evaluation
+from minillm.errors import SettingError
+from minillm.evaluation.differences import BELIEVED, Against, beside_the_best, interval_of, notes
+from minillm.evaluation.page import render, shown, span
+from minillm.evaluation.plots import BAD, GREY, TEST, WEAK, curves_of_runs, read_curves, runs_by_figure
+from minillm.evaluation.report import REPORT
+from minillm.evaluation.results import figure_names
+from minillm.evaluation.runs import Run, find_runs, read_run
 from minillm.files import written_whole
 
-log = logging.getLogger(__name__)
-
-# Any of these makes a folder that of a run.
-LEFT_BY_A_RUN = (".hydra", "checkpoints", "evaluation")
-# What the search leaves in the folder of a run that it has given up.
-PRUNED = "pruned.txt"
 # Of these figures more is better; of all others less is.
 HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, and what is known about it.
-
-    Args:
-        folder: where it is.
-        trustworthy: ``yes`` or ``NO``; of a run that was not audited why.
-        figures: by name, as `minillm.evaluation.results` returns them: evaluated ones, else what training logged.
-        overrides: the settings that its command line named, such as ``model.dropout``, and what it said.
-        config: its whole configuration.
-        choices: its choice in each config group.
-        others: folders of further runs that it stands for; the figures are then means.
-        spread: the sample standard deviation of each figure over these runs.
-    """
-
-    folder: Path
-    trustworthy: str
-    figures: Mapping[str, float]
-    overrides: Mapping[str, str]
-    config: DictConfig
-    choices: Mapping[str, str]
-    others: Sequence[Path] = ()
-    spread: Mapping[str, float] = field(default_factory=dict)
-
-    def setting(self, name: str) -> str:
-        """Return a setting's value, whether the run overrode it or not; for a config group its choice."""
-        with contextlib.suppress(OmegaConfBaseException):  # an interpolation that only the run itself could resolve
-            value = OmegaConf.select(self.config, name)
-            if value is not None and not OmegaConf.is_dict(value):
-                return str(value)
-        # A choice of several files is in the command line alone.
-        return str(self.choices.get(name, self.overrides.get(name, "")))
+# How a run is shown, by what is said of it: its style on the terminal, its class on the page, the colour of its point.
+LOOKS = {"yes": ("", "", TEST), "yes (weak)": ("", "", WEAK), "NO": ("red", "bad", BAD)}
+NOT_EVALUATED = ("dim", "soft", GREY)
+# Settings that change where files go, how fast the work is, or what is shown on the way, and no figure.
+IMMATERIAL = (
+    *("paths", "hydra", "logger", "resume", "ckpt_path", "optimized_metric", "data.data_dir", "data.num_workers"),
+    *("evaluation.batch_size", "evaluation.latency_runs", "evaluation.prompts", "evaluation.sampling"),
+    *("callbacks.progress_bar", "callbacks.text_samples", "callbacks.throughput", "callbacks.memory"),
+    *("callbacks.elapsed_time", "callbacks.checkpointing.every_minutes", "callbacks.checkpointing.every_n_train_steps"),
+    *("trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.profiler", "trainer.enable_model_summary"),
+    *("trainer.enable_progress_bar", "trainer.enable_checkpointing", "trainer.num_sanity_val_steps"),
+)
+MARKS = {"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}  # said under a run's name
+MOST_CURVES = 100  # runs whose validation is drawn: the best ones
+RUN_WIDTH = 20  # of the first column on the terminal, at least: the name of a run that is named by the time
 
 
 @dataclass(frozen=True)
@@ -81,32 +54,52 @@ class Comparison:
 
     Args:
         runs: sorted, the best one first, those without figures last.
-        settings: those in which the runs differ.
+        settings: those in which the runs differ and that matter, the shortest first.
         metrics: names of figures, the first one that which the runs are sorted by.
+        over: the setting over which rows are means; None: each row is a run.
+        hidden: runs without any figure, which are not shown.
     """
 
     runs: Sequence[Run]
     settings: Sequence[str]
     metrics: Sequence[str]
+    over: str | None = None
+    hidden: int = 0
 
-    @property
+    @cached_property
     def parent(self) -> Path:
         """The folder that all runs are in."""
-        return Path(os.path.commonpath([run.folder.resolve().parent for run in self.runs]))
+        return Path(os.path.commonpath([each.folder.resolve().parent for run in self.runs for each in run.members]))
+
+    def name(self, run: Run) -> str:
+        """Return what names one run in the folder that all are in."""
+        return str(run.folder.resolve().relative_to(self.parent))
 
     def label(self, run: Run) -> str:
-        """Return what names a run, or the runs that it stands for, in the folder that all are in."""
-        return ", ".join(str(folder.resolve().relative_to(self.parent)) for folder in (run.folder, *run.others))
+        """Return what names a run, or the runs that it stands for."""
+        return ", ".join(map(self.name, run.members))
+
+    @cached_property
+    def intervals(self) -> list[tuple[float, float] | None]:
+        """The 95 % interval of each row's first figure; None where there is none."""
+        return [interval_of(run, self.metrics[0]) for run in self.runs]
+
+    @cached_property
+    def against(self) -> list[Against]:
+        """Each row beside the best one, in the first figure; nothing where there is nothing to tell."""
+        return beside_the_best(self.runs, self.metrics[0], self.over is not None)
 
     @property
     def header(self) -> list[str]:
         """The names of the columns."""
-        return ["run", "trustworthy", *self.settings, *self.metrics]
+        within = ["95 %"] if any(self.intervals) else []
+        against = ["against the best"] if self.against else []
+        return ["run", self.metrics[0], *within, *against, *self.metrics[1:], "trustworthy", *self.settings]
 
     @property
     def numbers(self) -> range:
         """Which of the columns are figures."""
-        return range(2 + len(self.settings), len(self.header))
+        return range(1, self.header.index("trustworthy"))
 
     def rows(self, form: Callable[[float], str]) -> list[list[str]]:
         """Return the cells of each run.
@@ -114,77 +107,167 @@ class Comparison:
         Args:
             form: how a figure is written.
         """
+        rows = []
+        for number, run in enumerate(self.runs):
+            first, *others = (_cell(run, name, form) for name in self.metrics)
+            ends = self.intervals[number]
+            within = ["–".join(map(form, ends)) if ends else ""] if any(self.intervals) else []
+            against = [self.against[number].line] if self.against else []
+            settings = map(run.setting, self.settings)
+            rows.append([self.label(run), first, *within, *against, *others, run.trustworthy, *settings])
+        return rows
 
-        def cell(run: Run, name: str) -> str:
-            spread = f" ± {form(run.spread[name])}" if name in run.spread else ""
-            return form(run.figures[name]) + spread if name in run.figures else ""
-
-        return [
-            [
-                self.label(run),
-                run.trustworthy,
-                *map(run.setting, self.settings),
-                *(cell(run, name) for name in self.metrics),
-            ]
-            for run in self.runs
-        ]
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said of the table, a sentence each."""
+        said = notes(self.against, self.over is not None)
+        if self.hidden:
+            runs = "1 run" if self.hidden == 1 else f"{self.hidden:,} runs"
+            said.append(f"{runs} without any figure: hidden; failed=true shows what there is.")
+        return said
 
     def show(self, console: Console) -> None:
-        """Show the table on a terminal."""
-        title = escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}")
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for number, name in enumerate(self.header):
-            justify: JustifyMethod = "right" if number in self.numbers else "left"
-            table.add_column(
-                escape(re.sub(r"(?<=[/._])", "\n", name)), justify=justify, overflow="fold", vertical="bottom"
-            )
-        for run, cells in zip(self.runs, self.rows(shown), strict=True):
-            table.add_row(*map(escape, cells), style={"NO": "red", "yes": ""}.get(run.trustworthy, "dim"))
+        """Show the table on a terminal: as many figures as its width has room for, under them what the run is."""
         if not console.is_terminal:
             console.width = 10_000  # a file has no right edge
-        console.print(table)
+        names = [[self.name(run) for run in row.members] for row in self.runs]
+        longest = max(len(name) for row in names for name in row)
+        room = console.width - min(longest, RUN_WIDTH) - 1
+        kept: list[tuple[int, list[str], list[list[str]]]] = []
+        columns = self._columns()
+        for head, cells in columns:
+            width = max(len(line) for cell in (head, *cells) for line in cell) + 1
+            if width > room and kept:
+                break
+            room -= width
+            kept.append((width, head, cells))
+        widths = [
+            min(longest, RUN_WIDTH) + min(max(room, 0), max(longest - RUN_WIDTH, 0)) + 1,
+            *(each[0] for each in kept),
+        ]
+        console.print(escape(f"Runs in {os.path.relpath(self.parent)} by {self.metrics[0]}"), style="italic")
+        console.print(_grid(widths, ["run", *("\n".join(head) for _, head, _ in kept)], "bottom"), style="bold")
+        console.print("─" * sum(widths), highlight=False)
+        for number, run in enumerate(self.runs):
+            style = LOOKS.get(run.trustworthy, NOT_EVALUATED)[0]
+            figures = (escape("\n".join(cells[number])) for _, _, cells in kept)
+            console.print(
+                _grid(widths, ["\n".join(map(_linked, run.members, names[number])), *figures], "top"), style=style
+            )
+            mark, *said = self._about(run)
+            if mark or said:
+                mark = f"[yellow]{mark}[/]  " if run.trustworthy == "yes (weak)" else f"{mark}  " if mark else ""
+                line = f"{mark}[dim]{escape('  '.join(said))}[/]"
+                console.print(Padding(line, (0, 0, 0, 2)), style=style, highlight=False)
+        console.print()
+        for sentence in self.notes:
+            console.print(escape(sentence), highlight=False)
+        if left_out := ["".join(head) for head, _ in columns[len(kept) :]]:
+            console.print(escape(f"No room here for {', '.join(left_out)}."), highlight=False)
+
+    def _about(self, run: Run) -> list[str]:
+        """Return what is said of a run under its figures: the verdict (empty: a good one), and its settings."""
+        mark = "" if run.trustworthy == "yes" else MARKS.get(run.trustworthy, run.trustworthy)
+        return [mark, *(f"{name}={value}" for name in self.settings if (value := run.setting(name)))]
+
+    def _columns(self) -> list[tuple[list[str], list[list[str]]]]:
+        """Return the columns of figures on the terminal as lines: of the head, and of each row's cell."""
+        columns = []
+        for number, name in enumerate(self.metrics):
+            head = re.sub(r"(?<=[/._])", "\n", name).split("\n")
+            cells = [_cell(run, name, shown).replace(" ± ", "\n± ").split("\n") for run in self.runs]
+            if number == 0:
+                cells = [[*cell, *filter(None, [span(ends)])] for cell, ends in zip(cells, self.intervals, strict=True)]
+            columns.append((head, cells))
+            if number == 0 and self.against:
+                columns.append((["against", "the best"], [each.lines() for each in self.against]))
+        return columns
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
         rule = ["---:" if number in self.numbers else "---" for number in range(len(self.header))]
         lines = [self.header, rule, *self.rows(shown)]
-        return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        return table + "".join(f"\n{sentence}\n" for sentence in self.notes)
 
     def csv(self) -> str:
-        """Return the table as CSV: whole paths, every figure with all its digits, its spread in a column of its own."""
+        """Return the table as CSV: whole paths, all digits, each number in a column of its own."""
+        first = self.metrics[0]
         spread = [name for name in self.metrics if any(name in run.spread for run in self.runs)]
-        header = ["run", "trustworthy", *self.settings, *self.metrics, *(f"{name} ±" for name in spread)]
-        rows = [
-            [
-                " ".join(str(folder) for folder in (run.folder, *run.others)),
-                run.trustworthy,
-                *map(run.setting, self.settings),
-                *(run.figures.get(name, "") for name in self.metrics),
-                *(run.spread.get(name, "") for name in spread),
-            ]
-            for run in self.runs
-        ]
+        header = ["run", *self.metrics, *(f"{name} ±" for name in spread)]
+        header += [f"{first} low", f"{first} high"] if any(self.intervals) else []
+        header += ["against the best", "difference", "difference low", "difference high"] if self.against else []
+        header += ["trustworthy", *self.settings]
+        rows: list[list[object]] = []
+        for number, run in enumerate(self.runs):
+            row: list[object] = [" ".join(str(each.folder) for each in run.members)]
+            row += [run.figures.get(name, "") for name in self.metrics]
+            row += [run.spread.get(name, "") for name in spread]
+            row += (self.intervals[number] or ("", "")) if any(self.intervals) else ()
+            if self.against:
+                beside = self.against[number]
+                row += [beside.verdict, *(beside.difference[:3] if beside.difference else ("", "", ""))]
+            rows.append([*row, run.trustworthy, *map(run.setting, self.settings)])
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *rows])
         return text.getvalue()
 
-    def html(self) -> str:
-        """Return a page with the table and plots."""
-        rows = list(zip(self.runs, self.rows(shown), strict=True))
-        name = self.metrics[0]
-        measured = {cells[0]: run for run, cells in rows if name in run.figures}
-        plot = runs_by_figure(
-            name,
-            {place: run.figures[name] for place, run in measured.items()},
-            bad=[place for place, run in measured.items() if run.trustworthy == "NO"],
+    def html(self, folder: Path = Path()) -> str:
+        """Return a page with the table and plots.
+
+        Args:
+            folder: where it will be: links to reports begin there.
+        """
+        first = self.metrics[0]
+        measured = {self.label(run): run for run in self.runs if first in run.figures}
+        looks = {run.trustworthy: LOOKS.get(run.trustworthy, NOT_EVALUATED) for run in self.runs}
+        points = runs_by_figure(
+            first,
+            {label: run.figures[first] for label, run in measured.items()},
+            {label: looks[run.trustworthy][2] for label, run in measured.items()},
+            {self.label(run): ends for run, ends in zip(self.runs, self.intervals, strict=True) if ends},
         )
+        curved, curves = self._curves()
         return render(
             "comparison.html.jinja",
             comparison=self,
             parent=os.path.relpath(self.parent),
-            rows=rows,
-            plot=plot if measured else None,
+            heads=[self.header[number] for number in self.numbers],
+            rows=[
+                (
+                    looks[run.trustworthy][1],
+                    self._links(run, folder),
+                    [cells[number] for number in self.numbers],
+                    self._about(run),
+                )
+                for run, cells in zip(self.runs, self.rows(shown), strict=True)
+            ],
+            points=points if measured else None,
+            curves=curves_of_runs(curved, curves) if curves else None,
         )
+
+    def _links(self, run: Run, folder: Path) -> Markup:
+        """Return the names of a row's runs, each a link to its report where there is one."""
+        names = []
+        for each in run.members:
+            report = each.folder.resolve() / REPORT
+            name = Markup("{}").format(self.name(each))
+            if report.is_file():
+                address = quote(Path(os.path.relpath(report, folder.resolve())).as_posix())
+                name = Markup('<a href="{}">{}</a>').format(address, name)
+            names.append(name)
+        return Markup(", ").join(names)
+
+    def _curves(self) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
+        """Return a figure of the validation and its way in each run: bits per byte where all have it, else loss."""
+        first = [each for run in self.runs for each in run.members][:MOST_CURVES]
+        logged = {self.name(each): read_curves(each.folder) for each in first}
+        logged = {name: curves for name, curves in logged.items() if "val/loss" in curves}
+        figure = "val/bits_per_byte"
+        if not all(figure in curves for curves in logged.values()):
+            figure = "val/loss"
+        points = {name: curves[["step", figure]].dropna() for name, curves in logged.items()}
+        return figure, {name: (each["step"].tolist(), each[figure].tolist()) for name, each in points.items()}
 
     def write(self, folder: Path) -> None:
         """Write ``comparison.md``, ``.csv`` and ``.html``, each whole or not at all.
@@ -193,12 +276,14 @@ class Comparison:
             folder: where to; made if need be.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ("md", self.markdown()), ("csv", self.csv()), ("html", self.html()):
+        for suffix, text in ("md", self.markdown()), ("csv", self.csv()), ("html", self.html(folder)):
             with written_whole(folder / f"comparison.{suffix}") as file:
                 file.write_text(text, encoding="utf-8")
 
 
-def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: str | None = None) -> Comparison:
+def compare(
+    places: Sequence[str], metrics: Sequence[str], sort_by: str, over: str | None = None, failed: bool = False
+) -> Comparison:
     """Return the runs that some places mean, the best one first.
 
     Args:
@@ -206,14 +291,15 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: s
         metrics: names of the figures to show, such as ``test/loss``.
         sort_by: name of the figure to sort by.
         over: a setting, such as ``seed``: runs that differ in it alone become one, with mean and spread of each figure.
+        failed: whether to show runs without any figure too.
 
     Raises:
-        SettingError: there is no run, a figure that none of the evaluated runs has, or a setting ``over`` which none
-            differ.
+        SettingError: there is no run, none with a figure, a figure that none of the evaluated runs has, or a setting
+            ``over`` which none differ.
     """
-    runs = [read_run(folder) for folder in find_runs(places)]
-    known = {name for run in runs for name in run.figures}
-    evaluated = any(run.trustworthy in ("yes", "NO") for run in runs)
+    found = [read_run(folder) for folder in find_runs(places)]
+    known = {name for run in found for name in run.figures}
+    evaluated = any(run.trustworthy in LOOKS for run in found)
     # What no run has can still be the name of a figure, where none was evaluated.
     names_known = known if evaluated else known | figure_names()
     for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
@@ -221,6 +307,11 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: s
             if name not in names_known:
                 close = difflib.get_close_matches(name, names_known, cutoff=0.3) or sorted(names_known)
                 raise SettingError(setting, name, f"no run has this figure; there are {', '.join(close)}")
+    runs = [run for run in found if failed or not run.failed]
+    if not runs:
+        raise SettingError(
+            "runs", f"[{', '.join(places)}]", f"none of the {len(found):,} there has any figure; failed=true lists them"
+        )
 
     def badness(run: Run) -> float:
         value = run.figures.get(sort_by, math.nan)
@@ -228,24 +319,67 @@ def compare(places: Sequence[str], metrics: Sequence[str], sort_by: str, over: s
             return math.inf
         return -value if sort_by.rpartition("/")[2].startswith(HIGHER_IS_BETTER) else value
 
-    overridden = dict.fromkeys(name for run in runs for name in run.overrides)
-    settings = [name for name in overridden if len({run.setting(name) for run in runs}) > 1]
+    differing = _differing(runs)
+    settings = [name for name in differing if not _is_immaterial(name)]
     if over is not None:
-        if over not in settings:
+        if over not in differing:
             raise SettingError(
-                "over", over, f"is not what the runs differ in; that is {', '.join(settings) or 'nothing'}"
+                "over", over, f"is not what the runs differ in; that is {', '.join(differing) or 'nothing'}"
             )
-        settings.remove(over)
+        settings = [name for name in settings if name != over]
         alike: dict[tuple[str, ...], list[Run]] = {}
         for run in runs:
             alike.setdefault(tuple(map(run.setting, settings)), []).append(run)
         runs = [_mean(group) for group in alike.values()]
-    return Comparison(
-        runs=sorted(runs, key=badness),
-        settings=settings,
-        # Runs that were not evaluated lack most figures: no empty columns for them.
-        metrics=list(dict.fromkeys([sort_by, *(name for name in metrics if evaluated or name in known)])),
-    )
+    # Runs that were not evaluated lack most figures, and older ones some: no empty columns for them.
+    shown_metrics = dict.fromkeys([sort_by, *(name for name in metrics if name in known)])
+    return Comparison(sorted(runs, key=badness), settings, list(shown_metrics), over, len(found) - len(runs_of(runs)))
+
+
+def runs_of(rows: Sequence[Run]) -> list[Run]:
+    """Return the runs that rows stand for."""
+    return [run for row in rows for run in row.members]
+
+
+def _is_immaterial(name: str) -> bool:
+    """Return whether a setting is among `IMMATERIAL`, or within one of these."""
+    # Whether a run was evaluated at all stands in its row.
+    return name == "evaluation" or re.match(rf"({'|'.join(map(re.escape, IMMATERIAL))})([./]|$)", name) is not None
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Return the settings that a command line named and in which runs differ, the shortest first."""
+    named = dict.fromkeys(name for run in runs for name in run.overrides)
+    values = {name: {run.setting(name) for run in runs} for name in named}
+    differing = [name for name in named if len(values[name]) > 1]
+    return sorted(differing, key=lambda name: len(name) + max(map(len, values[name])))
+
+
+def _grid(widths: Sequence[int], cells: Sequence[str], vertical: VerticalAlignMethod) -> Table:
+    """Return a row of the terminal's table, its first column to the left, the others to the right."""
+    grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for number, width in enumerate(widths):
+        grid.add_column(
+            width=width - (number < len(widths) - 1),
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=number > 0,
+            vertical=vertical,
+        )
+    grid.add_row(*cells)
+    return grid
+
+
+def _linked(run: Run, name: str) -> str:
+    """Return a run's name as a link to its report, where there is one, as the terminal takes it."""
+    report = run.folder.resolve() / REPORT
+    return f"[link={report.as_uri()}]{escape(name)}[/link]" if report.is_file() else escape(name)
+
+
+def _cell(run: Run, name: str, form: Callable[[float], str]) -> str:
+    """Return a run's figure with its spread; nothing where it has none."""
+    spread = f" ± {form(run.spread[name])}" if name in run.spread else ""
+    return form(run.figures[name]) + spread if name in run.figures else ""
 
 
 def _mean(runs: Sequence[Run]) -> Run:
@@ -255,99 +389,21 @@ def _mean(runs: Sequence[Run]) -> Run:
         return first
     values = {name: [run.figures[name] for run in runs if name in run.figures] for run in runs for name in run.figures}
     verdicts = {run.trustworthy for run in runs}
+    if "NO" in verdicts:
+        verdict = "NO"
+    elif verdicts <= set(BELIEVED):
+        verdict = max(verdicts)  # weak, if one is
+    else:
+        verdict = ", ".join(sorted(verdicts))
     return replace(
         first,
-        trustworthy="NO" if "NO" in verdicts else ", ".join(sorted(verdicts)),
-        figures={name: statistics.fmean(of) for name, of in values.items()},
-        others=[run.folder for run in others],
-        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1},
+        trustworthy=verdict,
+        figures={name: of[0] if _counted(of) else statistics.fmean(of) for name, of in values.items()},
+        others=others,
+        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1 and not _counted(of)},
     )
 
 
-def find_runs(places: Sequence[str]) -> list[Path]:
-    """Return the folders of the runs that some places mean, each once.
-
-    Args:
-        places: as `compare` takes them.
-
-    Raises:
-        SettingError: there is no run.
-    """
-    # Path.glob takes no absolute patterns.
-    matches = [Path(match) for place in places for match in sorted(glob.glob(place, recursive=True))]  # noqa: PTH207
-    runs = {run.resolve(): run for match in matches for run in _runs_in(match)}
-    if not runs:
-        raise SettingError(
-            "runs", f"[{', '.join(places)}]", "no run there; give folders under outputs/train or outputs/multirun"
-        )
-    return list(runs.values())
-
-
-def _runs_in(folder: Path) -> Iterator[Path]:
-    if any((folder / name).is_dir() for name in LEFT_BY_A_RUN):
-        yield folder
-    elif folder.is_dir():
-        for child in sorted(folder.iterdir()):
-            yield from _runs_in(child)
-
-
-def read_run(folder: Path) -> Run:
-    """Return what is known about a run; a damaged file of it gets a line in the log."""
-    evaluation, trustworthy = None, "not evaluated"
-    try:
-        evaluation = read_evaluation(folder)
-    except OutsideError as error:
-        log.warning("%s", error)
-        trustworthy = "damaged"
-    if evaluation is not None:
-        trustworthy = "yes" if evaluation["trustworthy"] else "NO"
-    elif (folder / PRUNED).is_file():
-        trustworthy = "pruned"
-    return Run(
-        folder,
-        trustworthy,
-        {**_logged_figures(folder), **figures(evaluation or {})},
-        _overrides(folder / ".hydra" / "overrides.yaml"),
-        _read(folder / ".hydra" / "config.yaml"),
-        _choices(folder / ".hydra" / "hydra.yaml"),
-    )
-
-
-def _logged_figures(folder: Path) -> dict[str, float]:
-    try:
-        return logged_figures(folder)
-    except (OSError, ValueError, TypeError, LookupError, csv.Error) as error:
-        _damaged(folder / "metrics.csv", error)
-        return {}
-
-
-def _overrides(path: Path) -> dict[str, str]:
-    try:
-        lines: Any = OmegaConf.to_object(_read(path))
-        overrides = [OverridesParser.create().parse_override(str(line)) for line in lines]
-        return {override.key_or_group: override.get_value_element_as_str() for override in overrides}
-    except (HydraException, TypeError) as error:
-        return _damaged(path, error)
-
-
-def _choices(path: Path) -> dict[str, str]:
-    try:
-        return dict(OmegaConf.select(_read(path), "hydra.runtime.choices") or {})
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        return _damaged(path, error)
-
-
-def _read(path: Path) -> Any:
-    """Return a YAML file of Hydra's; an empty config for one that is missing or damaged."""
-    if path.is_file():
-        try:
-            return OmegaConf.load(path)
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            _damaged(path, error)
-    return OmegaConf.create()
-
-
-def _damaged(path: Path, error: Exception) -> dict[str, Any]:
-    """Say that a file cannot be used, and return nothing in its place."""
-    log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
-    return {}
+def _counted(values: Sequence[float]) -> bool:
+    """Return whether a figure is a count that all runs have in common, such as their parameters."""
+    return isinstance(values[0], int) and len(set(values)) == 1

@@ -9,9 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from minillm.evaluation.schema import Evaluation, Finding
+from minillm.evaluation.results import verdict_of
+from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
 LAYOUT = {"train and val": {"loss": ["Multiline", ["^train/loss$", "^val/loss$"]]}}
+MARKS: dict[Verdict, str] = {"fault": "🟥", "weak": "🟨", "fine": "🟩", "none": "⬜"}
 
 
 def log_layout(loggers: Iterable[Logger]) -> None:
@@ -44,10 +46,12 @@ def log_evaluation(loggers: Iterable[Logger], evaluation: Evaluation, figures: M
 
 def _findings(evaluation: Evaluation) -> str:
     """Return the findings as Markdown; colour is not to be had in it, but as a character."""
-    marks = {True: "🟩", False: "🟥", None: "⬜"}
-    head = "# 🟩 These figures can be believed" if evaluation["trustworthy"] else "# 🟥 NOT TO BE TRUSTED"
+    head = {
+        "fault": "# 🟥 NOT TO BE TRUSTED",
+        "weak": "# 🟨 These figures can be believed; the model is weak",
+    }.get(verdict_of(evaluation), "# 🟩 These figures can be believed")
     audit = cast(Mapping[str, Finding], evaluation["audit"])
-    rows = [f"| {marks[check['passed']]} | {name} | {check['finding']} |" for name, check in audit.items()]
+    rows = [f"| {MARKS[check['verdict']]} | {name} | {check['finding']} |" for name, check in audit.items()]
     return "\n".join([head, "", "| | check | finding |", "|---|---|---|", *rows])
 
 

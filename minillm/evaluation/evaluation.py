@@ -15,14 +15,16 @@ import torch.distributed
 from minillm.data import Batch
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation import bias
+from minillm.evaluation.article_sums import ARTICLES, ArticleSums, write_articles
 from minillm.evaluation.audit import Audit
 from minillm.evaluation.audit.audit import is_trustworthy, sentences
 from minillm.evaluation.language_modelling import processes
 from minillm.evaluation.latency import latency, memory
-from minillm.evaluation.results import sealed
+from minillm.evaluation.results import EVALUATION, sealed
 from minillm.evaluation.schema import SCHEMA, Evaluation, LengthHistogram, Text
 from minillm.evaluation.subject import Split, Subject
 from minillm.evaluation.text_quality import bleu_scores, continuation_pairs, continue_greedily, diversity, sample
+from minillm.evaluation.uncertainty import intervals
 from minillm.files import written_whole
 from minillm.generation import MAX_NEW_TOKENS, Sampling
 from minillm.language_model import LanguageModel
@@ -95,6 +97,8 @@ class Evaluator:
         reported: Mapping[str, float] | None = None,
         other_text: str | None = None,
         funnel: Mapping[str, int] | None = None,
+        articles: dict[str, ArticleSums] | None = None,
+        max_tokens: Mapping[str, int | None] | None = None,
     ) -> Evaluation:
         """Return every figure of a model.
 
@@ -107,6 +111,8 @@ class Evaluator:
                 text than the run's own no figures were reported.
             other_text: where the test split comes from, when it is not the run's own.
             funnel: articles read, dropped and kept.
+            articles: is given what each article of a split adds to its figures, for `write_evaluation`.
+            max_tokens: tokens of each split that figures are over at most; None: as the settings say.
 
         Raises:
             OutsideError: a split has no article.
@@ -129,11 +135,19 @@ class Evaluator:
             loaders or {},
             reported,
             self.batch_size,
-            self._max_tokens(model, splits),
+            self._max_tokens(model, splits) if max_tokens is None else max_tokens,
             self.baseline_tokens,
+            model.tokenizer,
+            own_test=other_text is None,
         )
         measured = subject.measured
         figures = {name: split.figures for name, split in measured.items()}
+        sums = {name: split.articles for name, split in measured.items()}
+        for name in sums:
+            within = intervals(sums[name])
+            figures[name]["ci95"] = {figure: within[figure] for figure in figures[name] if figure in within}
+        if articles is not None:
+            articles.update(sums)
         findings = self.audit(subject)
         counts = subject.counts
         frequencies = subject.frequencies
@@ -143,15 +157,15 @@ class Evaluator:
             "run": str(checkpoint.parent.parent) if (checkpoint.parent.parent / ".hydra").is_dir() else None,
             "config": _as_json(model.config),
             "data": {
-                "articles": {name: len(split.documents) for name, split in splits.items()},
-                "tokens": {name: tokens_of(split) for name, split in splits.items()},
-                "bytes": {name: int(split.documents.bytes.sum()) for name, split in splits.items()},
+                "articles": {name: split.articles for name, split in splits.items()},
+                "tokens": {name: _all_tokens_of(split) for name, split in splits.items()},
+                "bytes": {name: split.bytes for name, split in splits.items()},
                 "unk_rate": {name: float(frequency[UNK] / frequency.sum()) for name, frequency in frequencies.items()},
                 "other_text": other_text,
                 "samples": {
                     name: {"articles": len(sample.documents), "tokens": tokens_of(sample)}
                     for name, sample in subject.samples.items()
-                    if sample is not splits[name]
+                    if len(sample.documents) < splits[name].articles
                 },
             },
             "splits": figures,
@@ -185,6 +199,7 @@ class Evaluator:
                 "article_lengths": _histogram(splits),
                 "funnel": dict(funnel or {}),
             },
+            "articles_sha256": {name: each.sha256 for name, each in sums.items()},
         }
         evaluation["seconds"] = time.perf_counter() - start
         return _shared(evaluation)
@@ -206,19 +221,33 @@ class Evaluator:
         return cast(Text, scores)
 
 
-def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
+def write_evaluation(
+    evaluation: Evaluation,
+    run_dir: str | Path,
+    articles: Mapping[str, ArticleSums] | None = None,
+    name: str | Path = EVALUATION,
+) -> Path:
     """Write ``evaluation/evaluation.json`` into a run's folder, whole or not at all, and return its path.
 
-    A last key, ``sha256``, lets `read_evaluation` notice damage.
+    A last key, ``sha256``, lets `read_evaluation` notice damage. ``evaluation/articles.parquet`` goes beside it: what
+    each article adds to the figures, so that runs can be compared article by article.
+
+    Args:
+        evaluation: what to write.
+        run_dir: the run's folder.
+        articles: what the evaluator gave; None: there will be no such file.
+        name: another name of the evaluation within the folder.
 
     Raises:
-        OutsideError: it cannot be written.
+        OutsideError: they cannot be written.
     """
-    path = Path(run_dir) / "evaluation" / "evaluation.json"
+    path = Path(run_dir) / name
+    text = json.dumps(sealed(evaluation), ensure_ascii=False, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if articles:
+            write_articles(articles, Path(run_dir) / ARTICLES)
         with written_whole(path) as temporary:
-            text = json.dumps(sealed(evaluation), ensure_ascii=False, indent=1)
             temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutsideError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -228,6 +257,11 @@ def write_evaluation(evaluation: Evaluation, run_dir: str | Path) -> Path:
 def tokens_of(split: Split) -> int:
     """Return the tokens to predict: all but each document's [BOS]."""
     return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
+
+
+def _all_tokens_of(split: Split) -> int:
+    """Return the tokens to predict of a whole split; of one that was encoded in part, as many as its bytes suggest."""
+    return round(tokens_of(split) * split.bytes / max(1, int(split.documents.bytes.sum())))
 
 
 def _as_json(setting: Any) -> Any:

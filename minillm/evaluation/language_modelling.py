@@ -2,15 +2,21 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
-from minillm.data.batching import Documents, EvaluationBatches, Windows, evaluation_loader
+from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
+from minillm.data.subset import IdentifiedDocuments
+from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.schema import SplitFigures
-from minillm.training.metrics import LanguageModelling
-from minillm.training.predictions import predict
+from minillm.numerics import has_float64
+from minillm.tokenization import UNK
+from minillm.training.predictions import Predictions, predict
+
+SUMMED = ("nats", "hits", "unknown", "unknown_hits")  # over each window, see `ArticleSums`
 
 
 class Measured(NamedTuple):
@@ -19,16 +25,18 @@ class Measured(NamedTuple):
     Args:
         figures: loss, perplexity, bits per byte, accuracy, and the targets they are over.
         padding: positions that would be padding if every window were padded to ``max_length``.
+        articles: what each article adds to the figures, in the order of the documents.
     """
 
     figures: SplitFigures
     padding: int
+    articles: ArticleSums
 
 
 @torch.inference_mode()
 def measure(
     network: nn.Module,
-    documents: Documents,
+    documents: IdentifiedDocuments,
     max_length: int,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
@@ -46,18 +54,23 @@ def measure(
         device: where the network is.
         counts: is given every batch too, in the same pass.
     """
-    modelling = LanguageModelling().to(device)
     windows = Windows(documents, max_length)
-    for batch in evaluation_loader(windows, EvaluationBatches(windows.lengths, batch_size, *processes())):
+    batches = EvaluationBatches(windows.lengths, batch_size, *processes())
+    place = torch.device(device) if has_float64(device) else torch.device("cpu")
+    sums = torch.zeros(len(SUMMED), len(batches.items), dtype=torch.float64, device=place)
+    done = 0
+    for batch in evaluation_loader(windows, batches):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(torch.device(device).type, enabled=False):
             logits = network(batch["inputs"])
         predictions = predict(logits, batch["targets"], with_distribution=counts is not None)
-        modelling.update(predictions, batch)
+        rows = len(batch["inputs"])
+        sums[:, done : done + rows] = _summed(predictions.to(place))
+        done += rows
         if counts is not None:
             counts.update(predictions, batch["inputs"])
-    figures = {name: value.item() for name, value in modelling.compute().items()}
-    tokens = int(windows.lengths.sum())
+    articles = _by_article(documents, windows, batches, sums)
+    figures, tokens = articles.figures, int(articles.tokens.sum())
     return Measured(
         {
             "loss": figures["loss"],
@@ -67,6 +80,44 @@ def measure(
             "tokens": tokens,
         },
         padding=len(windows) * max_length - tokens,
+        articles=articles,
+    )
+
+
+def _summed(predictions: Predictions) -> Tensor:
+    """Return the sums of `SUMMED` over each window of a batch, (4, B) float64."""
+    hits = predictions.counted & (predictions.guesses == predictions.targets)
+    unknown = predictions.targets == UNK
+    summed = (predictions.nats, hits, unknown, hits & unknown)
+    return torch.stack([each.sum(dim=1, dtype=torch.float64) for each in summed])
+
+
+def _by_article(
+    documents: IdentifiedDocuments, windows: Windows, batches: EvaluationBatches, sums: Tensor
+) -> ArticleSums:
+    """Return the sums of each article, of all processes' windows.
+
+    Args:
+        documents: the articles.
+        windows: what they were cut into.
+        batches: the order in which this process had its windows.
+        sums: (4, n) of `SUMMED`, in this order.
+    """
+    every = torch.zeros(len(SUMMED), len(windows), dtype=sums.dtype, device=sums.device)
+    every[:, torch.from_numpy(np.ascontiguousarray(batches.items)).to(sums.device)] = sums
+    if processes()[1] > 1:
+        torch.distributed.all_reduce(every)  # each window is one process's, and 0 in the others
+    nats, *whole = windows.sums(every.cpu().numpy())
+    hits, unknown, unknown_hits = (each.astype(np.int64) for each in whole)
+    return ArticleSums(
+        page_ids=np.asarray(documents.page_ids, dtype=np.int64),
+        tokens=np.asarray(documents.lengths, dtype=np.int64) - 1,
+        nats=nats,
+        hits=hits,
+        unknown=unknown,
+        unknown_hits=unknown_hits,
+        bytes=np.asarray(documents.bytes, dtype=np.int64),
+        unknown_bytes=np.asarray(documents.unknown_bytes, dtype=np.int64),
     )
 
 

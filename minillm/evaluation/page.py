@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -27,7 +28,7 @@ def render(template: str, **values: Any) -> str:
         template: its file name.
         values: what it shows.
     """
-    return _templates.get_template(template).render(**values, svg=svg, shown=shown)
+    return _templates.get_template(template).render(**values, svg=svg, shown=shown, span=span)
 
 
 def svg(figure: Figure) -> Markup:
@@ -58,3 +59,12 @@ def shown(value: float | None) -> str:
     if 0 < size < 0.0001:
         return f"{value:.1e}"
     return f"{value:,.{1 if size >= 1000 else 2 if size >= 10 else 4}f}"
+
+
+def span(interval: Sequence[float] | None) -> str:
+    """Return an interval of positive numbers as `shown` writes its ends; nothing for none.
+
+    >>> span((4.21, 4.31)), span(None)
+    ('4.2100–4.3100', '')
+    """
+    return f"{shown(interval[0])}–{shown(interval[1])}" if interval else ""

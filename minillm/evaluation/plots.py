@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from minillm.evaluation.schema import Evaluation
 
@@ -16,7 +17,11 @@ log = logging.getLogger(__name__)
 # Lines and text; pages replace it by their own colour, see `minillm.evaluation.page.svg`.
 INK = "#010203"
 # Seen as well on white as on black.
-TRAIN, VAL, TEST, BAD = "#3f87d6", "#dd8327", "#3c9d63", "#d94a4a"
+TRAIN, VAL, TEST, BAD, WEAK = "#3f87d6", "#dd8327", "#3c9d63", "#d94a4a", "#c79a1e"
+GREY = "#8b949e"
+# Of runs side by side, told apart by those who see fewer colours too (Okabe & Ito, "Color Universal Design", 2008).
+RUNS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b8a900", "#8c6bb1", "#a65628", "#7f7f7f")
+MOST_RUNS, MOST_POINTS, LONGEST_NAME = 50, 200, 28
 BY_SPLIT = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
@@ -150,21 +155,66 @@ def funnel(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def runs_by_figure(name: str, values: Mapping[str, float], bad: Sequence[str]) -> Figure:
-    """Return bars, one a run.
+def runs_by_figure(
+    name: str,
+    values: Mapping[str, float],
+    colors: Mapping[str, str],
+    intervals: Mapping[str, tuple[float, float]],
+) -> Figure:
+    """Return a point with its interval for each run, of the first 50: bars from 0 on would hide what differs.
 
     Args:
         name: the figure's name.
-        values: by run.
-        bad: the runs whose figures cannot be trusted.
+        values: by run, the best first.
+        colors: by run.
+        intervals: [low, high] by run, of those that have one.
     """
-    figure, axes = _axes(name, "", height=1 + 0.3 * len(values))
-    colors = [BAD if run in bad else TEST for run in values]
-    bars = axes.barh(range(len(values)), list(values.values()), tick_label=list(values), color=colors)
-    axes.bar_label(bars, [f" {value:.4g}" for value in values.values()], fontsize=8, color=INK)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.grid(visible=False)
+    runs = list(values)[:MOST_RUNS]
+    figure, axes = _axes(name, "", height=1 + 0.3 * len(runs))
+    for number, run in enumerate(runs):
+        if run in intervals:
+            axes.hlines(number, *intervals[run], color=colors[run], linewidth=2, alpha=0.6)
+        axes.plot(values[run], number, marker="o", color=colors[run])
+        axes.annotate(
+            f"{values[run]:.4g}",
+            (values[run], number),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=INK,
+        )
+    # There is no room for a long name; the table has it.
+    names = [run if len(run) <= LONGEST_NAME else f"{run[: LONGEST_NAME - 1]}…" for run in runs]
+    axes.set_yticks(range(len(runs)), names)
+    axes.set_ylim(len(runs) - 0.5, -0.8)
+    axes.margins(x=0.1)
+    return figure
+
+
+def curves_of_runs(name: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """Return how a figure went in several runs: the first ten in colours, the others grey behind them.
+
+    Args:
+        name: the figure's name.
+        curves: steps and values by run, the best first.
+    """
+    figure, axes = _axes("step", name, height=3.2 + 0.2 * min(len(curves), len(RUNS)))
+    lines: list[Line2D] = []
+    for number, (run, (steps, values)) in enumerate(curves.items()):
+        thinned = slice(None, None, max(1, len(steps) // MOST_POINTS))
+        first = number < len(RUNS)
+        lines += axes.plot(
+            steps[thinned],
+            values[thinned],
+            color=RUNS[number] if first else GREY,
+            label=run,
+            linewidth=1.5 if first else 0.7,
+            marker="." if len(steps) < 20 else "",
+            zorder=2 if first else 1,
+        )
+    shown = lines[: len(RUNS)]
+    figure.legend(handles=shown, loc="outside lower left", frameon=False, labelcolor=INK, fontsize=8)
     return figure
 
 

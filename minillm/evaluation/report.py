@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from minillm.evaluation.page import render
 from minillm.evaluation.plots import draw, read_curves
-from minillm.evaluation.results import figures, sample_sentences
+from minillm.evaluation.results import figures, intervals_of, sample_sentences
 from minillm.evaluation.schema import Evaluation
 from minillm.files import written_whole
 
@@ -57,20 +57,23 @@ CAPTIONS = {
 }
 
 
-def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
+def write_report(evaluation: Evaluation, run_dir: Path, name: str | Path = REPORT) -> Path:
     """Write ``evaluation/report.html`` into a folder, whole or not at all, and return its path.
 
     Args:
         evaluation: what evaluation.json holds.
         run_dir: the folder of the run that evaluated, be it the training itself or not; its ``.hydra/`` is read.
+        name: another name within it.
 
     Raises:
         OSError: it cannot be written.
     """
+    own = "model" in evaluation["config"]  # a model of this project, which the original can be compared with
     page = render(
         "report.html.jinja",
         evaluation=evaluation,
         figures=figures(evaluation),
+        intervals=intervals_of(evaluation),
         samples=sample_sentences(evaluation["data"]),
         headlines=HEADLINES,
         impossible=IMPOSSIBLE,
@@ -78,9 +81,10 @@ def write_report(evaluation: Evaluation, run_dir: Path) -> Path:
         captions=CAPTIONS,
         config=OmegaConf.to_yaml(evaluation["config"]),
         command=_command(evaluation, run_dir),
-        run=Path(evaluation["run"] or run_dir).resolve().name,
+        run=Path(evaluation["run"] or run_dir).resolve().name if own else evaluation["checkpoint"],
+        own=own,
     )
-    path = run_dir / REPORT
+    path = run_dir / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
         file.write_text(page, encoding="utf-8")

@@ -9,12 +9,13 @@ from types import UnionType
 from typing import Any, cast, get_args, get_type_hints, is_typeddict
 
 from minillm.errors import OutsideError
-from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, SplitFigures, SplitName
+from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, Finding, SplitFigures, SplitName, Verdict
 
 EVALUATION = Path("evaluation", "evaluation.json")
 # Parts of an evaluation that are results and not settings, examples or curves.
 MEASURED = ("overfitting", "bias", "text", "latency", "memory")
 SEAL = "sha256"
+UNK_RATE = "unk_rate"  # the share of [UNK] among a split's targets: it stands beside perplexity and accuracy
 
 
 def sealed(evaluation: Evaluation) -> dict[str, Any]:
@@ -53,7 +54,29 @@ def read_evaluation(run: Path) -> Evaluation | None:
     # Without a seal it may be older, or of another program, and is taken as it is.
     if (seal := evaluation.pop(SEAL, None)) is not None and seal != _seal(evaluation):
         raise OutsideError(f"{path}: damaged, or changed by hand; evaluate the run again")
+    return _with_verdicts(evaluation)
+
+
+def _with_verdicts(evaluation: dict[str, Any]) -> Evaluation:
+    """Return an evaluation with verdicts; those from before there were any said ``passed`` of each check."""
+    audit = evaluation.get("audit", {})
+    if any("passed" in found for found in audit.values()):
+        for name, found in audit.items():
+            passed = found.pop("passed")
+            found["verdict"] = "none" if passed is None else "fine" if passed else "fault"
+            # Behind a bigram model was a failure then: its perplexity is over the least that can be.
+            if name == "plausibility" and passed is False and found["perplexity"] >= found["threshold"]:
+                found["verdict"] = "weak"
+        evaluation["trustworthy"] = all(found["verdict"] != "fault" for found in audit.values())
     return cast(Evaluation, evaluation)
+
+
+def verdict_of(evaluation: Evaluation) -> Verdict:
+    """Return the verdict on a whole evaluation, the worst one of its checks: ``fault``, ``weak`` or ``fine``."""
+    if not evaluation["trustworthy"]:
+        return "fault"
+    checks = cast(Mapping[str, Finding], evaluation["audit"]).values()
+    return "weak" if any(check["verdict"] == "weak" for check in checks) else "fine"
 
 
 def logged_figures(run: Path) -> dict[str, float]:
@@ -100,6 +123,15 @@ def sample_sentences(data: DataSize) -> list[str]:
     ]
 
 
+def intervals_of(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
+    """Return the 95 % intervals of the splits' figures, under the names of `figures`; older files have none."""
+    return {
+        f"{split}/{name}": (low, high)
+        for split, figures in evaluation["splits"].items()
+        for name, (low, high) in figures.get("ci95", {}).items()
+    }
+
+
 def figure_names() -> set[str]:
     """Return the names that `figures` can give, whatever was evaluated."""
 
@@ -113,7 +145,8 @@ def figure_names() -> set[str]:
 
     hints = get_type_hints(Evaluation)
     parts = {**{part: hints[part] for part in MEASURED}, **dict.fromkeys(get_args(SplitName), SplitFigures)}
-    return {name for part, kind in parts.items() for name in names(kind, part)}
+    shares = {f"{split}/{UNK_RATE}" for split in get_args(SplitName)}
+    return shares | {name for part, kind in parts.items() for name in names(kind, part)}
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
@@ -121,6 +154,8 @@ def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
 
     >>> figures({"splits": {"val": {"loss": 4.2}}, "latency": {"token_ms": {"mean": 1.5}}})
     {'val/loss': 4.2, 'latency/token_ms/mean': 1.5}
+    >>> figures({"data": {"unk_rate": {"test": 0.15}}})
+    {'test/unk_rate': 0.15}
     """
     flat: dict[str, float] = {}
 
@@ -134,4 +169,8 @@ def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
     add("", evaluation.get("splits"))
     for part in MEASURED:
         add(part, evaluation.get(part))
+    data = evaluation.get("data")
+    shares = data.get(UNK_RATE) if isinstance(data, Mapping) else None
+    for split, share in shares.items() if isinstance(shares, Mapping) else ():
+        add(f"{split}/{UNK_RATE}", share)
     return flat

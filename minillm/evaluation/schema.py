@@ -3,7 +3,7 @@
 All numbers are plain floats and ints; a figure that does not exist is None (null). Logarithms are natural.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 SCHEMA = 1
 
@@ -42,6 +42,8 @@ class SplitFigures(TypedDict):
     bits_per_byte: float
     accuracy: float
     tokens: int
+    ci95: NotRequired[dict[str, list[float]]]
+    """[low, high] of each figure that has a 95 % interval, see `minillm.evaluation.uncertainty`; not in older files."""
 
 
 class Overfitting(TypedDict):
@@ -136,11 +138,16 @@ class Memory(TypedDict):
     """Peak memory of the GPU, or peak resident memory of the process."""
 
 
+Verdict = Literal["fault", "weak", "fine", "none"]
+"""What a check found. ``fault``: the figures cannot be believed. ``weak``: they are right, and say that little was
+learned. ``fine``: nothing is wrong. ``none``: it could not be checked, or (plausibility) another check already explains
+it; the finding says which."""
+
+
 class Finding(TypedDict):
     """The outcome of one check; each check adds its own figures under further keys."""
 
-    passed: bool | None
-    """None: could not be checked, or (plausibility) already explained by another check; the finding says which."""
+    verdict: Verdict
     finding: str
     """One plain sentence with its figure."""
     threshold: float
@@ -148,13 +155,18 @@ class Finding(TypedDict):
 
 
 class Audit(TypedDict):
-    """The six checks."""
+    """The checks. Files of older versions have but some of them."""
 
+    determinism: Finding
     causality: Finding
     alignment: Finding
     contamination: Finding
     memorization: Finding
+    splits: Finding
+    tokenizer: Finding
     inflation: Finding
+    position: Finding
+    selection: Finding
     plausibility: Finding
 
 
@@ -222,9 +234,11 @@ class Evaluation(TypedDict):
     baselines: dict[str, dict[str, Baseline]]
     """By split (val, test), then "unigram" and "bigram"; empty where the training text is not at hand."""
     trustworthy: bool
-    """No check failed."""
+    """No check found a fault."""
     findings: list[str]
-    """The sentences of all checks, those of failed ones first."""
+    """The sentences of all checks, faults first, then what is weak."""
     seconds: float
     """What the evaluation took."""
     plots: Plots
+    articles_sha256: dict[str, str]
+    """By split, of what ``articles.parquet`` says of its articles, see `minillm.evaluation.article_sums`."""

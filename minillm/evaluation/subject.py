@@ -1,9 +1,9 @@
 """What is evaluated: a network, and the text that it learned from and is judged by."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,23 @@ from minillm.evaluation.baselines import NgramBaselines
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.language_modelling import Measured, measure
 from minillm.parallel import batches
+from minillm.tokenization import EOS, Tokenizer
 
 DOCUMENTS_AT_ONCE = 1000  # counted together: a vocabulary of numbers per document would cost more than the counting
+
+
+class Whole(Protocol):
+    """All texts of a split that is too large to be encoded."""
+
+    @property
+    def articles(self) -> int:
+        """How many there are."""
+
+    @property
+    def bytes(self) -> int:
+        """Their UTF-8 bytes."""
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 class Split(NamedTuple):
@@ -27,17 +42,30 @@ class Split(NamedTuple):
     Args:
         documents: their tokens.
         texts: what the tokens stand for.
+        whole: all texts of the split, to be gone through once, where the documents are but a part of them; None: these
+            are all.
     """
 
     documents: IdentifiedDocuments
     texts: Sequence[str]
+    whole: "Whole | None" = None
+
+    @property
+    def articles(self) -> int:
+        """How many articles the split has."""
+        return len(self.documents) if self.whole is None else self.whole.articles
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the split's text."""
+        return int(self.documents.bytes.sum()) if self.whole is None else self.whole.bytes
 
     def bounded(self, max_tokens: int | None) -> "Split":
         """Return the articles with the smallest hashes, up to so many tokens; see `smallest_hashes`."""
         chosen = smallest_hashes(self.documents, max_tokens)
         if chosen is None:
             return self
-        return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()])
+        return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()], self.whole)
 
 
 @dataclass
@@ -54,6 +82,8 @@ class Subject:
         batch_size: windows at once.
         max_tokens: tokens of each split that figures are over at most, by split; those not named are whole.
         baseline_tokens: training tokens that the baselines count at most; None: all.
+        tokenizer: of the network's ids, where it is at hand.
+        own_test: whether the test split is one of the same text as val; false: it is other text.
     """
 
     network: nn.Module
@@ -65,6 +95,8 @@ class Subject:
     batch_size: int = 32
     max_tokens: Mapping[str, int | None] = field(default_factory=dict)
     baseline_tokens: int | None = None
+    tokenizer: Tokenizer | None = None
+    own_test: bool = True
 
     @cached_property
     def samples(self) -> dict[str, Split]:
@@ -118,18 +150,45 @@ class Subject:
         return frequencies
 
     @cached_property
+    def ngrams(self) -> NgramBaselines | None:
+        """The n-gram models of the training text; None where it is not at hand."""
+        if "train" not in self.splits:
+            return None
+        counted = bounded(self.splits["train"].documents, self.baseline_tokens)
+        ngrams = NgramBaselines(self.vocab_size, ends=bool(counted[0][-1] == EOS))
+        ngrams.fit(self._inside(counted))
+        return ngrams
+
+    @cached_property
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """What counting the training text reaches on the other samples; nothing where it is not at hand."""
-        if "train" not in self.splits:
+        if self.ngrams is None:
             return {}
-        baselines = NgramBaselines(self.vocab_size)
-        counted = bounded(self.splits["train"].documents, self.baseline_tokens)
-        baselines.fit(document[1:-1] for document in _each(counted))
         return {
-            name: baselines.score(document[1:-1] for document in _each(split.documents))
+            name: self.ngrams.score(self._inside(split.documents))
             for name, split in self.samples.items()
             if name != "train"
         }
+
+    @cached_property
+    def bigram_nats(self) -> dict[str, NDArray[np.float64]]:
+        """What each article of the other samples takes by the bigram model, in nats, (N,); nothing as above."""
+        if self.ngrams is None:
+            return {}
+        return {
+            name: np.array([self._scored(self.ngrams, document) for document in self._inside(split.documents)])
+            for name, split in self.samples.items()
+            if name != "train"
+        }
+
+    @staticmethod
+    def _scored(ngrams: NgramBaselines, document: NDArray[Any]) -> float:
+        bigram = ngrams.score([document])["bigram"]
+        return bigram["loss"] * bigram["tokens"]
+
+    def _inside(self, documents: Documents) -> Iterable[NDArray[Any]]:
+        """Return the ids of each document without [BOS] and [EOS]."""
+        return (document[1 : -1 if document[-1] == EOS else None] for document in _each(documents))
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class TrainedRun:
     Attributes:
         model: network, tokenizer and configuration, on the processor.
         checkpoint: where it comes from.
-        evaluation: what `scripts/evaluate.py` or the training wrote of this very checkpoint; None: it was not evaluated.
+        evaluation: what was written of this very checkpoint; None: it was not evaluated.
         data_dir: folder of the caches, where the text that it learned from may be.
         trusted: as for `minillm.load`.
     """

@@ -8,6 +8,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class GPT2(nn.Module):
         num_heads: attention heads a block.
         dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
             sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
+        tie_head: the head has no weights of its own but the embedding's.
+        gelu: ``tanh``: GELU's approximation, as GPT-2; ``none``: GELU itself.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -43,8 +46,12 @@ class GPT2(nn.Module):
         num_layers: int = 2,
         num_heads: int = 4,
         dropout: float | Mapping[str, float] = 0.1,
+        tie_head: bool = True,
+        gelu: Literal["none", "tanh"] = "tanh",
     ) -> None:
         super().__init__()
+        if gelu not in ("none", "tanh"):
+            raise SettingError("gelu", gelu, "must be tanh or none")
         check_sizes(max_length=max_length, embedding_dim=embedding_dim, num_layers=num_layers, num_heads=num_heads)
         if embedding_dim % num_heads:
             raise SettingError("num_heads", num_heads, f"must divide embedding_dim={embedding_dim}")
@@ -55,10 +62,11 @@ class GPT2(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.position_embedding = nn.Embedding(max_length, embedding_dim)
         self.dropout = Dropout(rates.embedding)
-        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates, gelu="tanh") for _ in range(num_layers))
+        self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates, gelu) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = Linear(embedding_dim, vocab_size, bias=False)
-        self.head.weight = self.embedding.weight
+        if tie_head:
+            self.head.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 writes = name.endswith(("attention.projection.weight", "feedforward.2.weight"))

@@ -7,7 +7,7 @@
 - Queries and keys are normalized (Henry et al. 2020), so that attention cannot saturate at high learning rates.
 - SwiGLU feed-forward (Shazeer 2020).
 - Matrices with the same input are multiplied at once, the norm before them folded in; as parameters they stay apart, as
-  Muon wants them. `qwen3_state_dict` names them as transformers does.
+  Muon wants them. `minillm.export.forms` names them as transformers does.
 """
 
 import math

@@ -42,6 +42,8 @@ class BPETokenizer(Tokenizer):
     model = models.BPE
     smallest = len(SPECIAL_TOKENS) + 256
     VERSION = 1
+    # Of which native tokenizer it is known whether it parts text as this class does: somebody else's may not.
+    _judged: tuple[tokenizers.Tokenizer, bool] | None = None
 
     def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer(model)
@@ -105,6 +107,21 @@ class BPETokenizer(Tokenizer):
     def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
         names = sum(bool(re.search("[^Ġ]Ġ", token)) for token in native.get_vocab())
         return {"digits": parted_by(native, f"{DIGIT}|"), "names": names}
+
+    @property
+    def _is_parted_plainly(self) -> bool:
+        if self._judged is None or self._judged[0] is not self._native:
+            state = json.loads(self._native.to_str())
+            parted = state["pre_tokenizer"] or {}
+            first, *others = parted.get("pretokenizers", [parted])
+            bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+            plainly = [first, *others] == [{**bytewise, "use_regex": True}] or (
+                first.get("type") == "Split"
+                and str(first["pattern"].get("Regex")).endswith("|".join(PIECES))
+                and others == [{**bytewise, "use_regex": False}]
+            )
+            self._judged = self._native, plainly and state["normalizer"] is None
+        return self._judged[1]
 
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
         return np.array(self.encode(text), dtype=np.int32), 0  # no byte is unknown

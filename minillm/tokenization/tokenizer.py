@@ -1,5 +1,6 @@
 """The interface that both tokenizers share, around a native `tokenizers.Tokenizer`."""
 
+import hashlib
 import json
 import os
 import re
@@ -65,6 +66,8 @@ class Tokenizer(ABC):
     """The native model; its name in the JSON tells the kind."""
     smallest: ClassVar[int]
     """The least vocab_size that leaves a working tokenizer."""
+    ends: bool = True
+    """Whether a text ends in [EOS]: models of others may know no such token."""
     VERSION: ClassVar[int]
     """Raised when the same text would be fitted or encoded otherwise."""
 
@@ -75,10 +78,16 @@ class Tokenizer(ABC):
         _keep_forks_serial()
         self._native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
         self._remembered: _Remembered | None = None
+        self._kept = False
+
+    def kept(self) -> Self:
+        """Return this tokenizer, which from now on `fit` leaves as it is: weights that exist know its vocabulary."""
+        self._kept = True
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process remembers for itself.
-        return {**self.__dict__, "_remembered": None}
+        return {**self.__dict__, "_remembered": None, "_judged": None}
 
     @abstractmethod
     def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
@@ -101,6 +110,8 @@ class Tokenizer(ABC):
             SettingError: vocab_size is too small.
             OutsideError: there is no text.
         """
+        if self._kept:
+            return
         self.check_size(vocab_size)
         written = (text for text in texts if text.strip())
         first = next(written, None)
@@ -114,6 +125,10 @@ class Tokenizer(ABC):
         Raises:
             SettingError: it is too small, or larger than any vocabulary.
         """
+        if self._kept:
+            if vocab_size != len(self):
+                raise SettingError("vocab_size", vocab_size, f"the vocabulary is there already, and has {len(self)}")
+            return
         if vocab_size < self.smallest:
             raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
         if vocab_size > LARGEST:
@@ -148,13 +163,18 @@ class Tokenizer(ABC):
             SettingError: as in `encode`.
         """
         with _refusing(text):
-            if _uncertain().search(text):
+            if not self._is_parted_plainly or _uncertain().search(text):
                 return self._encode_whole(text)
             if self._remembered is None or self._remembered.native is not self._native:
                 self._remembered = _Remembered(self._native, self._encode_piece)
             pieces = self._remembered.pattern.findall(text)
             ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
             return ids, self._unknown_bytes(pieces, ids)
+
+    @property
+    def _is_parted_plainly(self) -> bool:
+        """Whether the pre-tokenizer's pattern says all that happens before the model."""
+        return True
 
     @abstractmethod
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
@@ -188,7 +208,9 @@ class Tokenizer(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return what decides how a text is encoded, apart from the fitted vocabulary, for fingerprints."""
-        options = {"digits": self.digits, "names": self.names}
+        options: dict[str, Any] = {"digits": self.digits, "names": self.names}
+        if self._kept:
+            options["vocabulary"] = hashlib.sha256(self.to_json().encode()).hexdigest()
         return {"kind": self.kind, "version": self.VERSION, **{name: on for name, on in options.items() if on}}
 
     def to_json(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
@@ -125,8 +126,7 @@ def build_trainer(
     # Lightning's hints and advice: the project has followed or answered them.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*number of training batches.*is smaller than the logging interval.*")
+    disable_possible_user_warnings()
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
     check_arguments(L.Trainer, options)

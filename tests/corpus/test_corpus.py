@@ -1,6 +1,10 @@
+import contextlib
+import csv
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -322,6 +326,108 @@ def test_a_damaged_split_is_named(make_corpus: MakeCorpus) -> None:
             corpus.articles("val")
     with pytest.raises(SettingError, match=r"^split=dev: must be one of train, val, test"):
         corpus.articles("dev")
+
+
+def dropped(corpus: Corpus) -> list[dict[str, str]]:
+    with (corpus.prepare() / "dropped.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, dialect="excel-tab"))
+
+
+def test_every_dropped_article_is_written_down_with_the_setting_that_keeps_it(
+    make_corpus: MakeCorpus, sample: list[Article]
+) -> None:
+    texts = [article.text for article in sample[:40]]
+    texts += [
+        texts[0],
+        "Corto,\tpero\ncon líneas.",
+        "The quick brown fox jumps. " * 40,
+        texts[1].replace(" de ", " por ", 3),
+    ]
+    texts += ["\n".join(f"* Río {n}" for n in range(99))]
+    records = [{"id": n, "title": f"Título {n}", "text": text} for n, text in enumerate(texts)]
+    corpus = make_corpus(records, num_articles=None)
+    table = dropped(corpus)
+    assert sorted((row["title"], row["from"], row["why"], row["kept by"]) for row in table) == [
+        ("Título 40", "records.jsonl:41", "exact duplicate", "data.duplicates.exact=false"),
+        ("Título 41", "records.jsonl:42", "too short", "data.min_length=23"),
+        ("Título 42", "records.jsonl:43", "not Spanish", "data.quality.language=null"),
+        ("Título 43", "records.jsonl:44", "near duplicate", "data.duplicates.near=false"),
+        ("Título 44", "records.jsonl:45", "list", "data.quality.lists=false"),
+    ]
+    begins = {row["title"]: row["begins"] for row in table}
+    assert begins["Título 41"] == "Corto, pero con líneas."
+    assert begins["Título 42"].startswith("The quick brown fox")
+    everything = make_corpus(
+        records, num_articles=None, min_length=23, duplicates=DuplicateFilter(exact=False, near=False),
+        quality=QualityFilter(language=None, lists=False),
+    )  # fmt: skip
+    assert dropped(everything) == []
+    assert everything.manifest["funnel"]["kept"] == len(records)
+
+
+def test_the_language_of_the_corpus_is_found_and_of_a_mixed_one_none_is_dropped(
+    make_corpus: MakeCorpus, sample: list[Article]
+) -> None:
+    english = [f"The river number {n} runs through the old town and down to the sea. " * 20 for n in range(30)]
+    asked = {"quality": QualityFilter(language="auto"), "duplicates": DuplicateFilter(near=False)}
+    mostly = make_corpus([{"id": n, "text": text} for n, text in enumerate([*english, sample[0].text])], **asked)
+    assert mostly.manifest["language"] == {"found": "en", "share": pytest.approx(30 / 31), "others_dropped": True}
+    assert [row["why"] for row in dropped(mostly)] == ["other language"]
+    assert (mostly.manifest["funnel"]["other language"], "not Spanish" in mostly.manifest["funnel"]) == (1, False)
+    half = [*english, *(article.text for article in sample[:30])]
+    mixed = make_corpus([{"id": n, "text": text} for n, text in enumerate(half)], **asked)
+    assert mixed.manifest["language"]["others_dropped"] is False
+    assert mixed.manifest["funnel"]["kept"] == 60
+
+
+def test_a_book_comes_out_in_three_splits_and_few_books_are_refused_by_the_setting_that_splits_them(
+    tmp_path: Path, sample: list[Article]
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    chapters = [f"Capítulo {n}\n\n{article.text}\n\n" for n, article in enumerate(sample[:120])]
+    (folder / "a.txt").write_text("".join(chapters[:60]), encoding="utf-8")
+    corpus = Corpus(FilesSource(str(folder)), tmp_path / "data", num_articles=None)
+    titles = [title for split in SPLITS for title in corpus.articles(split)["title"]]
+    assert titles == [f"a ({n})" for n in range(1, len(titles) + 1)]
+    assert corpus.articles("train").column_names == Corpus(SampleSource(), tmp_path).articles("train").column_names
+    (folder / "b.txt").write_text("".join(chapters[60:]), encoding="utf-8")
+    with pytest.raises(SettingError, match=r"^data\.source\.parts=together: leaves .*; blocks splits each file$"):
+        Corpus(FilesSource(str(folder), cut=4000), tmp_path / "data", num_articles=None).prepare()
+    blocks = Corpus(FilesSource(str(folder), parts="blocks"), tmp_path / "data", num_articles=None)
+    assert all(counts["articles"] > 5 for counts in blocks.manifest["splits"].values())
+
+
+def test_a_part_of_a_book_whose_place_is_damaged_is_read_again(
+    tmp_path: Path, sample: list[Article], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(article.text for article in sample[:40]), encoding="utf-8")
+    corpus = Corpus(FilesSource(str(tmp_path / "a.txt")), tmp_path / "data", num_articles=None)
+    before = sides(corpus)
+    shutil.rmtree(tmp_path / "data" / "corpus")
+    (raw,) = (tmp_path / "data" / "raw").glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(raw)) as content, content:
+        content.execute("UPDATE origins SET place = 0.99 WHERE whence = 'a.txt:1'")
+        content.execute("DELETE FROM origins WHERE rowid = (SELECT MAX(rowid) FROM origins)")
+    again = Corpus(FilesSource(str(tmp_path / "a.txt")), tmp_path / "data", num_articles=None)
+    assert sides(again) == before
+    assert caplog.text.count("is damaged and is fetched again") == 2
+
+
+def test_a_store_that_is_older_than_the_places_of_articles_is_still_good(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    before = make_corpus(num_articles=60).fingerprint
+    (raw,) = (tmp_path / "data" / "raw").glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(raw)) as content, content:
+        content.execute("DROP TABLE origins")
+    with RawStore(raw, read_only=True) as store:
+        assert len(list(store)) == 60
+        assert (
+            store.digest(60)
+            == json.loads((tmp_path / "data" / "corpus" / before / "manifest.json").read_text())["articles"]
+        )
+    assert make_corpus(num_articles=60).fingerprint == before
 
 
 def test_a_split_may_be_empty_where_its_share_is_zero(make_corpus: MakeCorpus) -> None:

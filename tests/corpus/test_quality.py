@@ -6,7 +6,7 @@ import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from minillm.corpus import Article, Cleaner, QualityFilter
-from minillm.corpus.quality import _identifier, is_spanish
+from minillm.corpus.quality import _identifier, is_spanish, language_of
 from minillm.errors import SettingError
 
 PROSE = (
@@ -123,9 +123,23 @@ def test_the_language_model_is_loaded_on_first_use_only() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_another_language_cannot_be_asked_for() -> None:
-    with pytest.raises(SettingError, match=r"^language=fr: must be es, or null"):
-        QualityFilter(language="fr")
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+def test_any_language_can_be_asked_for(language: str) -> None:
+    if language == "ast":
+        with pytest.raises(SettingError, match=r"^language=ast: must be auto \(.*null.*one of af am .* es .* fr "):
+            QualityFilter(language=language)
+        return
+    asked = QualityFilter(language=language)
+    assert reason("Ciudad", OTHER_LANGUAGES[language], asked) is None
+    assert reason("Ciudad", PROSE, asked) == "other language"
+
+
+def test_the_language_of_most_texts_is_found_and_that_of_a_single_one_not_asked_for() -> None:
+    french = [OTHER_LANGUAGES["fr"]] * 3
+    assert language_of([*french, PROSE, "Corto."]) == ("fr", 0.75)
+    assert language_of(["Corto.", ""]) is None
+    with pytest.raises(ValueError, match="language of a corpus"):
+        QualityFilter(language="auto").reason("Ville", french[0], french[0])
 
 
 def test_the_language_is_judged_by_the_probabilities_of_the_library_as_it_comes(sample: list[Article]) -> None:
@@ -133,4 +147,6 @@ def test_the_language_is_judged_by_the_probabilities_of_the_library_as_it_comes(
     texts = [*OTHER_LANGUAGES.values(), PROSE, *(article.text[:1200] for article in sample[:60])]
     strange = ["", "a", "\0", "の", "\ud800", "LA CIUDAD FUE FUNDADA", "canio\u0301n", "0" * 500, "😀" * 50, PROSE[:5]]
     for text in [*texts, *strange]:
-        assert _identifier().probability(text) == dict(untouched.rank(text))["es"]
+        ranks = dict(untouched.rank(text))
+        for code in "es", "fr":
+            assert _identifier().probability(code, text) == pytest.approx(ranks[code], rel=1e-5, abs=1e-30)

@@ -1,7 +1,9 @@
 import json
 import logging
 import re
+import tracemalloc
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minillm.corpus import Article, FilesSource, RawStore, SampleSource, Source, WikipediaSource
+from minillm.corpus import Article, FilesSource, RawStore, SampleSource, Source, WikipediaSource, split_of
 from minillm.corpus.sources.hash_set import RECENT, HashSet
 from minillm.errors import SettingError
 
@@ -57,7 +59,8 @@ def test_records_are_read_with_all_that_they_tell(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [record])
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "b.parquet")
     (from_lines,), (from_rows,) = read(tmp_path / "a.jsonl"), read(tmp_path / "b.parquet")
-    assert from_lines == from_rows
+    assert from_lines == replace(from_rows, whence="a.jsonl:1")
+    assert from_rows.whence == "b.parquet:1"
     assert (from_lines.title, from_lines.text, from_lines.revision_id) == ("Luna", "Satélite.", 12)
     assert (from_lines.url, from_lines.timestamp) == ("https://es.example/Luna", "2024-01-01T00:00:00Z")
 
@@ -257,6 +260,105 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.docx")
     with pytest.raises(SettingError, match=r"^on_error=ignore: must be refuse or skip"):
         FilesSource("x", on_error="ignore")
+
+
+def book(chapters: list[Article], end: str = "\n") -> bytes:
+    return "\n\n".join(f"Capítulo {n}\n\n{each.text}" for n, each in enumerate(chapters)).replace("\n", end).encode()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_book_is_cut_into_articles_that_lose_nothing_and_begin_at_headings(
+    sample: list[Article], tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "libro.txt").write_bytes(whole := book(sample[:40], end))
+    parts = read(tmp_path)
+    assert "".join(part.text for part in parts).encode() == whole
+    assert 15 < len(parts) < 60
+    assert sum(bool(re.match(r"Capítulo|== ", part.text)) for part in parts) > 0.9 * len(parts)
+    assert all(len(part.text) > 1500 for part in parts[:-1])
+    assert (parts[1].title, parts[0].whence) == ("libro (2)", "libro.txt:1")
+    line = int(parts[5].whence.rpartition(":")[2])
+    assert whole.decode().split("\n")[line - 1].strip() == parts[5].text.splitlines()[0]
+    assert len({part.page_id for part in parts}) == len(parts)
+
+
+def test_one_book_is_split_in_blocks_and_of_several_files_each_stays_on_one_side(
+    sample: list[Article], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(book(sample[:40]))
+    alone = read(tmp_path)
+    places = [part.place or 0.0 for part in alone]
+    assert places == sorted(places)
+    assert [split_of(part.page_id, (0.7, 0.15, 0.15), part.place) for part in (alone[0], alone[-1])] == [
+        "train",
+        "test",
+    ]
+    (tmp_path / "b.txt").write_bytes(book(sample[40:120]))
+    uncut = {article.title: split_of(article.page_id, (0.5, 0.25, 0.25)) for article in read(tmp_path, cut=None)}
+    parts = read(tmp_path, cut=2000)
+    for title, side in uncut.items():
+        assert {split_of(p.page_id, (0.5, 0.25, 0.25), p.place) for p in parts if p.title.startswith(title)} == {side}
+    blocks = [part for part in read(tmp_path, parts="blocks") if part.title.startswith("b")]
+    assert {split_of(p.page_id, (0.5, 0.25, 0.25), p.place) for p in blocks} == {"train", "val", "test"}
+
+
+def test_where_a_text_is_cut_can_be_said(tmp_path: Path) -> None:
+    text = "Uno\n\nEl primero.\nSigue.\n\nAún el primero.\n\n\n# Dos\n\nEl segundo. \n"
+    (tmp_path / "a.txt").write_text(text)
+    found = {
+        cut: [" ".join(each.text.split()) for each in read(tmp_path, cut=cut)]
+        for cut in ("headings", "blank_lines", 12, None)
+    }
+    assert found["headings"] == ["Uno El primero. Sigue. Aún el primero.", "# Dos El segundo."]
+    assert found["blank_lines"] == ["Uno", "El primero. Sigue.", "Aún el primero.", "# Dos", "El segundo."]
+    assert found[12] == ["Uno El primero. Sigue.", "Aún el primero.", "# Dos El segundo."]
+    assert found[None] == [" ".join(text.split())]
+    for cut in ("pages", 0, True, 10**9):
+        with pytest.raises(SettingError, match=rf"^cut={cut}: must be auto, null"):
+            FilesSource("x", cut=cut)
+    with pytest.raises(SettingError, match=r"^parts=no: must be auto, together or blocks"):
+        FilesSource("x", parts="no")
+
+
+@pytest.mark.parametrize("letter", ["a", "ñ", "の", "😀"])
+def test_a_text_without_lines_or_spaces_is_cut_between_characters(tmp_path: Path, letter: str) -> None:
+    text = "¡" + letter * 100_000
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    parts = read(tmp_path)
+    assert "".join(part.text for part in parts) == text
+    assert len(parts) > 1
+
+
+def test_a_large_text_is_never_in_memory_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"Una frase que no acaba nunca de empezar. " * 20_000 * 25)  # 20 MB, one line
+    tracemalloc.start()
+    characters = sum(len(article.text) for article in FilesSource(str(tmp_path)).articles(None, ()))
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    tracemalloc.stop()
+    assert characters == 41 * 500_000
+
+
+def test_what_is_not_utf8_in_a_book_is_named_by_its_line_or_costs_one_part(
+    sample: list[Article], tmp_path: Path
+) -> None:
+    lines = book(sample[:40]).split(b"\n")
+    lines[100] = "El año".encode("latin-1")
+    (tmp_path / "a.txt").write_bytes(b"\n".join(lines))
+    with pytest.raises(SettingError, match=r"a\.txt:101 is not UTF-8"):
+        read(tmp_path)
+    kept = [part.page_id for part in read(tmp_path, on_error="skip")]
+    (tmp_path / "a.txt").write_bytes(b"\n".join([*lines[:100], b"El mes", *lines[101:]]))
+    assert len(set(kept).symmetric_difference(part.page_id for part in read(tmp_path))) == 1
+
+
+def test_a_description_says_what_is_cut_and_only_then(sample: list[Article], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Corto.")
+    (tmp_path / "b.txt").write_bytes(book(sample[:40])[:90_000])
+    assert "cut" not in FilesSource(str(tmp_path)).describe()
+    assert FilesSource(str(tmp_path), cut=None).describe() == FilesSource(str(tmp_path)).describe()
+    (tmp_path / "c.txt").write_bytes(book(sample[:80]))
+    described = FilesSource(str(tmp_path)).describe()
+    assert described["cut"] == {"version": 1, "at": 4000, "files": 1, "parts": "together"}
 
 
 def test_the_description_changes_with_the_files_and_not_with_their_place(tmp_path: Path) -> None:

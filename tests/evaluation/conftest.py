@@ -39,6 +39,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             group, _, setting = name.partition(".")
             if setting:
                 config[group][setting] = value
+            elif group in config:
+                config[group] = value
         said = [f"{name}={value}" for name, value in named.items()]
         hydra = {
             "job": {"name": "train"},

@@ -15,7 +15,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from minillm.evaluation.comparison import compare
 from minillm.evaluation.report import write_report
 from minillm.evaluation.results import read_evaluation
-from minillm.evaluation.schema import Evaluation
+from minillm.evaluation.schema import Evaluation, Verdict
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -86,14 +86,17 @@ def check_page(browser: Chrome, page: Path, screenshots: Path, drawings: int) ->
         browser.save_screenshot(str(screenshots / f"{page.stem}_{width}_{scheme}.png"))
 
 
-@pytest.mark.parametrize("trustworthy", [True, False])
+@pytest.mark.parametrize("verdict", ["fine", "weak", "fault"])
 def test_the_report_is_whole_on_desktop_and_phone(
-    browser: Chrome, evaluation: Evaluation, make_run: MakeRun, tmp_path: Path, trustworthy: bool
+    browser: Chrome, evaluation: Evaluation, make_run: MakeRun, tmp_path: Path, verdict: Verdict
 ) -> None:
-    evaluation["trustworthy"] = evaluation["audit"]["causality"]["passed"] = trustworthy
+    evaluation["trustworthy"] = verdict != "fault"
+    evaluation["audit"]["plausibility"]["verdict"] = verdict
+    for figures in evaluation["splits"].values():
+        figures["ci95"] = {name: [0.98 * value, 1.02 * value] for name, value in figures.items() if name != "tokens"}  # type: ignore[operator]
     check_page(browser, write_report(evaluation, make_run("run")), tmp_path, drawings=7)
     red = browser.execute_script("return getComputedStyle(document.querySelector('.verdict')).backgroundColor")
-    assert (red == "rgb(179, 38, 30)") == (not trustworthy)
+    assert (red == "rgb(179, 38, 30)") == (verdict == "fault")
 
 
 def test_the_comparison_is_whole_on_desktop_and_phone(
@@ -103,7 +106,11 @@ def test_the_comparison_is_whole_on_desktop_and_phone(
     make_run("sweep/1", {**evaluation, "trustworthy": False}, model__dropout=0.2)
     make_run("sweep/2", model__dropout=0.3)
     compare([str(tmp_path / "sweep")], ["test/loss", "memory/parameters"], "test/bits_per_byte").write(tmp_path)
-    check_page(browser, tmp_path / "comparison.html", tmp_path, drawings=1)
+    check_page(browser, tmp_path / "comparison.html", tmp_path, drawings=2)
+    view(browser, (tmp_path / "comparison.html").as_uri(), PHONE)
+    cells = "return [...document.querySelectorAll('.runs td')].map(cell => cell.getBoundingClientRect().toJSON())"
+    # Each figure is in view: nothing to scroll to the side for.
+    assert all(cell["left"] >= 0 and cell["right"] <= PHONE for cell in browser.execute_script(cells))
 
 
 @pytest.fixture(scope="module")

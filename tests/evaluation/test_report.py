@@ -78,9 +78,9 @@ def test_an_untrustworthy_evaluation_has_a_red_head_that_names_the_failed_checks
 ) -> None:
     finding = "Logits moved by up to 3.2 when only the tokens after them were changed."
     evaluation["trustworthy"] = False
-    evaluation["audit"]["causality"]["passed"] = False
+    evaluation["audit"]["causality"]["verdict"] = "fault"
     evaluation["audit"]["causality"]["finding"] = finding
-    evaluation["audit"]["plausibility"]["passed"] = None
+    evaluation["audit"]["plausibility"]["verdict"] = "none"
     path = write_report(evaluation, make_run("run"))
     page = Page(path)
     head = page.text[: page.text.index("Figures figure")]
@@ -90,6 +90,17 @@ def test_an_untrustworthy_evaluation_has_a_red_head_that_names_the_failed_checks
     assert "can be believed" not in page.text
     assert ("div", {"class": "verdict bad"}) in page.tags
     assert "Not to be trusted" in path.read_text(encoding="utf-8").partition("</title>")[0]
+
+
+def test_a_weak_evaluation_has_a_yellow_head_that_says_that_its_figures_can_be_believed(
+    evaluation: Evaluation, make_run: MakeRun
+) -> None:
+    evaluation["audit"]["plausibility"] |= {"verdict": "weak", "finding": "Behind a bigram model."}
+    page = Page(write_report(evaluation, make_run("run")))
+    head = page.text[: page.text.index("Figures figure")]
+    assert "can be believed: no check found a fault. They say that little was learned. Behind a bigram" in head
+    assert ("div", {"class": "verdict weak"}) in page.tags
+    assert all(attributes.get("class") != "bad" for _, attributes in page.tags)
 
 
 def test_the_file_needs_nothing_but_itself(evaluation: Evaluation, make_run: MakeRun) -> None:

@@ -136,6 +136,7 @@ def kinds(make_data: Callable[..., TextDataModule], run_folder: Path, tmp_path: 
         "raw store": Kind(lambda: list((data_dir / "raw").glob("*.sqlite")), raw),
         "checkpoint": Kind(lambda: [run / "checkpoints" / "best.ckpt"], checkpoint),
         "evaluation": Kind(lambda: [run / "evaluation" / "evaluation.json"], compared),
+        "articles": Kind(lambda: [run / "evaluation" / "articles.parquet"], compared),
         "lock": Kind(lambda: [lock], lambda: read_lock(str(lock))),
         "configuration": Kind(lambda: list((run / ".hydra").iterdir()), compared, whole=False),
         "metrics, compared": Kind(lambda: [run / "metrics.csv"], compared, whole=False),
@@ -146,7 +147,7 @@ def kinds(make_data: Callable[..., TextDataModule], run_folder: Path, tmp_path: 
 @pytest.mark.parametrize(
     "name",
     [
-        *("corpus", "encoded", "raw store", "checkpoint", "evaluation", "lock"),
+        *("corpus", "encoded", "raw store", "checkpoint", "evaluation", "articles", "lock"),
         *("configuration", "metrics, compared", "metrics, resumed"),
     ],
 )

@@ -44,6 +44,7 @@ ROOT: dict[str, dict[str, Any]] = {
         "sort_by": str,
         "metrics": list[str],
         "over": str | None,
+        "failed": bool,
         "output_dir": str | None,
     },
 }

@@ -49,6 +49,15 @@ def test_training_leaves_an_evaluation_in_the_schema_with_a_report(run_folder: P
         assert " ".join(finding.split()) in stdout
 
 
+def test_a_short_trial_is_weak_and_not_red(run_folder: Path, finished: Path) -> None:
+    found = read(run_folder)
+    assert found["trustworthy"] is True
+    assert found["audit"]["plausibility"]["verdict"] == "weak"  # of two epochs: behind a bigram model
+    stdout = (finished / "stdout.txt").read_text(encoding="utf-8")
+    assert "The figures are right, and the model is weak." in stdout
+    assert "NOT TO BE TRUSTED" not in stdout
+
+
 def test_the_evaluation_has_the_figures_that_training_logged(run_folder: Path, best: Path) -> None:
     logged = torch.load(best, weights_only=True)["metrics"]
     found = read(run_folder)
@@ -103,7 +112,7 @@ def test_an_untrustworthy_model_is_announced_as_such(run_script: Run, tmp_path: 
     assert "NOT TO BE TRUSTED" in ended.stdout
     found = read(tmp_path)
     assert found["trustworthy"] is False
-    assert [name for name, check in found["audit"].items() if check["passed"] is False] == ["causality"]
+    assert [name for name, check in found["audit"].items() if check["verdict"] == "fault"] == ["causality"]
 
 
 def test_training_without_evaluation_leaves_none(run_script: Run, tmp_path: Path) -> None:
@@ -237,4 +246,4 @@ def test_other_text_is_evaluated_where_the_training_text_is_gone(
     found = read(tmp_path / "run")
     assert set(found["splits"]) == {"test"}
     assert found["overfitting"] is None
-    assert found["audit"]["contamination"]["passed"] is None
+    assert found["audit"]["contamination"]["verdict"] == "none"

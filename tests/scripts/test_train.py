@@ -291,11 +291,7 @@ def test_a_run_resumed_in_another_folder_keeps_the_best_checkpoint_there_and_tou
     assert {path: path.read_bytes() for path in (run_folder / "checkpoints").iterdir()} == before
 
 
-def test_help_and_the_composed_config_are_for_people(run_script: Run) -> None:
-    helped = run_script("train", "--help").stdout
-    assert "python scripts/train.py model=minigpt data.vocab_size=5000" in helped
-    for group in "data: ", "tokenizer: ", "scheduler: constant, cosine, linear_warmup":
-        assert group in helped
+def test_the_composed_config_is_for_people(run_script: Run) -> None:
     shown = run_script("train", "--cfg", "job").stdout
     config = OmegaConf.create(shown)
     assert (config.data.vocab_size, config.data.max_length, config.data.batch_size) == (5000, 128, 32)

@@ -16,26 +16,38 @@ import pyarrow.parquet
 
 from minillm.corpus.article import Article
 from minillm.corpus.ids import VALID, number_of
+from minillm.corpus.sources import cutting
+from minillm.corpus.sources.cutting import Cut
 from minillm.corpus.sources.hash_set import HashSet
 from minillm.corpus.sources.left_out import LeftOut
 from minillm.corpus.sources.paths import files_at
+from minillm.corpus.split import uniform
 from minillm.errors import SettingError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 VERSION = 2  # raised when the same files would yield other articles
+LARGE = 100_000  # bytes of a .txt file that is more than an article: thirty pages of a book
+PART = 4000  # characters that the articles have which it is cut into, about: two pages
+TOGETHER, BLOCKS = "together", "blocks"
+PLACE = object()  # no name that a field of a record can have
+ONE = 1 - 2**-53  # the largest place
 
 
 @dataclass(frozen=True)
 class FilesSource:
     """Articles from a file, from all files under a folder, or from those that a glob names.
 
-    A .txt file is one article, titled by the file's name; a line of a .jsonl file or a row of a .parquet file is one
-    article, whose ``url``, ``timestamp`` and ``revision_id`` are read too where it has them. Text is UTF-8. Files are
-    read in the order of their names; hidden ones and other kinds are left aside.
+    A .txt file is one article, titled by the file's name, or it is cut into several; a line of a .jsonl file or a row
+    of a .parquet file is one article, whose ``url``, ``timestamp`` and ``revision_id`` are read too where it has them.
+    Text is UTF-8. Files are read in the order of their names; hidden ones and other kinds are left aside.
 
     An article's identity is its id and title together; its id and file where it has no title; its title and text where
     it has no id; its place in the folder where it is a .txt file. So the ids of several files may overlap, and adding
     files moves no article to another split. A record that comes twice is read twice and left to the duplicate filter.
+
+    The articles that a file is cut into stand on one side of the split, that which the uncut file would: they share
+    names and style, so that a model which knows one of them knows something of the next. One file alone cannot be
+    split so; it is in blocks: its beginning is the training text, what follows validation, its end the test.
 
     Args:
         path: file, folder or glob (``texts/**/*.jsonl``).
@@ -44,9 +56,15 @@ class FilesSource:
         text_field: field of a record that holds the text.
         title_field: field of a record that holds the title; records may lack it.
         id_field: field of a record that tells it from others; records may lack it.
+        cut: where .txt files are cut into articles: "auto" (at headings, blank lines or line ends as soon as there are
+            4,000 characters or, at a heading, 2,000; files over 100,000 bytes, and one that is alone), characters other
+            than 4,000 (every file), "headings", "blank_lines", or None: a file is one article.
+        parts: the split of the articles of one file: "together" (all on one side), "blocks" (the first ones train, the
+            last ones test, in each file), or "auto" (blocks where there is but one file).
 
     Raises:
-        SettingError: no path or an unknown on_error; on use also a path without articles and a refused record.
+        SettingError: no path, an unknown on_error, cut or parts; on use also a path without articles, and a record that
+            is refused.
     """
 
     path: str | None = None
@@ -54,6 +72,8 @@ class FilesSource:
     text_field: str = "text"
     title_field: str = "title"
     id_field: str = "id"
+    cut: str | int | None = "auto"
+    parts: str = "auto"
     name: ClassVar[str] = "files"
 
     def __post_init__(self) -> None:
@@ -61,15 +81,39 @@ class FilesSource:
             raise SettingError("path", self.path, f"must name a file, a folder or a glob ({', '.join(SUFFIXES)})")
         if self.on_error not in ("refuse", "skip"):
             raise SettingError("on_error", self.on_error, "must be refuse or skip")
+        if self.cut not in ("auto", None):
+            Cut.at(self.cut)
+        if self.parts not in ("auto", TOGETHER, BLOCKS):
+            raise SettingError("parts", self.parts, f"must be auto, {TOGETHER} or {BLOCKS}")
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings with each file's name and SHA-256; reads the files once, about a second a gigabyte."""
-        files = {}
-        for name, file in self._files().items():
+        """Return the settings with each file's name and SHA-256; reads the files once, about a second a gigabyte.
+
+        ``cut`` is there where a file is cut: where, how many files, and how their articles are split.
+        """
+        files, found = {}, self._files()
+        for name, file in found.items():
             with self._reading(file), file.open("rb") as content:
                 files[name] = hashlib.file_digest(content, "sha256").hexdigest()
         fields = {"text": self.text_field, "title": self.title_field, "id": self.id_field}
-        return {"version": VERSION, "on_error": self.on_error, "fields": fields, "files": files}
+        described = {"version": VERSION, "on_error": self.on_error, "fields": fields, "files": files}
+        if cut := [name for name, file in found.items() if self._cut(file, len(found))]:
+            at = PART if self.cut == "auto" else self.cut
+            parts = self._parts(len(found))
+            described["cut"] = {"version": cutting.VERSION, "at": at, "files": len(cut), "parts": parts}
+        return described
+
+    def _cut(self, file: Path, files: int) -> Cut | None:
+        """Return where a file, of so many, is cut; None: nowhere."""
+        if self.cut is None or file.suffix.lower() != ".txt":
+            return None
+        if self.cut == "auto":
+            with self._reading(file):
+                return Cut.at(PART) if file.stat().st_size > (PART if files == 1 else LARGE) else None
+        return Cut.at(self.cut)
+
+    def _parts(self, files: int) -> str:
+        return self.parts if self.parts != "auto" else BLOCKS if files == 1 else TOGETHER
 
     def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
         """Yield the articles in the files' order; see `Source.articles`."""
@@ -79,8 +123,9 @@ class FilesSource:
     def _articles(self) -> Iterator[Article]:
         seen, repeats = HashSet(), Counter[int]()
         left_out = LeftOut(self.path)
-        for name, file in self._files().items():
-            for line, load in self._records(name, file):
+        files = self._files()
+        for name, file in files.items():
+            for line, load in self._records(name, file, len(files)):
                 try:
                     article = self._article(name, line, load())
                 except (ValueError, RecursionError) as error:
@@ -92,14 +137,16 @@ class FilesSource:
                 yield article
         left_out.sum_up()
 
-    def _records(self, name: str, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    def _records(self, name: str, file: Path, files: int) -> Iterator[tuple[int, Callable[[], Any]]]:
         """Yield the line (or row) of each record in a file and a function that loads it or raises ValueError."""
         kind = file.suffix.lower()
         with self._reading(file):
             if kind == ".txt":
-                content = file.read_bytes()
-                fields = {self.title_field: file.stem, self.id_field: name}
-                yield 1, lambda: {self.text_field: content.decode("utf-8-sig"), **fields}
+                if cut := self._cut(file, files):
+                    yield from self._cut_records(name, file, cut, self._parts(files))
+                else:
+                    fields = {self.title_field: file.stem, self.id_field: name}
+                    yield 1, functools.partial(self._plain, file.read_bytes(), fields)
             elif kind == ".jsonl":
                 with file.open("rb") as lines:
                     for number, line in enumerate(lines, 1):
@@ -107,6 +154,21 @@ class FilesSource:
                             yield number, functools.partial(_parse, line)
             else:
                 yield from self._rows(file)
+
+    def _cut_records(self, name: str, file: Path, cut: Cut, parts: str) -> Iterator[tuple[int, Callable[[], Any]]]:
+        size, number = file.stat().st_size, 0
+        together = uniform("split", _identity(name, file.stem))  # the side of the uncut file
+        with file.open("rb") as content:
+            for number, part in enumerate(cut.parts(content), 1):
+                fields = {self.title_field: f"{file.stem} ({number})", self.id_field: f"{name}#{number}"}
+                # A file that grows while it is read has parts behind what was its end.
+                place = together if parts == TOGETHER else min(part.middle / max(1, size), ONE)
+                yield part.line, functools.partial(self._plain, part.content, {**fields, PLACE: place})
+        if not number:
+            yield 1, functools.partial(self._plain, b"", {})
+
+    def _plain(self, content: bytes, fields: dict[Any, Any]) -> dict[Any, Any]:
+        return {self.text_field: content.decode("utf-8-sig"), **fields}
 
     def _rows(self, file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
         wanted = {self.text_field, self.title_field, self.id_field, "url", "timestamp", "revision_id"}
@@ -140,6 +202,8 @@ class FilesSource:
             revision_id=revision_id if isinstance(revision_id, int) else 0,
             url=url,
             timestamp=timestamp,
+            whence=f"{name}:{line}",
+            place=record.get(PLACE),
         )
 
     def _leave_out(self, left_out: LeftOut, file: Path, line: int, error: Exception) -> None:

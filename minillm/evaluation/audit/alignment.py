@@ -7,6 +7,7 @@ from itertools import islice
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 from minillm.tokenization import PAD, UNK
 
@@ -56,8 +57,9 @@ class Alignment:
             looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
             repeats = f"the network repeats its input at {copied:.1%} of the test places"
             sentence = f"The next token is predicted: {looked}{repeats}."
-        passed = not any(wrong.values()) and copied <= self.copying
-        return finding(passed, sentence, self.copying, misaligned=wrong, copied=copied, places=places)
+        faulty = any(wrong.values()) or copied > self.copying
+        verdict: Verdict = "fault" if faulty else "fine"
+        return finding(verdict, sentence, self.copying, misaligned=wrong, copied=copied, places=places)
 
 
 def _misaligned(batches: Iterable[Batch]) -> tuple[int, int]:

@@ -1,21 +1,34 @@
 """All checks together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from minillm.evaluation.audit.alignment import Alignment
 from minillm.evaluation.audit.causality import Causality
 from minillm.evaluation.audit.contamination import Contamination
-from minillm.evaluation.audit.finding import Finding
+from minillm.evaluation.audit.determinism import Determinism
+from minillm.evaluation.audit.finding import ORDER, Finding
 from minillm.evaluation.audit.inflation import Inflation
 from minillm.evaluation.audit.memorization import Memorization
 from minillm.evaluation.audit.plausibility import Plausibility
-from minillm.evaluation.subject import Split, Subject
-from minillm.language_model import EncodedTexts
-from minillm.tokenization import Tokenizer
+from minillm.evaluation.audit.position import Position
+from minillm.evaluation.audit.selection import Selection
+from minillm.evaluation.audit.splits import Splits
+from minillm.evaluation.audit.tokenizer import TokenizerCheck
+from minillm.evaluation.schema import Verdict
+from minillm.evaluation.subject import Subject
+
+CAUSES: Mapping[tuple[str, Verdict], tuple[str, ...]] = {
+    ("causality", "fault"): ("determinism",),
+    ("alignment", "fault"): ("causality",),
+    ("inflation", "fault"): ("determinism",),
+    ("position", "fault"): ("determinism", "contamination", "memorization"),
+    ("selection", "fault"): ("contamination", "splits"),
+    ("plausibility", "fault"): ("causality", "alignment", "contamination", "memorization", "position", "selection"),
+    ("plausibility", "weak"): ("determinism", "causality", "alignment"),
+}
+"""Of what a check found, the checks whose faults explain it: a fault is named once, where its cause is found. A wrong
+claim explains nothing, and only a network that learned another task comes out behind counting for it."""
 
 
 @dataclass(frozen=True)
@@ -23,75 +36,47 @@ class Audit:
     """The checks, each with its threshold and the reason for it.
 
     Args:
+        determinism: does the same text get the same figures each time?
         causality: does the network see what it is to predict?
         alignment: is the next token what is predicted?
         contamination: was the text that judges the network also learned from?
         memorization: does the network know its training text by heart?
+        splits: are val and test apart from each other and of the same kind?
+        tokenizer: does it keep the text, and was it made without val and test?
         inflation: are the reported figures those of the text?
+        position: are the figures those of the text, and not of where its windows are cut?
+        selection: is test no better than val by more than chance?
         plausibility: can the figures be at all?
     """
 
+    determinism: Determinism = field(default_factory=Determinism)
     causality: Causality = field(default_factory=Causality)
     alignment: Alignment = field(default_factory=Alignment)
     contamination: Contamination = field(default_factory=Contamination)
     memorization: Memorization = field(default_factory=Memorization)
+    splits: Splits = field(default_factory=Splits)
+    tokenizer: TokenizerCheck = field(default_factory=TokenizerCheck)
     inflation: Inflation = field(default_factory=Inflation)
+    position: Position = field(default_factory=Position)
+    selection: Selection = field(default_factory=Selection)
     plausibility: Plausibility = field(default_factory=Plausibility)
 
     def __call__(self, subject: Subject) -> dict[str, Finding]:
         """Return the finding of each check."""
-        findings = {
-            "causality": self.causality(subject),
-            "alignment": self.alignment(subject),
-            "contamination": self.contamination(subject),
-            "memorization": self.memorization(subject),
-            "inflation": self.inflation(subject),
-        }
-        causes = [name for name, found in findings.items() if found["passed"] is False]
-        found = self.plausibility(subject)
-        if found["passed"] is False and causes:
-            # It is the symptom; the fault is named once, by the check that found its cause.
-            found |= {"passed": None, "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
-        return {**findings, "plausibility": found}
+        findings = {check.name: getattr(self, check.name)(subject) for check in fields(self)}
+        faults = [name for name, found in findings.items() if found["verdict"] == "fault"]
+        for name, found in findings.items():
+            causes = [cause for cause in CAUSES.get((name, found["verdict"]), ()) if cause in faults]
+            if causes:
+                found |= {"verdict": "none", "finding": f"{found['finding'][:-1]} (see {' and '.join(causes)})."}
+        return findings
 
 
 def sentences(findings: Mapping[str, Finding]) -> list[str]:
-    """Return what the checks say, those that failed first."""
-    return [found["finding"] for found in sorted(findings.values(), key=lambda found: found["passed"] is not False)]
+    """Return what the checks say: faults first, then what is weak, then what is fine."""
+    return [found["finding"] for found in sorted(findings.values(), key=lambda found: ORDER.index(found["verdict"]))]
 
 
 def is_trustworthy(findings: Mapping[str, Finding]) -> bool:
-    """Return whether no check failed."""
-    return all(found["passed"] is not False for found in findings.values())
-
-
-def audit_network(
-    network: nn.Module,
-    tokenizer: Tokenizer,
-    texts: Mapping[str, Sequence[str]],
-    max_length: int = 128,
-    reported: Mapping[str, float] | None = None,
-    audit: Audit | None = None,
-) -> dict[str, Any]:
-    """Check a network of one's own.
-
-    Args:
-        network: maps ids (B, T) to logits (B, T, V); it is put in eval mode.
-        tokenizer: the tokenizer of its ids.
-        texts: articles by split: "test", and "train" where it is at hand.
-        max_length: tokens of context that it was trained with.
-        reported: figures to check, such as ``{"test/accuracy": 0.97}``.
-        audit: the checks; None: with their defaults.
-
-    Returns:
-        ``trustworthy``, ``findings`` (a sentence each, failed checks first) and ``audit``, the checks' figures by name.
-
-    Raises:
-        ValueError: a split without text, or no test split.
-    """
-    if "test" not in texts:
-        raise ValueError("the audit needs texts['test']")
-    splits = {name: Split(EncodedTexts(articles, tokenizer), articles) for name, articles in texts.items()}
-    subject = Subject(network.eval(), len(tokenizer), max_length, splits, reported=reported or {})
-    findings = (audit or Audit())(subject)
-    return {"trustworthy": is_trustworthy(findings), "findings": sentences(findings), "audit": findings}
+    """Return whether no check found a fault: a weak model's figures are right."""
+    return all(found["verdict"] != "fault" for found in findings.values())

@@ -1,18 +1,20 @@
 """Was the text that judges the network also learned from?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minillm.corpus.duplicates import WORD, runs, word_hashes
 from minillm.errors import SettingError
+from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Split, Subject
 from minillm.parallel import batches, cores, in_order
 
@@ -63,12 +65,12 @@ class Contamination:
         """Return how much of the other splits the training split holds."""
         if "train" not in subject.splits:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
-            return finding(None, sentence, self.sequences)
+            return finding("none", sentence, self.sequences)
         looked_for = [
             _LookedFor(name, _words(split.texts[index]))
             for name, split in subject.samples.items()
             if name != "train"
-            for index in _evenly(len(split.texts), self.max_articles)
+            for index in evenly(len(split.texts), self.max_articles)
         ]
         shares, copies = self._found(looked_for, subject.splits["train"])
         # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
@@ -87,8 +89,8 @@ class Contamination:
             sentence = (
                 f"Training text is apart from what judges the network: {share} {allowed}, and no article is close."
             )
-        passed = not copies and shares[worst] <= self.sequences
-        return finding(passed, sentence, self.sequences, sequences=shares, near_duplicates=copies)
+        verdict: Verdict = "fault" if copies or shares[worst] > self.sequences else "fine"
+        return finding(verdict, sentence, self.sequences, sequences=shares, near_duplicates=copies)
 
     def _found(self, looked_for: Sequence["_LookedFor"], train: Split) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Go through the training text once, on all cores where there is much of it.
@@ -100,11 +102,12 @@ class Contamination:
         passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
         phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
         find = partial(_find, passages.keys, phrases.keys)
-        processes = cores() if int(train.documents.bytes.sum()) > ALONE else 1
+        texts = train.texts if train.whole is None else train.whole
+        processes = cores() if train.bytes > ALONE else 1
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
         pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
-        for number, (_, found) in enumerate(in_order(find, batches(train.texts, TEXTS_AT_ONCE), processes)):
+        for number, (_, found) in enumerate(in_order(find, batches(texts, TEXTS_AT_ONCE), processes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
             # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
@@ -112,8 +115,10 @@ class Contamination:
             shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
             pairs += [(number, article) for article in np.flatnonzero(shared >= self.shared).tolist()]
         most = np.zeros(len(looked_for), dtype=np.int64)
-        for number, of_one in groupby(pairs, key=itemgetter(0)):
-            [found] = find([train.texts[number]])
+        for (_, of_one), text in zip(
+            groupby(pairs, key=itemgetter(0)), _picked(texts, [number for number, _ in pairs]), strict=True
+        ):
+            [found] = find([text])
             shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
             articles = [article for _, article in of_one]
             most[articles] = np.maximum(most[articles], shared[articles])
@@ -133,6 +138,13 @@ class Contamination:
             own_passages = passages.of([index for index, article in enumerate(looked_for) if article.split == name])
             shares[name] = float(seen[own_passages].mean()) if len(own_passages) else 0.0
         return shares, copies
+
+
+@runtime_checkable
+class TextsAtHand(Protocol):
+    """Texts of which each can be had by itself."""
+
+    def __getitem__(self, number: int) -> str: ...
 
 
 class _LookedFor(NamedTuple):
@@ -195,14 +207,19 @@ def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[
     """Return the distinct places in the sorted keys of those sequences that are among them."""
     if not len(keys):
         return np.zeros(0, np.int64)
+    sequences = np.unique(sequences)  # in order they are found in half the time: each near the one before
     places = np.minimum(np.searchsorted(keys, sequences), len(keys) - 1)
-    return np.unique(places[keys[places] == sequences])
+    return places[keys[places] == sequences]
 
 
 def _words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def _evenly(length: int, most: int) -> list[int]:
-    """Return at most so many places, evenly over the length."""
-    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)).tolist() if length else []
+def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
+    """Yield the texts at these places, each once; the places are in ascending order."""
+    if isinstance(texts, TextsAtHand):
+        yield from (texts[number] for number in dict.fromkeys(numbers))
+    elif numbers:
+        wanted = set(numbers)
+        yield from (text for number, text in enumerate(islice(texts, numbers[-1] + 1)) if number in wanted)

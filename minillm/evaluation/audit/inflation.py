@@ -50,7 +50,7 @@ class Inflation:
             told += f"; {share:.0%} of the targets are [UNK]: without them it is {without:.2f}"
         wrong = self._wrong(subject)
         return finding(
-            not wrong,
+            "fault" if wrong else "fine",
             f"{'; '.join(wrong)}. {told}." if wrong else f"{told}.",
             self.tolerance,
             padding=padded["share"],

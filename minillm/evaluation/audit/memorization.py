@@ -9,6 +9,7 @@ from torch import Tensor
 from minillm.data.batching import Documents, Windows
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 
 ROWS = 32  # passages continued at once
@@ -44,7 +45,7 @@ class Memorization:
         """Return how far training and test passages are continued word for word."""
         if "train" not in subject.splits:
             sentence = "Memorization was not checked: the text that the network learned from is not at hand."
-            return finding(None, sentence, self.difference)
+            return finding("none", sentence, self.difference)
         exact: dict[str, float] = {}
         prefix: dict[str, float] = {}
         for name in ("train", "test"):
@@ -53,7 +54,7 @@ class Memorization:
                 sentence = (
                     f"Memorization was not checked: no {name} article has {self.prompt + self.continuation} tokens."
                 )
-                return finding(None, sentence, self.difference)
+                return finding("none", sentence, self.difference)
             matching = torch.cat([self._matching(subject, rows) for rows in passages.split(ROWS)])
             exact[name] = float((matching == self.continuation).double().mean())
             prefix[name] = float(matching.double().mean())
@@ -65,7 +66,8 @@ class Memorization:
         )
         if gap > self.difference:
             sentence = "The network has training text by heart: f" + sentence[1:]
-        return finding(gap <= self.difference, sentence, self.difference, exact=exact, prefix=prefix)
+        verdict: Verdict = "fault" if gap > self.difference else "fine"
+        return finding(verdict, sentence, self.difference, exact=exact, prefix=prefix)
 
     def _passages(self, documents: Documents, max_length: int) -> Tensor:
         """Return (N, prompt + continuation) tokens, each from the start of a window, as in training."""

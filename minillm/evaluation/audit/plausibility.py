@@ -5,16 +5,20 @@ from dataclasses import dataclass
 
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
+from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 from minillm.tokenization import UNK
 
 BYTES_PER_TOKEN = 4.4
 """Of English text in GPT-2's vocabulary, whose tokens the law below counts in."""
 
+LARGEST = 10**12
+"""Parameters of a network that does not say how many it has, such as a function: hardly any model has more."""
+
 
 @dataclass(frozen=True)
 class Plausibility:
-    """A test perplexity better than any network of this size reaches is a fault, and so is one behind a bigram model.
+    """A test perplexity better than any network of this size reaches is a fault; one behind a bigram model is weak.
 
     The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats a token (Kaplan et al., "Scaling
     Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits a byte, of the bytes that [UNK] does not
@@ -24,9 +28,9 @@ class Plausibility:
         margin: share of that bound that is still believed: half of it, since the law is of English web text, and
             encyclopedic Spanish is more regular. Four million parameters: 1.18 bits a byte by the law, 0.59 here; a
             network that sees its targets falls under 0.3.
-        behind: times the bigram model's perplexity that is still no fault. 1: a network has to be ahead of counting.
-            More lets a training pass that was cut short: a network in order comes within 1.25 of it in a few epochs,
-            a broken one stays near the unigram model, at twice the bigram's and more.
+        behind: times the bigram model's perplexity from which on the network is weak. 1: it has to be ahead of
+            counting. A network in order comes within 1.25 of it in a few epochs; one that learns nothing stays near the
+            unigram model, at twice the bigram's and more. Its figures are right all the same.
 
     Raises:
         SettingError: margin outside (0, 1], or behind under 1.
@@ -47,18 +51,24 @@ class Plausibility:
         perplexity = figures["perplexity"]
         # unknown_bytes counts one more for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
-        law = (8.8e13 / max(1, subject.parameters)) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
-        floor = math.exp(self.margin * law * math.log(2) * spelled / figures["tokens"])  # the same as a perplexity
+        parameters = subject.parameters or LARGEST
+        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
+        floor = math.exp(
+            min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
+        )  # the same as a perplexity
         bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
-        size = f"{subject.parameters / 1e6:.2g} million parameters"
+        size = f"{parameters / 1e6:,.2g} million parameters" if subject.parameters else "a network of unknown size"
+        verdict: Verdict = "fine"
         if not perplexity >= floor:
+            verdict = "fault"
             sentence = (
-                f"Test perplexity {perplexity:.2f} cannot be: {size} reach no less than {floor:.1f} on unseen text."
+                f"Test perplexity {perplexity:.2f} cannot be: on unseen text the least for {size} is {floor:.1f}."
             )
         elif bigram is not None and perplexity > self.behind * bigram:
+            verdict = "weak"
             sentence = (
                 f"Test perplexity {perplexity:,.1f} is behind that of a bigram model, {bigram:,.1f}: the network "
-                "learned less than counting does."
+                "learned less than counting does. The figures are right, and weak."
             )
         else:
             beside = ""
@@ -66,5 +76,4 @@ class Plausibility:
                 where = "ahead of" if perplexity <= bigram else f"less than {self.behind - 1:.0%} behind"
                 beside = f"{where} a bigram model ({bigram:,.1f}) and "
             sentence = f"Test perplexity {perplexity:,.1f} can be: {beside}not under {floor:.1f}, the least for {size}."
-        passed = perplexity >= floor and (bigram is None or perplexity <= self.behind * bigram)
-        return finding(passed, sentence, floor, perplexity=perplexity, bigram_perplexity=bigram)
+        return finding(verdict, sentence, floor, perplexity=perplexity, bigram_perplexity=bigram)

@@ -1,0 +1,228 @@
+"""What was meant by a setting that is not there."""
+
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+
+from minillm.configuration import GROUPS_OF_NODES, flat
+from minillm.errors import SettingError, shown
+from minillm.help_page import choices, defaults
+
+# What other programs, and people, call a setting; of several the first that the script has.
+KNOWN_AS: Mapping[str, tuple[str, ...]] = {
+    "accelerator": ("trainer.accelerator",),
+    "accumulate": ("trainer.accumulate_grad_batches",),
+    "articles": ("data.num_articles",),
+    "batch": ("data.batch_size",),
+    "bs": ("data.batch_size",),
+    "checkpoint": ("ckpt", "ckpt_path"),
+    "ckpt": ("ckpt_path",),
+    "clip": ("callbacks.gradient_clipping.max_norm",),
+    "context": ("data.max_length",),
+    "corpus": ("data.source.path", "data"),
+    "cpu": ("trainer=cpu",),
+    "dataset": ("data",),
+    "device": ("trainer.accelerator",),
+    "dim": ("model.embedding_dim",),
+    "dropout": ("model.dropout",),
+    "epochs": ("trainer.max_epochs",),
+    "file": ("prompts_file", "data.source.path"),
+    "folder": ("hydra.run.dir",),
+    "gpu": ("trainer=gpu",),
+    "gpus": ("trainer.devices",),
+    "grad_clip": ("callbacks.gradient_clipping.max_norm",),
+    "heads": ("model.num_heads",),
+    "hidden": ("model.embedding_dim",),
+    "hidden_size": ("model.embedding_dim",),
+    "iterations": ("trainer.max_steps",),
+    "layers": ("model.num_layers",),
+    "learning_rate": ("optimizer.lr",),
+    "length": ("max_new_tokens", "data.max_length"),
+    "lr": ("optimizer.lr",),
+    "max_iters": ("trainer.max_steps",),
+    "max_tokens": ("max_new_tokens",),
+    "model": ("ckpt",),
+    "num_samples": ("n",),
+    "out": ("output", "output_dir", "hydra.run.dir"),
+    "output": ("output_dir", "hydra.run.dir"),
+    "output_dir": ("output", "hydra.run.dir"),
+    "patience": ("callbacks.early_stopping.patience",),
+    "samples": ("n",),
+    "schedule": ("scheduler",),
+    "sequence_length": ("data.max_length",),
+    "smoothing": ("training.label_smoothing",),
+    "steps": ("trainer.max_steps",),
+    "temp": ("sampling.temperature",),
+    "text": ("prompt", "data.source.path"),
+    "time": ("trainer.max_time",),
+    "tokens": ("max_new_tokens",),
+    "vocab": ("data.vocab_size",),
+    "vocabulary": ("data.vocab_size",),
+    "warmup": ("scheduler.warmup",),
+    "wd": ("optimizer.weight_decay",),
+    "width": ("model.embedding_dim",),
+    "workers": ("data.num_workers",),
+}
+LIKE = 0.6
+CLOSE = 0.75  # how much of two names must be the same, as difflib measures it
+NO_SUCH = "there is no such setting"
+NOT_THE_FORM = "is not how settings are given here"
+
+
+class MistypedError(SettingError):
+    """A word on the command line that is no setting, shown as it was typed."""
+
+    def __init__(self, word: str, advice: str) -> None:
+        name, _, value = word.partition("=")
+        super().__init__(name, value, advice)
+        self.word = word
+
+    def __str__(self) -> str:
+        return f"{shown(self.word)}: {self.advice}"
+
+
+def check_form(arguments: Sequence[str], config_name: str, conf: Path) -> None:
+    """Check that a command line consists of ``NAME=VALUE`` and of Hydra's own options.
+
+    Raises:
+        SettingError: ``--epochs 5``, ``epochs 5`` or the like; it names the setting that was meant.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    try:
+        known, unknown = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError:
+        return  # an option of Hydra's own without its value: Hydra says so
+    words = list(arguments)
+    for argument in unknown or [word for word in known.overrides if word and "=" not in word and word[0] != "~"]:
+        name, _, value = argument.partition("=")
+        following = words[words.index(argument) + 1 :]
+        typed = argument
+        if not value and following and "=" not in following[0] and not following[0].startswith("-"):
+            value = following[0]
+            typed = f"{argument} {value}"
+        raise MistypedError(typed, f"{NOT_THE_FORM}{_hint(name.lstrip('-'), value, words, config_name, conf)}")
+
+
+def setting_error(message: str, arguments: Sequence[str], config_name: str, conf: Path) -> SettingError | None:
+    """Return the error for a word that Hydra found no setting for; None: Hydra's message says something else.
+
+    Args:
+        message: Hydra's.
+        arguments: the command line.
+        config_name: the script's root config.
+        conf: the folder of the configs.
+    """
+    match = re.search(r"Could not (?:override|delete(?: from config)?)[.:]? '([^']*)'", message)
+    if match is None:
+        return None
+    name = match[1]
+    word = next((word for word in arguments if _name(word) == name), f"{name}=")
+    return MistypedError(word, f"{NO_SUCH}{_hint(name, word.partition('=')[2], arguments, config_name, conf)}")
+
+
+def choice_error(group: str, choice: str, conf: Path) -> SettingError:
+    """Return the error for a choice that its group does not have."""
+    names = [name for name, _ in choices(group, conf)] if (conf / group).is_dir() else []
+    close = difflib.get_close_matches(choice, names, n=1)
+    hint = f"did you mean {group}={close[0]}? " if close else ""
+    return SettingError(group, choice, f"is no choice; {hint}one of {', '.join(names)} would do")
+
+
+def meant(name: str, settings: Iterable[str]) -> str | None:
+    """Return the setting that a name means, if one is close to it.
+
+    Args:
+        name: as it was typed.
+        settings: the names of all settings and groups that there are.
+
+    >>> meant("data.vocabsize", ["data.vocab_size", "data.batch_size", "optimizer.lr"])
+    'data.vocab_size'
+    >>> meant("learning-rate", ["data.vocab_size", "data.batch_size", "optimizer.lr"])
+    'optimizer.lr'
+    """
+    names = sorted(settings, key=lambda setting: (setting.count("."), len(setting)))
+    last = _last(name)
+    known_as = {_plain(short): targets for short, targets in KNOWN_AS.items()}
+    targets = [known_as[_plain(word)] for word in dict.fromkeys((name, last)) if _plain(word) in known_as]
+    # The same word under another group, then what others call it, then what looks alike.
+    group = name.rpartition(".")[0]
+    for setting in names:
+        if _plain(setting) == _plain(name) and setting != name:
+            return setting
+    for target in (target for row in targets for target in row):
+        if (target.partition("=")[0] in names or target.startswith("hydra.")) and target != name:
+            return target
+    for setting in names:
+        if _plain(_last(setting)) == _plain(last):
+            return setting
+    scores = [(_likeness(name, last, group, setting), setting) for setting in names]
+    best = max((score for score, _ in scores), default=0.0)
+    return next(setting for score, setting in scores if score == best) if best >= CLOSE else None
+
+
+def _likeness(name: str, last: str, group: str, setting: str) -> float:
+    whole = difflib.SequenceMatcher(None, _plain(name), _plain(setting)).ratio()
+    end = difflib.SequenceMatcher(None, _plain(last), _plain(_last(setting))).ratio()
+    own = setting.rpartition(".")[0]
+    if not group:
+        return max(whole, end)
+    # The beginning of a name says little of what is meant by its end.
+    return (difflib.SequenceMatcher(None, group, own).ratio() + 2 * end) / 3 if own and end >= LIKE else 0.0
+
+
+def _hint(name: str, value: str, arguments: Sequence[str], config_name: str, conf: Path) -> str:
+    """Return what to say after an error: the setting that was meant, or where all of them are."""
+    name = name.replace("-", "_")
+    group, _, key = name.partition(".")
+    if group == "trainer" and key in inspect.signature(L.Trainer).parameters:
+        return f" in conf/, but Lightning's Trainer has it: ++{name}={value} adds it"
+    chosen = [word for word in arguments if (conf / word.partition("=")[0]).is_dir() and "=" in word]
+    try:
+        leaves = list(flat(defaults(config_name, conf, chosen)))
+    except HydraException:  # a choice that is mistyped too
+        leaves = list(flat(defaults(config_name, conf)))
+    prefixes = {".".join(leaf.split(".")[:depth]) for leaf in leaves for depth in range(1, leaf.count(".") + 2)}
+    if key and group in prefixes and (others := _choices_with(name, conf)):
+        return f" in what is chosen; {' or '.join(others[:3])} has it"
+    found = meant(name, {name for name in prefixes if not name.endswith("_")})
+    if found is None:
+        return "; --help lists what people change, --cfg job all settings"
+    return f"; did you mean {found}?" if "=" in found or not value else f"; did you mean {found}={value}?"
+
+
+def _choices_with(name: str, conf: Path) -> list[str]:
+    """Return the choices of a setting's group that have the setting."""
+    group = name.partition(".")[0]
+    found = []
+    for path in sorted((conf / group).glob("*.yaml")):
+        node = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if f"{group}." + name.partition(".")[2] in flat(node, f"{group}."):
+            choice = f"[default,{path.stem}]" if group in GROUPS_OF_NODES else path.stem
+            found.append(f"{group}={choice}")
+    return found
+
+
+def _name(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _refuse(message: str) -> Any:
+    raise argparse.ArgumentError(None, message)
