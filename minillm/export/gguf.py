@@ -1,35 +1,23 @@
 """One file for llama.cpp, Ollama and their kin: `format=gguf`."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from minillm.errors import OutsideError, SettingError
 from minillm.export.exporting import TrainedRun, library
+from minillm.export.forms import GPT2_MATRICES, to_form
 from minillm.export.quiet import quiet
-from minillm.models import GPT2, MiniGPT, MiniGPTModern
-from minillm.models.minigpt import sinusoidal_positions
-from minillm.models.qwen3 import qwen3_config, qwen3_state_dict
 from minillm.tokenization import BOS, EOS, PAD, UNK, BPETokenizer, Tokenizer
 
 PURPOSE = "format=gguf"
 NAME = "model.gguf"
 PRE_TOKENIZER = "gpt-2"  # what llama.cpp calls the pattern that parts a text as ours does
-# Ours and the file's names of what a block of GPT-2's form has.
-GPT2_BLOCK = {
-    "attention_norm": "attn_norm",
-    "attention.query_key_value": "attn_qkv",
-    "attention.projection": "attn_output",
-    "feedforward_norm": "ffn_norm",
-    "feedforward.0": "ffn_up",
-    "feedforward.2": "ffn_down",
-}
 
 
 class Gguf:
@@ -37,8 +25,8 @@ class Gguf:
 
     What is written is read back and compared number by number before the folder gets its name.
 
-    llama.cpp's graph of gpt2 has the tanh form of GELU, MiniGPT the exact one. The file says so, and how far the logits
-    are apart.
+    llama.cpp's graph of gpt2 has the tanh form of GELU, MiniGPT the exact one; ``gguf.json`` says how far that moves a
+    logit. Texts are parted by patterns that it knows by name, so only plain BPE can be expressed.
     """
 
     def __call__(self, run: TrainedRun, folder: Path) -> None:
@@ -53,8 +41,9 @@ class Gguf:
         vocabulary = vocabulary_of(tokenizer)
         architecture, sizes, tensors = described(network)
         facts: dict[str, Any] = {"architecture": architecture, "max_length": run.model.max_length, "type": "float32"}
-        if type(network) is MiniGPT:
-            facts["largest_difference_of_a_logit_by_tanh_gelu"] = cost_of_tanh(network, len(tokenizer))
+        if architecture == "gpt2":
+            moved = cost_of_tanh(network, len(tokenizer), run.model.max_length)
+            facts["largest_difference_of_a_logit_by_tanh_gelu"] = moved
         with quiet():
             write(folder / NAME, architecture, sizes, tensors, vocabulary)
         check(folder / NAME, tensors, vocabulary)
@@ -82,71 +71,53 @@ def vocabulary_of(tokenizer: Tokenizer) -> dict[str, list[str]]:
 def described(network: nn.Module) -> tuple[str, dict[str, Any], dict[str, NDArray[np.float32]]]:
     """Return the architecture that llama.cpp runs a network as, its sizes, and its weights by the file's names.
 
+    Both forms of `minillm.export.forms` are llama.cpp's too.
+
     Raises:
-        SettingError: there is none.
+        SettingError: the network has neither.
     """
-    tensors: dict[str, Tensor]
-    if type(network) is MiniGPTModern:
-        config = qwen3_config(network)
-        names = library("gguf", PURPOSE).get_tensor_name_map(
-            library("gguf", PURPOSE).MODEL_ARCH.QWEN3, config["num_hidden_layers"]
-        )
-        state = qwen3_state_dict(network)
-        if config["tie_word_embeddings"]:
-            del state["lm_head.weight"]
-        tensors = {names.get_name(name, (".weight",)): weight for name, weight in state.items()}
+    config, state = to_form(network)
+    package = library("gguf", PURPOSE)
+    if config["model_type"] == "qwen3":
+        architecture, layers = package.MODEL_ARCH.QWEN3, config["num_hidden_layers"]
         sizes = {
             "context_length": config["max_position_embeddings"],
             "embedding_length": config["hidden_size"],
             "feed_forward_length": config["intermediate_size"],
-            "block_count": config["num_hidden_layers"],
+            "block_count": layers,
             "head_count": config["num_attention_heads"],
             "head_count_kv": config["num_key_value_heads"],
             "key_length": config["head_dim"],
             "value_length": config["head_dim"],
             "layer_norm_rms_eps": config["rms_norm_eps"],
-            "rope_freq_base": network.rope_theta,
+            "rope_freq_base": config["rope_parameters"]["rope_theta"],
         }
-        return "qwen3", sizes, _arrays(tensors)
-    if type(network) not in (GPT2, MiniGPT):
-        advice = f"llama.cpp has no graph of {type(network).__name__}; it runs minigpt_modern, gpt2 and minigpt"
-        raise SettingError("format", "gguf", advice)
-    assert isinstance(network, GPT2 | MiniGPT)
-    dim = network.embedding.embedding_dim
-    if isinstance(network, GPT2):
-        embedding, positions = network.embedding.weight, network.position_embedding.weight
     else:
-        embedding = network.embedding.weight * math.sqrt(dim)
-        positions = sinusoidal_positions(network.max_length, dim)
-    tensors = {
-        "token_embd.weight": embedding,
-        "position_embd.weight": positions,
-        "output_norm.weight": network.norm.weight,
-        "output_norm.bias": network.norm.bias,
-    }
-    if isinstance(network, MiniGPT):
-        tensors["output.weight"] = network.head.weight
-    for number, block in enumerate(network.blocks):
-        for ours, theirs in GPT2_BLOCK.items():
-            for part in ("weight", "bias"):
-                tensors[f"blk.{number}.{theirs}.{part}"] = block.get_parameter(f"{ours}.{part}")
-    sizes = {
-        "context_length": network.max_length,
-        "embedding_length": dim,
-        "feed_forward_length": 4 * dim,
-        "block_count": len(network.blocks),
-        "head_count": network.num_heads,
-        "layer_norm_eps": network.norm.eps,
-    }
-    return "gpt2", sizes, _arrays(tensors)
+        architecture, layers = package.MODEL_ARCH.GPT2, config["n_layer"]
+        sizes = {
+            "context_length": config["n_positions"],
+            "embedding_length": config["n_embd"],
+            "feed_forward_length": 4 * config["n_embd"],
+            "block_count": layers,
+            "head_count": config["n_head"],
+            "layer_norm_eps": config["layer_norm_epsilon"],
+        }
+        # transformers has the matrices of GPT-2 transposed.
+        matrices = tuple(f"{name}.weight" for name in GPT2_MATRICES.values())
+        state = {name: weight.T if name.endswith(matrices) else weight for name, weight in state.items()}
+    names = package.get_tensor_name_map(architecture, layers)
+    tensors = {names.get_name(name, (".weight", ".bias")): weight for name, weight in state.items()}
+    arrays = {name: tensor.float().contiguous().numpy() for name, tensor in tensors.items()}
+    return package.MODEL_ARCH_NAMES[architecture], sizes, arrays
 
 
 @torch.no_grad()
-def cost_of_tanh(network: MiniGPT, vocab_size: int) -> float:
+def cost_of_tanh(network: nn.Module, vocab_size: int, max_length: int) -> float:
     """Return how far the logits move where GELU is taken in its tanh form, at most, over random tokens."""
-    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (8, network.max_length)))
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (8, max_length)))
     exact = network(ids)
-    activations = [module for module in network.modules() if isinstance(module, nn.GELU)]
+    modules = [module for module in network.modules() if isinstance(module, nn.GELU)]
+    activations = [module for module in modules if module.approximate == "none"]
     try:
         for activation in activations:
             activation.approximate = "tanh"
@@ -224,7 +195,3 @@ def check(path: Path, tensors: dict[str, NDArray[np.float32]], vocabulary: dict[
             wrong.append(name)
     if wrong:
         raise OutsideError(f"{NAME} reads otherwise than it was written, such as {sorted(wrong)[0]}")
-
-
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    return {name: tensor.detach().float().contiguous().numpy() for name, tensor in tensors.items()}

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import torch
 from numpy.typing import NDArray
-from tokenizers import processors
 from torch import nn
 
 from minillm.data.batching import Documents
 from minillm.evaluation.language_modelling import measure
+from minillm.export import tokenizers
 from minillm.export.exporting import TrainedRun
 from minillm.export.text import held_out
-from minillm.tokenization import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer
+from minillm.tokenization import EOS, PAD, SPECIAL_TOKENS, Tokenizer
 from minillm.training.predictions import predict
 
 NAME = "minillm_test"
 WINDOWS_AT_ONCE = 32
+NO_LIMIT = 1_000_000_000  # tokens: the harness cuts a text itself, and is not to be warned of a long one
 COLUMNS = ("page_id", "title", "url", "revision_id", "licence", "text")
 
 TASK = """\
@@ -34,6 +34,8 @@ doc_to_target: "{{{{text}}}}"
 process_results: !function utils.process_results
 metric_list:
   - metric: bits_per_byte
+    aggregation: bits_per_byte
+    higher_is_better: false
 metadata:
   version: 1.0
 """
@@ -130,19 +132,16 @@ class Harness:
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write a tokenizer for transformers that ends a text with [EOS], and puts nothing before it."""
-    native = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    state = json.loads(tokenizers.to_json(tokenizer))
     end = SPECIAL_TOKENS[EOS]
-    native.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, EOS)])
+    state["post_processor"]["single"] = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": end, "type_id": 0}},
+    ]
+    state["post_processor"]["special_tokens"][end] = {"id": end, "ids": [EOS], "tokens": [end]}
     folder.mkdir()
-    native.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": SPECIAL_TOKENS[BOS],
-        "eos_token": end,
-        "pad_token": SPECIAL_TOKENS[PAD],
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # a text that says "[EOS]" does not end there
-    }
+    (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+    settings = tokenizers.settings(NO_LIMIT)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.language_modelling import measure
+from minillm.export import tokenizers
 from minillm.export.exporting import TrainedRun, library
 from minillm.export.quiet import quiet
 from minillm.export.text import held_out
@@ -18,6 +19,7 @@ from minillm.tokenization import BOS, EOS, PAD
 PURPOSE = "format=onnx"
 GRAPH, INT8 = "model.onnx", "model_int8.onnx"
 OPSET = 18  # of 2023: old enough for the runtimes in use, and the first that has all that the networks need
+SHORTEST = 3  # tokens of context: a size of 1 PyTorch takes for a constant, and free is what is 2 and more
 TOLERANCE = 1e-4  # of a logit, in float32
 LARGE = 1_900_000_000  # bytes: a file of protocol buffers holds less than 2 GiB, the weights of more stand beside it
 
@@ -76,7 +78,7 @@ class Onnx:
                 "cost_in_bits_per_byte": scores[INT8]["bits_per_byte"] - scores[GRAPH]["bits_per_byte"],
             }
         (folder / "onnx.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        (folder / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(tokenizers.to_json(model.tokenizer), encoding="utf-8")
 
 
 class GraphNetwork(nn.Module):
@@ -118,9 +120,11 @@ def write_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path
     Raises:
         SettingError: PyTorch cannot make a graph of it.
     """
-    # Two of each at least: PyTorch takes a size of one for a constant.
-    ids = torch.zeros(2, min(3, max_length), dtype=torch.int64) + min(BOS, vocab_size - 1)
-    length = torch.export.Dim("length", max=max_length) if max_length > 2 else torch.export.Dim.STATIC
+    if max_length < SHORTEST:
+        advice = f"cannot be with a context of {max_length}: for PyTorch its length would be a constant; train with"
+        raise SettingError("format", "onnx", f"{advice} data.max_length of {SHORTEST} at least")
+    ids = torch.full((2, SHORTEST), min(BOS, vocab_size - 1))
+    length = torch.export.Dim("length", max=max_length)
     try:
         with quiet():
             program = torch.onnx.export(

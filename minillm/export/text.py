@@ -27,7 +27,8 @@ class HeldOut(NamedTuple):
 
     def __str__(self) -> str:
         share = "all of" if self.whole else "those with the smallest hashes of"
-        return f"{len(self.articles):,} articles, {share} the run's test split"
+        number = len(self.articles)
+        return f"{number:,} article{'s' * (number != 1)}, {share} the run's test split"
 
 
 def held_out(run: TrainedRun, purpose: str, max_tokens: int | None) -> HeldOut:
