@@ -1,8 +1,7 @@
-from dataclasses import replace
-
 """Each planted fault is caught by the right check and by no other."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
