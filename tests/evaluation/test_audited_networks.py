@@ -1,5 +1,6 @@
 """Models of other makes have the figures that their own library gives, and their faults are found."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -164,15 +165,15 @@ def test_an_object_with_a_network_and_a_tokenizer_has_the_figures_of_what_it_wra
 
 def test_the_training_text_passes_by_whole_and_its_figures_are_over_a_sample(tmp_path: Path) -> None:
     given = texts()
-    (tmp_path / "train.txt").write_text("\n".join([*given["train"], given["test"][3]]) * 2, encoding="utf-8")
-    assert (tmp_path / "train.txt").stat().st_size > 2**17  # so that it comes in pieces
-    quick = replace(QUICK, max_tokens=8000, baseline_tokens=8000)
+    lines = [json.dumps({"text": text}) for text in [*given["train"], given["test"][3]]]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    quick = replace(QUICK, max_tokens=3000, baseline_tokens=3000)
     model = audited(honest(), tokenizer(), MAX_LENGTH)
     found = minillm.audit(model, given["test"], tmp_path, evaluator=quick)
-    assert found["data"]["articles"]["train"] > 1
-    assert found["data"]["bytes"]["train"] == pytest.approx((tmp_path / "train.txt").stat().st_size, rel=1e-3)
+    assert found["data"]["articles"]["train"] == len(lines)
+    assert found["data"]["bytes"]["train"] == sum(len(json.loads(line)["text"].encode()) for line in lines)
     assert found["data"]["samples"]["train"]["articles"] < found["data"]["articles"]["train"]
-    assert found["data"]["samples"]["train"]["tokens"] <= 8000
+    assert found["data"]["samples"]["train"]["tokens"] <= 3000
     assert found["audit"]["contamination"]["verdict"] == "fault"  # found in what no figure is over
 
 
