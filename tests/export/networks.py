@@ -1,6 +1,7 @@
 """Models whose weights are drawn, large enough for logits that differ: what a format writes needs no training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,13 @@ FORMS = ("minigpt", "gpt2", "minigpt_modern")
 def network(form: str, vocab_size: int) -> nn.Module:
     """Return a network of a form."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": vocab_size, "max_length": 32, "embedding_dim": 32, "num_layers": 2, "num_heads": 4}
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "max_length": 32,
+        "embedding_dim": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
     made: nn.Module
     if form == "minigpt_modern":
         made = MiniGPTModern(**sizes, num_kv_heads=2, rope_theta=5000.0)

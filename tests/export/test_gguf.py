@@ -72,7 +72,7 @@ def test_llama_cpp_reads_the_same_ids_and_writes_the_same_text(
     for prompt in PROMPTS:
         ids = [2, *model.tokenizer.encode(prompt)]
         llama.reset()
-        written = []
+        written: list[int] = []
         for token in llama.generate(ids, temp=0.0, repeat_penalty=1.0):
             if token == 3 or len(written) == 12:
                 break
