@@ -14,6 +14,7 @@ from torch import nn
 
 from minillm.corpus import ATTRIBUTION, DROPPED, LOCK
 from minillm.corpus.corpus import BLAMED, KEEPING
+from minillm.evaluation import before_after
 from minillm.evaluation.results import sample_sentences, verdict_of
 from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
@@ -203,6 +204,9 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
     if other_text is not None:
         told = f"The test split is other text than the run's own: {other_text}, in the checkpoint's vocabulary."
         console.print(f"[bold yellow]{escape(told)}[/]")
+    if "init_from" in evaluation:
+        for sentence in before_after.sentences(evaluation["init_from"]):
+            console.print(sentence, highlight=False, soft_wrap=True)
     bias, text = evaluation["bias"], evaluation["text"]
     latency, memory = evaluation["latency"], evaluation["memory"]
     overfitting, token = evaluation["overfitting"], latency["token_ms"]

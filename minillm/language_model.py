@@ -12,6 +12,7 @@ from torch import nn
 from minillm.checkpoint import build_network, find_checkpoint, read_checkpoint
 from minillm.data import TextDataModule
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
+from minillm.data.subset import IdentifiedDocuments
 from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
@@ -231,7 +232,12 @@ class LanguageModel:
         Raises:
             ValueError: there is no text.
         """
-        documents = EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer)
+        return self.score_documents(
+            EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer), batch_size
+        )
+
+    def score_documents(self, documents: IdentifiedDocuments, batch_size: int = 32) -> dict[str, float]:
+        """Return what `score` does, of documents in this model's tokens, [BOS] first and [EOS] last."""
         windows = Windows(documents, self.max_length)
         metric = LanguageModelling().to(self.device)
         with torch.inference_mode():

@@ -15,12 +15,14 @@ from minillm.cli import script
 from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
 from minillm.evaluation.article_sums import ArticleSums
+from minillm.evaluation.before_after import before_and_after
 from minillm.evaluation.dashboards import log_evaluation, log_layout
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.report import write_report
 from minillm.evaluation.results import figures, test_figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
+from minillm.initializing import fill, initial_tokenizer, initialized, origin_if_at_hand
 from minillm.language_model import load
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
 from minillm.run_folder import check_unused
@@ -30,10 +32,22 @@ from minillm.training import log_hyperparameters, seed_everything
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "tokenizer", "model", "optimizer", "scheduler", "training", "callbacks", "logger", "trainer")
-SETTINGS = {"seed": int, "resume": str | None, "ckpt_path": str | None, "optimized_metric": str}
+SETTINGS = {
+    "seed": int,
+    "resume": str | None,
+    "ckpt_path": str | None,
+    "init_from": str | None,
+    "optimized_metric": str,
+}
 
 
-@script("train", SETTINGS, ("resume", "ckpt_path"), GROUPS, arguments=resume_arguments, completed=completed)
+def _complete(config: DictConfig) -> DictConfig:
+    return initialized(completed(config))
+
+
+@script(
+    "train", SETTINGS, ("resume", "ckpt_path", "init_from"), GROUPS, arguments=resume_arguments, completed=_complete
+)
 def train(config: DictConfig) -> float | None:
     """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
     seed_everything(config.seed)
@@ -42,7 +56,8 @@ def train(config: DictConfig) -> float | None:
 
     # All that needs no data comes first: a bad setting is found before hours of reading articles.
     check_unused(run, config.ckpt_path, config.resume is not None)
-    data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
+    tokenizer = instantiate(config, "tokenizer") if config.init_from is None else initial_tokenizer(config)
+    data = instantiate(config, "data", tokenizer=tokenizer)
     optimizer, scheduler = instantiate(config, "optimizer"), instantiate(config, "scheduler")
     callbacks = instantiate(config, "callbacks")
     loggers = list(instantiate(config, "logger").values())
@@ -63,6 +78,8 @@ def train(config: DictConfig) -> float | None:
         check_vocabulary(config.ckpt_path, tokenizer.to_json())
 
     network = build_network(settings["model"], len(tokenizer))
+    if config.init_from is not None and config.ckpt_path is None:
+        fill(network, config.init_from)
     console.show_network(network)
     module = make_module(network=network, tokenizer=tokenizer)
     signals.how = partial(how_to_go_on, run)
@@ -86,6 +103,9 @@ def train(config: DictConfig) -> float | None:
         evaluation = evaluator(
             model, splits_of(data), best, loaders=loaders_of(data), funnel=funnel_of(data), articles=articles
         )
+        if config.init_from is not None and (before := origin_if_at_hand(config)) is not None:
+            trusted = [settings["model"]["_target_"]]
+            evaluation["init_from"] = before_and_after(config.init_from, before, model, data, trusted)
         test = test_figures(evaluation)
         if trainer.is_global_zero:
             for logger in loggers:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from minillm.evaluation import before_after
 from minillm.evaluation.page import render
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.results import figures, intervals_of, sample_sentences
@@ -91,6 +92,7 @@ def write_report(evaluation: Evaluation, run_dir: Path, name: str | Path = REPOR
         figures=figures(evaluation),
         intervals=intervals_of(evaluation),
         samples=sample_sentences(evaluation["data"]),
+        changed=before_after.sentences(evaluation["init_from"]) if "init_from" in evaluation else [],
         headlines=HEADLINES,
         comparable=own and _comparable(evaluation),
         leak=LEAK,

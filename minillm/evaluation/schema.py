@@ -220,6 +220,25 @@ class Plots(TypedDict):
     """Articles read, dropped by reason, kept; in this order; empty where it is not known."""
 
 
+class Scored(TypedDict):
+    """One test split by the model that a training started from, and by the trained one."""
+
+    before: dict[str, float]
+    """bits_per_byte and perplexity."""
+    after: dict[str, float]
+    tokens: int
+
+
+class BeforeAfter(TypedDict):
+    """What a training that started from given weights has changed."""
+
+    init_from: str
+    new: Scored | None
+    """On the run's own test split."""
+    old: Scored | None
+    """On the test split of the model that it started from; None: its text is not at hand."""
+
+
 class Evaluation(TypedDict):
     """The whole file."""
 
@@ -250,3 +269,5 @@ class Evaluation(TypedDict):
     plots: Plots
     articles_sha256: dict[str, str]
     """By split, of what ``articles.parquet`` says of its articles, see `minillm.evaluation.article_sums`."""
+    init_from: NotRequired[BeforeAfter]
+    """Of a run that started from given weights (``init_from``)."""

@@ -14,6 +14,7 @@ from minillm.data.encoded import write_split
 from minillm.errors import MiniLLMError, SettingError
 from minillm.evaluation.subject import Split
 from minillm.language_model import LanguageModel
+from minillm.tokenization import load_tokenizer
 from minillm.trust import build, data_classes
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collectio
             advice = f"is not in {data_dir} any more: scripts/prepare.py with the run's settings prepares it"
             raise SettingError("ckpt", f"its data, {model.corpus},", f"{advice}; or {NAME_IT}")
     node["tokenizer"] = model.config.get("tokenizer")
+    if model.config.get("init_from") is not None:  # its vocabulary is older than its text
+        node["tokenizer"] = load_tokenizer(model.tokenizer.to_json()).kept()
     data = build(node, known, trusted, "data")
     if not isinstance(data, TextDataModule):
         raise SettingError("data._target_", node.get("_target_"), f"is no data module; {NAME_IT}")
