@@ -281,6 +281,7 @@ def _quietly(end: Interrupted) -> None:
     """End a session without a word on Ctrl-C, and as ever on SIGTERM."""
     if end.code != STATUS[signal.SIGINT]:
         raise end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one while the program leaves is no news
     print(flush=True)
 
 

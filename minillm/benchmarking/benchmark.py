@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from minillm.arithmetic import DTYPES
 from minillm.benchmarking import machine
 from minillm.benchmarking.loops import write_rows
-from minillm.benchmarking.matmul import DTYPES
 from minillm.benchmarking.schema import SCHEMA, Peak, Result
 from minillm.benchmarking.worker import Unavailable, Worker
 from minillm.checkpoint import build_network

@@ -1,6 +1,6 @@
 """What all contestants that train share: batches, clock, and a plain training loop.
 
-Nothing of the project is imported here, so that a peer's process holds what the peer needs.
+Nothing heavy of the project is imported here, so that a peer's process holds what the peer needs.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minillm.arithmetic import seconds
 from minillm.benchmarking.worker import Turns, Unavailable
 
 Batch = dict[str, Tensor]
@@ -39,44 +40,6 @@ class Sizes:
     num_layers: int
     num_heads: int
     dropout: float
-
-
-class Stopwatch:
-    """Seconds between two moments: on a GPU those at which the device gets there (CUDA events).
-
-    Args:
-        device: where the work is done.
-    """
-
-    def __init__(self, device: str | torch.device) -> None:
-        self._events: tuple[Any, Any] | None = None
-        if torch.device(device).type == "cuda":
-            self._events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[assignment]
-        self._start = 0.0
-
-    def start(self) -> None:
-        """Note the first moment; what was asked of the device before is waited for."""
-        if self._events:
-            torch.cuda.synchronize()
-            self._events[0].record()
-        else:
-            self._start = time.perf_counter()
-
-    def stop(self) -> float:
-        """Return the seconds since then, with all the work asked of the device meanwhile."""
-        if self._events:
-            self._events[1].record()
-            self._events[1].synchronize()
-            return float(self._events[0].elapsed_time(self._events[1])) / 1000
-        return time.perf_counter() - self._start
-
-
-def seconds(work: Callable[[], Any], device: str | torch.device = "cpu") -> float:
-    """Return how long a piece of work takes."""
-    watch = Stopwatch(device)
-    watch.start()
-    work()
-    return watch.stop()
 
 
 def write_rows(path: Path, tokens: Iterable[np.ndarray], max_length: int, num_rows: int, vocab_size: int) -> None:

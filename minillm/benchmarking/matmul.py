@@ -1,11 +1,8 @@
 """How fast the machine multiplies matrices: what the networks' speed is compared with."""
 
-import torch
-
-from minillm.benchmarking.loops import prepare_device, seconds
+from minillm.arithmetic import DTYPES, Products
+from minillm.benchmarking.loops import prepare_device
 from minillm.benchmarking.worker import Turns
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def multiply(turns: Turns, device: str, size: int) -> None:
@@ -17,17 +14,10 @@ def multiply(turns: Turns, device: str, size: int) -> None:
         size: rows of each of the two matrices, which are square.
     """
     prepare_device(device)
-    matrices = {
-        name: [torch.randn(size, size, device=device).to(dtype) for _ in range(2)] for name, dtype in DTYPES.items()
-    }
-
-    def speed(name: str) -> float:
-        a, b = matrices[name]
-        return 2.0 * size**3 / seconds(lambda: a @ b, device)
-
-    for name in DTYPES:
-        speed(name)
+    products = {name: Products(size, dtype, device) for name, dtype in DTYPES.items()}
+    for several in products.values():
+        several.speed()
     turns.ready(size=size)
     while True:
         turns.wait()
-        turns.done(flops={name: speed(name) for name in DTYPES})
+        turns.done(flops={name: several.speed() for name, several in products.items()})

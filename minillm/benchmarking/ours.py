@@ -12,16 +12,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from minillm.benchmarking.flops import flops_per_token
+from minillm.arithmetic import Stopwatch, flops_per_token, seconds
 from minillm.benchmarking.loops import (
     Batch,
     Endless,
     Loop,
     Rows,
     Sizes,
-    Stopwatch,
     prepare_device,
-    seconds,
     take_part_in_decoding,
 )
 from minillm.benchmarking.worker import Turns

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillm.benchmarking.flops import flops_per_token
+from minillm.arithmetic import flops_per_token
 from minillm.benchmarking.loops import Batch, Loop, Rows, Sizes, prepare_device, take_part_in_decoding
 from minillm.benchmarking.worker import Turns, Unavailable
 

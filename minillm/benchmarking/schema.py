@@ -78,7 +78,7 @@ class Trained(TypedDict):
     dropout: float
     parameters: int
     flops_per_token: float
-    """See `minillm.benchmarking.flops`."""
+    """See `minillm.arithmetic`."""
     step_ms: Spread
     tokens_per_second: Spread
     """Targets trained on."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from minillm.benchmarking.loops import seconds
+from minillm.arithmetic import seconds
 from minillm.benchmarking.worker import Turns
 from minillm.corpus import Article, Cleaner, Corpus, DumpSource, DuplicateFilter, QualityFilter, RawStore, SampleSource
 from minillm.corpus.sources.source import Held

@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from minillm.benchmarking.flops import flops_per_token, matrix_parameters
+from minillm.arithmetic import counted_flops_per_token, flops_per_token, matrix_parameters
 from minillm.benchmarking.loops import Endless, Rows, write_rows
 from minillm.benchmarking.statistics import overhead, ratio, spread
 from minillm.models import MiniGPT
@@ -42,6 +42,8 @@ def test_the_formula_counts_what_pytorch_counts() -> None:
         network(ids).sum().backward()
     formula = flops_per_token(network, num_layers=3, embedding_dim=64, max_length=length) * rows * length
     assert formula == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert counted_flops_per_token(network, length) == pytest.approx(formula / (rows * length), rel=1e-3)
+    assert network.training
 
 
 def test_a_tied_head_is_multiplied_with_and_an_embedding_alone_is_not() -> None:

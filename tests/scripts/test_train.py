@@ -19,7 +19,7 @@ Run = Callable[..., Any]
 ROOT = Path(__file__).parent.parent.parent
 SPLIT_FIGURES = ("loss", "perplexity", "accuracy", "bits_per_byte", "bleu", "prediction_bias")
 NAMES = {
-    *("train/loss", "train/tokens_per_second", "train/grad_norm", "train/seconds", "lr", "memory/rss_mib"),
+    *("train/loss", "train/tokens_per_second", "train/mfu", "train/grad_norm", "train/seconds", "lr", "memory/rss_mib"),
     *(f"{split}/{name}" for split in ("val", "test") for name in SPLIT_FIGURES),
 }
 
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(train: Run
     a, b, c = (torch.load(f"{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not any(torch.equal(a[key], c[key]) for key in a if "embedding" in key or "head" in key)
-    timed = {"train/seconds", "train/tokens_per_second", "memory/rss_mib"}
+    timed = {"train/seconds", "train/tokens_per_second", "train/mfu", "memory/rss_mib"}
     first, second = ([{k: v for k, v in row.items() if k not in timed} for row in rows(Path(n))] for n in "ab")
     assert first == second
     assert final(Path("a")) != final(Path("c"))
