@@ -63,7 +63,7 @@ def sentences(compared: BeforeAfter) -> list[str]:
             "no change" if first == second else f"{abs(second / first - 1):.1%} {'less' if second < first else 'more'}"
         )
         told.append(
-            f"On {label} ({scored['tokens']:,} tokens): {first:.4f} bits per byte before, {second:.4f} after ({change}); "
-            f"perplexity {scored['before']['perplexity']:,.2f} and {scored['after']['perplexity']:,.2f}."
+            f"On {label} ({scored['tokens']:,} tokens): {first:.4f} bits per byte before, {second:.4f} after "
+            f"({change}); perplexity {scored['before']['perplexity']:,.2f} and {scored['after']['perplexity']:,.2f}."
         )
     return told
