@@ -52,8 +52,8 @@ def initialized(config: DictConfig) -> DictConfig:
     """Return the config of a run with the model, tokenizer and vocabulary of the model that it starts from.
 
     Args:
-        config: as composed, or of the run that goes on. Without ``init_from``, and of a run that goes on, whose
-            settings are complete, it is returned as it is.
+        config: as composed, or of the run that goes on. Without ``init_from`` it is returned as it is, and so is that
+            of a run that goes on, whose settings are complete.
 
     Raises:
         SettingError: the start cannot be opened, or the command line asks for another model, tokenizer or vocabulary.

@@ -59,11 +59,10 @@ def sentences(compared: BeforeAfter) -> list[str]:
             told.append(f"On {label} nothing is compared: its text is not at hand.")
             continue
         first, second = scored["before"]["bits_per_byte"], scored["after"]["bits_per_byte"]
-        change = (
-            "no change" if first == second else f"{abs(second / first - 1):.1%} {'less' if second < first else 'more'}"
-        )
+        change = f"{abs(second / first - 1):.1%} {'less' if second < first else 'more'}"
         told.append(
             f"On {label} ({scored['tokens']:,} tokens): {first:.4f} bits per byte before, {second:.4f} after "
-            f"({change}); perplexity {scored['before']['perplexity']:,.2f} and {scored['after']['perplexity']:,.2f}."
+            f"({change}); "
+            f"perplexity {scored['before']['perplexity']:,.2f} and {scored['after']['perplexity']:,.2f}."
         )
     return told

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minillm.export import tokenizers
+from minillm.export.card import write_card
 from minillm.export.exporting import TrainedRun
 from minillm.export.folder import OWN, OWN_TENSORS, WEIGHTS
 from minillm.export.forms import to_form, unscaled
@@ -27,6 +28,8 @@ class Transformers:
     def __call__(self, run: TrainedRun, folder: Path) -> None:
         """Write the files; see `minillm.export.ExportFormat`."""
         write_model(run.model, folder)
+        form = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        write_card(run, folder, form, told(run.model.config))
 
 
 def write_model(model: LanguageModel, folder: Path) -> None:
