@@ -50,15 +50,15 @@ HEADLINES = (
         ("its standard deviation", "latency/forward_ms/std", "0.63"),
     ),
 )
-# Those of the original's figures that cannot be what they were called; the page says why.
 # What `python scripts/train.py experiment=original_leak` comes to, shown beside the original's figures.
 LEAK = {
     "epochs": 8,
-    "perplexity": {"train": "?", "val": "?", "test": "?"},
-    "accuracy": {"train": "?", "val": "?"},
-    "ratio": "?",
-    "writes": "?",
+    "perplexity": {"train": "1.26", "val": "1.61", "test": "1.61"},
+    "accuracy": {"train": "0.977", "val": "0.939"},
+    "ratio": "2.09",
+    "writes": "En el año 1492, 1492,,,,,,, nacida estadounidenses, alemanes siguen siguen siguen siguen",
 }
+# Those of the original's figures that cannot be what they were called; the page says why.
 IMPOSSIBLE = ("train/", "val/", "test/", "overfitting/", "bias/absolute_bias")
 
 CAPTIONS = {

@@ -121,7 +121,6 @@ def test_training_without_evaluation_leaves_none(run_script: Run, tmp_path: Path
         "train", "evaluation=none", "model.embedding_dim=32", "model.num_layers=1", "data.num_articles=60",
         "data.vocab_size=400", "data.max_length=64", "trainer.max_epochs=1", "trainer.accelerator=cpu",
         "trainer.precision=32-true", "callbacks.bleu_evaluation.max_articles=2", f"hydra.run.dir={tmp_path}",
-        "evaluation.audit.inflation.unknown=1",
     )  # fmt: skip
     assert ended.status == 0, ended.stderr
     assert not (tmp_path / "evaluation").exists()
