@@ -11,6 +11,10 @@ from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 from minillm.tokenization import PAD, UNK
 
+SURE = 0.1
+"""Mean probability of the guesses from which on they were learned. An untrained network whose embeddings are its output
+layer too repeats its input by how it is made, with a probability near 1 / V."""
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -42,22 +46,25 @@ class Alignment:
         places = sum(places for _, places in counted.values())
         counts = subject.counts
         copied = float(counts["copied"] / max(1, counts["copyable"]))
+        sure = float(counts["bin_confidence"].sum() / max(1, counts["bin_tokens"].sum()))
+        repeats = copied > self.copying and sure > SURE
         worst = max(wrong, key=lambda name: wrong[name], default=None)
         if worst and wrong[worst]:
             sentence = (
                 f"The targets are not the inputs one place later: {wrong[worst]:.1%} of the targets that {worst} is "
                 "computed on are other tokens."
             )
-        elif copied > self.copying:
+        elif repeats:
             sentence = (
                 f"The network repeats its input: at {copied:.1%} of the test places it guesses the token that it was "
                 f"just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not shifted."
             )
         else:
             looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
-            repeats = f"the network repeats its input at {copied:.1%} of the test places"
-            sentence = f"The next token is predicted: {looked}{repeats}."
-        faulty = any(wrong.values()) or copied > self.copying
+            often = f"the network repeats its input at {copied:.1%} of the test places"
+            often += ", and is sure of nothing" if copied > self.copying else ""
+            sentence = f"The next token is predicted: {looked}{often}."
+        faulty = any(wrong.values()) or repeats
         verdict: Verdict = "fault" if faulty else "fine"
         return finding(verdict, sentence, self.copying, misaligned=wrong, copied=copied, places=places)
 
