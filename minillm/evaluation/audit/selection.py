@@ -23,7 +23,7 @@ class Selection:
     so test is worse if anything. A network that was tuned on test, or learned from it, is better there.
 
     Some articles are easier than others. Where the training text is at hand, what counts is by how much the network is
-    ahead of a bigram model of it, which finds the same articles easy: that tells three times smaller leads from chance.
+    ahead of a bigram model of it, which finds the same articles easy: that tells much smaller leads from chance.
 
     The articles of both are dealt into two splits of the same sizes at random, over and over; how often test is so much
     better then is the probability of chance: a permutation test, exact whatever the articles are like, with the

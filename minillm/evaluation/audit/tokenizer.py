@@ -37,11 +37,11 @@ class TokenizerCheck:
     others come from text that nobody has at hand.
 
     Args:
-        lost: share of the letters and digits that may come back otherwise: some marks are written in one of several
-            ways ("n.º", "½"), which comes to less than 0.001 of a text.
+        lost: share of the letters and digits that may come back otherwise: some tokenizers write marks in
+            another way (the ² of "km²"), which comes to 0.0001 of a text.
         only: share of the entries that the training text does not explain, from which on val and test are where they
-            come from. Of a vocabulary fitted on other text well under 0.7 of such entries stand in them: to be in text
-            with 0.43 of the training text's size (15 + 15 % against 70 %) and not in that itself is rare.
+            come from. Of a vocabulary fitted on other text 0.15 of such entries stood in them: to be in text with 0.43
+            of the training text's size (15 + 15 % against 70 %) and not in that itself is rare.
         texts: test articles that are put through, evenly over the split.
         max_bytes: training text that is looked through at most.
 
