@@ -214,7 +214,7 @@ class ProgressBar(LightningProgressBar):
     def _show(self, description: str, completed: int, total: float, beside: str | None = None) -> None:
         if self._bar is None:
             return
-        fields = {} if beside is None else {"beside": beside}
+        fields: dict[str, Any] = {} if beside is None else {"beside": beside}
         whole = int(total) if math.isfinite(total) else None
         self._bar.update(self._bar.task_ids[0], description=description, completed=completed, total=whole, **fields)
 
