@@ -64,8 +64,9 @@ def counted_flops_per_token(network: nn.Module, length: int) -> float:
     network.eval()
     try:
         ids = torch.zeros((1, length), dtype=torch.long, device=device)
-        # Of the fused attention kernels not all are counted; as plain products all of it is.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        # Of the fused attention kernels not all are counted, nor of those that serve where no gradient is asked for; as
+        # plain products all of it is.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             network(ids)
     finally:
         network.train(was_training)

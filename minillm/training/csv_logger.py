@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,19 @@ class MetricsCSV(CSVLogger):
         return self._experiment
 
     @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record a row; epochs are counted from 1."""
+        super().log_metrics(epochs_from_1(metrics), step)
+
+    @rank_zero_only
     def rewind(self, step: int) -> None:
         """Take out the rows of this step and of later ones."""
         self.experiment.rewind(step)
+
+
+def epochs_from_1(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures in which Lightning's ``epoch``, which begins at 0, is counted as people do."""
+    return {name: value + 1 if name == "epoch" else value for name, value in metrics.items()}
 
 
 class _Appending(ExperimentWriter):

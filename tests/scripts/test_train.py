@@ -52,9 +52,9 @@ def test_a_run_leaves_what_the_design_promises(run_folder: Path) -> None:
     assert any(name.startswith("tensorboard/events.out.tfevents") for name in files)
     assert not [name for name in files if name.endswith(".tmp")]
     log = (run_folder / "train.log").read_text(encoding="utf-8")
-    assert "epoch 1, " in log
-    assert "epoch 2, " in log
-    assert "val/bits_per_byte" in log
+    for epoch in 1, 2:
+        assert re.search(rf" INFO epoch {epoch}/2: val \d\.\d+ bits/byte, loss \d\.\d+, train .* left\n", log)
+    assert [row["epoch"] for row in rows(run_folder) if row["val/loss"]] == ["1", "2"]
 
 
 def test_the_terminal_shows_the_data_the_network_the_results_and_what_to_do_next(finished: Path) -> None:
