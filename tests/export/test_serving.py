@@ -61,8 +61,13 @@ def server(command: Callable[[int], list[str]], log: Path) -> Iterator[Callable[
             process.kill()
 
 
+def whole(text: str) -> str:
+    """Return a text without the bytes that are no character: what weights that are drawn write has some."""
+    return text.replace("\N{REPLACEMENT CHARACTER}", "")
+
+
 def test_transformers_serve_completes_a_prompt_as_the_model_does(model: Any, tmp_path: Path) -> None:
-    for name in ("fastapi", "uvicorn", "openai"):
+    for name in ("accelerate", "fastapi", "openai", "uvicorn"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: pip install -e '.[serving]'")
     folder = export(model, Transformers(), tmp_path / "model")
@@ -73,7 +78,7 @@ def test_transformers_serve_completes_a_prompt_as_the_model_does(model: Any, tmp
 
     with server(command, tmp_path / "log.txt") as complete:
         text = complete({"model": str(folder)})
-    assert PROMPT + text == model.model.generate(PROMPT, max_new_tokens=8, temperature=0)
+    assert whole(PROMPT + text) == whole(model.model.generate(PROMPT, max_new_tokens=8, temperature=0))
 
 
 def test_llama_cpp_server_completes_a_prompt_as_the_model_does(model: Any, tmp_path: Path) -> None:
@@ -89,4 +94,4 @@ def test_llama_cpp_server_completes_a_prompt_as_the_model_does(model: Any, tmp_p
 
     with server(command, tmp_path / "log.txt") as complete:
         text = complete({"repeat_penalty": 1.0, "logit_bias": {"0": -100, "1": -100, "2": -100}})
-    assert PROMPT + text == model.model.generate(PROMPT, max_new_tokens=8, temperature=0)
+    assert whole(PROMPT + text) == whole(model.model.generate(PROMPT, max_new_tokens=8, temperature=0))
