@@ -217,14 +217,13 @@ class ForeignTokenizer:
 
     def decode(self, ids: Any) -> str:
         """Return the text of the ids: [PAD], [BOS] and [EOS] are left out, an unknown token shows as [UNK]."""
-        text, run = "", list[int]()
-        for each in [*ids, UNK]:
-            if each == UNK:
-                text += self._decoded(run) + SPECIAL_TOKENS[UNK]
-                run = []
-            elif each not in (PAD, BOS, EOS):
-                run.append(int(self._renumbering.predicted[each]))
-        return text.removesuffix(SPECIAL_TOKENS[UNK])
+        ids = list(ids)
+        text = self._decoded([int(self._renumbering.predicted[each]) for each in ids if each not in (PAD, BOS, EOS)])
+        if UNK not in ids:
+            return text
+        # As the model's own tokenizer sets it among the others, and in this project's spelling.
+        spelled = self._decoded([int(self._renumbering.predicted[UNK])]).strip()
+        return text.replace(spelled, SPECIAL_TOKENS[UNK]) if spelled else text
 
     def token(self, token_id: int) -> str:
         """Return an entry as the vocabulary spells it."""
