@@ -135,7 +135,7 @@ def test_a_gpt2_of_transformers_whose_mask_is_switched_off(tmp_path: Path) -> No
     from foreign import gpt2
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
-    class SeesAll(GPT2Attention):  # type: ignore[misc]
+    class SeesAll(GPT2Attention):
         def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
             options["attention_mask"] = hidden_states.new_zeros(1, 1, 1, 1)  # it is added to the scores: nothing
             return super().forward(hidden_states, *arguments[:1], **options)
