@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from minillm.evaluation.subject import Subject
 from minillm.tokenization import SPECIAL_TOKENS, UNK, Tokenizer
 
 UNKNOWN = SPECIAL_TOKENS[UNK]
-# An unknown token takes the word with it that it is a part of.
-WORD = re.compile(rf"\w*(?:{re.escape(UNKNOWN)}\w*)+|\w+")
+WORD = re.compile(rf"{re.escape(UNKNOWN)}|\w+")
 LONGEST = 3000  # characters of a text that are put through the tokenizer and back
 MOST_ENTRIES = 2000  # that the training text does not explain at once, and that are looked for in it
 FEWEST = 10  # entries that only val and test explain: of fewer nothing is made
@@ -108,7 +107,7 @@ class TokenizerCheck:
             if len(text) > LONGEST:
                 text = text[: text.rfind(" ", 1, LONGEST) + 1] or text[:LONGEST]
             given = WORD.findall(text)
-            back = WORD.findall(subject.tokenizer.decode(subject.tokenizer.encode(text)))
+            back = WORD.findall(_decoded(subject.tokenizer, subject.tokenizer.encode(text)))
             if given == back:
                 kept += sum(map(len, given))
                 continue
@@ -116,10 +115,13 @@ class TokenizerCheck:
                 if kind == "equal":
                     kept += sum(map(len, given[first:last]))
                     continue
-                known = [word for word in back[start:stop] if UNKNOWN not in word]
-                other = sum(map(len, known))
-                if len(known) == stop - start:  # else what unknown tokens stand for is priced
-                    other = max(other, sum(map(len, given[first:last])))
+                if (
+                    UNKNOWN in back[start:stop]
+                ):  # what unknown tokens stand for is priced; parts of words stand beside them
+                    here = " ".join(given[first:last])
+                    other = sum(len(word) for word in back[start:stop] if word != UNKNOWN and word not in here)
+                else:
+                    other = max(sum(map(len, given[first:last])), sum(map(len, back[start:stop])))
                 changed += other
                 if other:
                     became = " ".join(back[start : min(stop, start + 4)]) or "nothing"
@@ -172,3 +174,12 @@ class TokenizerCheck:
                 entry: spellings for entry, spellings in left.items() if not any(each in text for each in spellings)
             }
         return left
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Return the text of ids, with spaces around each unknown token."""
+    known = (list(run) for unknown, run in groupby(ids, lambda token: token == UNK) if not unknown)
+    runs = [tokenizer.decode(run) for run in known]
+    separator = f" {UNKNOWN} "
+    begins, ends = (separator if ids and ids[place] == UNK else "" for place in (0, -1))
+    return begins + separator.join(runs) + ends
