@@ -103,6 +103,8 @@ def check_form(arguments: Sequence[str], config_name: str, conf: Path) -> None:
     except argparse.ArgumentError:
         return  # an option of Hydra's own without its value: Hydra says so
     words = list(arguments)
+    # A setting that stands behind an option is in order.
+    unknown = [word for word in unknown if "=" not in word or word[0] == "-"]
     for argument in unknown or [word for word in known.overrides if word and "=" not in word and word[0] != "~"]:
         name, _, value = argument.partition("=")
         following = words[words.index(argument) + 1 :]
