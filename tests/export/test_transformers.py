@@ -194,14 +194,14 @@ def stranger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     torch.manual_seed(1)
     size = len(wrapped) + 12  # rows that stand for no token, as many a model has
     if request.param == "gpt2":
-        config = transformers.GPT2Config(size, n_positions=40, n_embd=32, n_layer=2, n_head=4)
+        config = transformers.GPT2Config(vocab_size=size, n_positions=40, n_embd=32, n_layer=2, n_head=4)
         network = transformers.GPT2LMHeadModel(config)
     else:
         network = transformers.Qwen3ForCausalLM(
             transformers.Qwen3Config(
-                size,
-                32,
-                48,
+                vocab_size=size,
+                hidden_size=32,
+                intermediate_size=48,
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,
