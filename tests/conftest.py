@@ -102,7 +102,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Ende
     """Train two epochs with scripts/train.py; the folder in which it was called."""
     folder = tmp_path_factory.mktemp("finished")
     with contextlib.chdir(folder):
-        ended = train("trainer.max_epochs=2", "optimizer.lr=0.003")
+        # With 400 words a third of the text is unknown.
+        ended = train("trainer.max_epochs=2", "optimizer.lr=0.003", "evaluation.audit.inflation.unknown=1")
     assert ended.status == 0, ended.stderr
     (folder / "stdout.txt").write_text(ended.stdout, encoding="utf-8")
     (folder / "stderr.txt").write_text(ended.stderr, encoding="utf-8")

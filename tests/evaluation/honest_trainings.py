@@ -1,11 +1,11 @@
 """Honest trainings of many kinds, as settings of scripts/train.py that take seconds each."""
 
 KINDS = (
-    ("minigpt", "word", 400),
+    ("minigpt", "word", 3000),
     ("gpt2", "bpe", 600),
     ("minigpt_modern", "word", 2000),
     ("minigpt", "bpe", 1000),
-    ("gpt2", "word", 1000),
+    ("gpt2", "word", 4000),
     ("minigpt_modern", "bpe", 600),
     ("minigpt", "word", 5000),
 )

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from planted import (
+    LENIENT,
     MAX_LENGTH,
+    QUICK,
     LeakingAtOnePlace,
     OnlyIds,
     honest,
@@ -23,17 +25,11 @@ from minillm.data.batching import EvaluationBatches, Windows
 from minillm.errors import SettingError
 from minillm.evaluation.audit import Alignment, Audit, Causality, Contamination, Inflation, Plausibility
 from minillm.evaluation.audit.inflation import padding_counted
-from minillm.evaluation.evaluation import Evaluator
 from minillm.evaluation.subject import Split, Subject
 from minillm.language_model import EncodedTexts
 from minillm.models import MiniGPT
 from minillm.models.unmasked import UnmaskedSelfAttention
 from minillm.tokenization import UNK
-
-LENIENT = Audit(inflation=Inflation(unknown=1.0))  # the vocabulary has so few words that half are unknown
-
-# What the checks do not need takes no time.
-QUICK = Evaluator(audit=LENIENT, prompts=("En",), max_new_tokens=1, max_articles=1, latency_runs=1)
 
 
 def audited(network: nn.Module, **changes: Any) -> dict[str, Any]:

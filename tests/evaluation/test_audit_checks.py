@@ -7,6 +7,7 @@ import pytest
 import torch
 from planted import (
     MAX_LENGTH,
+    QUICK,
     DropoutLeftOn,
     InSmallLetters,
     KnowsTheWindows,
@@ -23,13 +24,10 @@ from minillm.data.subset import Subset
 from minillm.errors import SettingError
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.audit import Determinism, Position, Selection, Splits, TokenizerCheck
-from minillm.evaluation.evaluation import Evaluator
 from minillm.evaluation.language_modelling import Measured
 from minillm.evaluation.subject import Split, Subject
 from minillm.language_model import EncodedTexts
 from minillm.tokenization import BPETokenizer, Tokenizer, WordTokenizer
-
-QUICK = Evaluator(prompts=("En",), max_new_tokens=1, max_articles=1, latency_runs=1)
 
 
 def audited(network: nn.Module, given: dict[str, list[str]] | None = None, **changes: Any) -> dict[str, Any]:

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 import torch
 from honest_trainings import TWENTY, settings
-from planted import MAX_LENGTH, honest, sample_articles, texts, tokenizer
+from planted import MAX_LENGTH, QUICK, honest, sample_articles, texts, tokenizer
 from torch import Tensor, nn
 
 import minillm
-from minillm.evaluation.evaluation import Evaluator
 
-QUICK = Evaluator(prompts=("En",), max_new_tokens=1, max_articles=1, latency_runs=1)
 BLOCK = 48
 
 

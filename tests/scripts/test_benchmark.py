@@ -113,7 +113,7 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         ("benchmark.scaling.width=[0]", "benchmark.scaling.width=[0]: must be numbers from 1 on"),
         ("benchmark.scaling.vocabulary=[3]", "benchmark.scaling.vocabulary=[3]: must be at least 8"),
         ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=256"),
-        ("benchmark=fast", "In 'benchmark': Could not find 'benchmark/fast'"),
+        ("benchmark=fast", "benchmark=fast: is no choice; one of ablation, full, quick would do"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named_before_anything_is_measured(
@@ -155,7 +155,7 @@ def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run)
         ("benchmark.quality.seconds=0", "benchmark.quality.seconds=0: must be over 0, such as 180"),
         ("benchmark.quality.tests=0", "benchmark.quality.tests=0: must be at least 1, such as 4"),
         ("benchmark.quality.seeds=[]", "benchmark.quality.seeds=[]: must name at least one, such as [0]"),
-        ('benchmark.quality.common=["model=nope"]', "modern: error: In 'train': Could not find 'model/nope'"),
+        ('benchmark.quality.common=["model=nope"]', "modern: error: model=nope: is no choice; one of gpt2, minigpt"),
     ],
 )
 def test_quality_refuses_what_cannot_be_trained(run_script: Run, override: str, line: str) -> None:
@@ -216,7 +216,10 @@ def test_dumps_grow_with_their_pages_and_are_the_same_in_parts(tmp_path: Path) -
         ("benchmark.corpus.pages=[]", "benchmark.corpus.pages=[]: must be sizes from 100 on"),
         ("benchmark.corpus.parts=1", "benchmark.corpus.parts=1: must be at least 2, such as 4"),
         ("benchmark.corpus.steps=-1", "benchmark.corpus.steps=-1: must be at least 1, such as 20"),
-        ('benchmark.corpus.common=["tokenizer=nope"]', "scripts/prepare.py: error: In 'prepare': Could not find"),
+        (
+            'benchmark.corpus.common=["tokenizer=nope"]',
+            "scripts/prepare.py: error: tokenizer=nope: is no choice; one of bpe, word would do",
+        ),
     ],
 )
 def test_corpus_costs_refuse_what_cannot_be_prepared(run_script: Run, override: str, line: str) -> None:
