@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from minillm.arithmetic import counted_flops_per_token, product_peak
+from minillm.arithmetic import counted_flops_per_token, product_peak, product_speed
 from minillm.tokenization import PAD
 
 
@@ -17,7 +17,8 @@ class Throughput(L.Callback):
 
     ``train/mfu`` is the share of the machine's speed that the training makes use of (model FLOPs utilization): the
     operations that the model needs for these targets, see `minillm.arithmetic`, over those that the machine does in the
-    same time when it multiplies large matrices in the training's precision, measured once as the training begins.
+    same time when it multiplies large matrices in the training's precision: the best of what is measured as the training
+    and its epochs begin.
     Attention is counted over rows of ``max_length``; padding is no use, so it counts for nothing. Of several processes
     it is the first one's, of its own share of the machine. Lightning's ThroughputMonitor knows the peaks of some GPUs,
     from their datasheets, and of no processor.
@@ -27,7 +28,8 @@ class Throughput(L.Callback):
         """Measure the machine, and start the clock: a run that is resumed within an epoch does not start that epoch."""
         self._logged_step = trainer.global_step
         half = "bf16" in str(trainer.precision) or "16-mixed" in str(trainer.precision)
-        self._peak = product_peak(pl_module.device, torch.bfloat16 if half else torch.float32)
+        self._dtype = torch.bfloat16 if half else torch.float32
+        self._peak = product_peak(pl_module.device, self._dtype)
         network = pl_module.network
         assert isinstance(network, torch.nn.Module)
         length = getattr(network, "max_length", None)  # of a network without it nobody knows what to count
@@ -35,7 +37,8 @@ class Throughput(L.Callback):
         self._restart(pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Look at the machine's speed again, which other work may have slowed down until now, and start the clock."""
+        self._peak = max(self._peak, product_speed(pl_module.device, self._dtype))
         self._restart(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
