@@ -17,7 +17,7 @@ class Throughput(L.Callback):
 
     ``train/mfu`` is the share of the machine's speed that the training makes use of (model FLOPs utilization): the
     operations that the model needs for these targets, see `minillm.arithmetic`, over those that the machine does in the
-    same time when it multiplies large matrices in the training's precision: the best of what is measured as the training
+    same time when it multiplies large matrices in the training's precision: the best of what is measured as training
     and its epochs begin.
     Attention is counted over rows of ``max_length``; padding is no use, so it counts for nothing. Of several processes
     it is the first one's, of its own share of the machine. Lightning's ThroughputMonitor knows the peaks of some GPUs,
