@@ -3,7 +3,7 @@
 KINDS = (
     ("minigpt", "word", 3000),
     ("gpt2", "bpe", 600),
-    ("minigpt_modern", "word", 2000),
+    ("minigpt_modern", "word", 4000),
     ("minigpt", "bpe", 1000),
     ("gpt2", "word", 4000),
     ("minigpt_modern", "bpe", 600),
