@@ -23,12 +23,22 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PACKAGE = Path(__file__).parent
+WORTH_PROCESSES = 8_000_000  # bytes of text, some seconds of work: to start processes for less takes longer
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes_for(size: int) -> int:
+    """Return how many processes should share the work on a text: all cores where there is much of it, else one.
+
+    Args:
+        size: its UTF-8 bytes.
+    """
+    return cores() if size > WORTH_PROCESSES else 1
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

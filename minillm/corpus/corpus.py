@@ -36,7 +36,7 @@ from minillm.corpus.split import SPLITS, check_shares, split_of
 from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
 from minillm.errors import OutsideError, SettingError
 from minillm.files import damaged_files, is_whole, locked, problem_of, written_whole
-from minillm.parallel import batches, cores, in_order
+from minillm.parallel import batches, in_order, processes_for
 from minillm.progress import track
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ JUDGED, JUDGED_CHARACTERS = 1000, 5000  # articles that a corpus's language is j
 BATCH = 256  # articles written at a time: bounds the memory,
 FULL = 16_000_000  # and bytes of their text, for articles that are long
 SHARED = 64  # articles that a process examines at a time
-ALONE = 8_000_000  # bytes of text, four seconds of work, from which on it is worth starting processes
 
 
 @dataclass(frozen=True)
@@ -381,7 +380,7 @@ class Corpus:
     ) -> Iterator[tuple[Article, Examined]]:
         """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
         work = partial(examine_all, self.cleaner, quality, self.duplicates, self.min_length)
-        yield from in_order(work, batches(articles, SHARED), cores() if size > ALONE else 1)
+        yield from in_order(work, batches(articles, SHARED), processes_for(size))
 
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int, source: dict[str, Any]) -> SettingError:
         """Return the error for splits without articles; it blames the setting that did most to it."""

@@ -32,12 +32,11 @@ from minillm.data.subset import bounded
 from minillm.errors import OutsideError, SettingError
 from minillm.files import is_whole, locked, problem_of, written_whole
 from minillm.memory import MAX_LENGTH
-from minillm.parallel import cores
+from minillm.parallel import cores, processes_for
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
 # Raise it when the code changes what is written for the same input.
 VERSION = 2
-ALONE = 8_000_000  # bytes of text, a second of work, from which on it is worth starting processes
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 MAX_BATCH = 2**22  # tokens: more than GPT-3's 3.2 million, and gigabytes for each layer of the smallest network
@@ -197,9 +196,8 @@ class TextDataModule(L.LightningDataModule):
             for name in SPLITS:
                 size = self.corpus.manifest["splits"][name]["bytes"]
                 articles = self._articles(name, "page_id", "text")
-                processes = cores() if size > ALONE else 1
                 counts[name] = write_split(
-                    folder / f"{name}.arrow", articles, self.unfitted_tokenizer, processes=processes
+                    folder / f"{name}.arrow", articles, self.unfitted_tokenizer, processes=processes_for(size)
                 )
             self.unfitted_tokenizer.save(folder / TOKENIZER)
             manifest = {

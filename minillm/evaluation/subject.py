@@ -65,7 +65,15 @@ class Split(NamedTuple):
         chosen = smallest_hashes(self.documents, max_tokens)
         if chosen is None:
             return self
-        return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()], self.whole)
+        return self.only(chosen)._replace(whole=self.whole)
+
+    def only(self, chosen: NDArray[np.int64]) -> "Split":
+        """Return some of the articles.
+
+        Args:
+            chosen: their places.
+        """
+        return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()])
 
 
 @dataclass

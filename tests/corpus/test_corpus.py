@@ -32,8 +32,9 @@ from minillm.errors import OutsideError, SettingError
 PEAK = """
 import json, random, resource, sys
 from pathlib import Path
-from minillm.corpus import Corpus, FilesSource, QualityFilter, corpus
-corpus.ALONE = 1 << 62  # in this process, whose peak is told
+from minillm import parallel
+from minillm.corpus import Corpus, FilesSource, QualityFilter
+parallel.WORTH_PROCESSES = 1 << 62  # in this process, whose peak is told
 number, folder = int(sys.argv[1]), Path(sys.argv[2])
 chooser = random.Random(1)
 words = ["".join(chooser.choices("abcdefghijlmnoprstuvz", k=5)) for _ in range(3000)]
@@ -131,8 +132,9 @@ def test_a_large_corpus_is_examined_by_several_processes_and_comes_out_the_same(
         "".join(json.dumps({"id": n, "title": str(n), "text": text}) + "\n" for n, text in enumerate(texts))
     )
     serial = Corpus(FilesSource(str(file)), tmp_path / "serial").prepare()
-    for name, value in ("ALONE", 60_000), ("SHARED", 12), ("cores", lambda: 2):
-        monkeypatch.setattr(f"minillm.corpus.corpus.{name}", value)
+    monkeypatch.setattr("minillm.corpus.corpus.SHARED", 12)
+    monkeypatch.setattr("minillm.parallel.WORTH_PROCESSES", 60_000)
+    monkeypatch.setattr("minillm.parallel.cores", lambda: 2)
     shared = Corpus(FilesSource(str(file)), tmp_path / "shared").prepare()
     assert json.loads((serial / "manifest.json").read_text())["funnel"]["exact duplicate"] == 5
     assert shared.name == serial.name

@@ -16,12 +16,11 @@ from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
 from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Split, Subject
-from minillm.parallel import batches, cores, in_order
+from minillm.parallel import batches, in_order, processes_for
 
 SEQUENCE = 13  # words, as in Brown et al. (2020), appendix C
 SHINGLE = 3  # words, as the corpus' own filter has it
 TEXTS_AT_ONCE = 64  # that a process looks through
-ALONE = 8_000_000  # bytes of training text, a few seconds of work, before it is worth starting processes
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Contamination:
         phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
         find = partial(_find, passages.keys, phrases.keys)
         texts = train.texts if train.whole is None else train.whole
-        processes = cores() if train.bytes > ALONE else 1
+        processes = processes_for(train.bytes)
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
         pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it

@@ -93,12 +93,7 @@ class Splits:
         )
 
     def _some(self, split: Split) -> Split:
-        from minillm.data.subset import Subset
-
-        chosen = evenly(len(split.documents), self.max_articles)
-        if len(chosen) == len(split.documents):
-            return Split(split.documents, split.texts)
-        return Split(Subset(split.documents, np.array(chosen)), [split.texts[index] for index in chosen])
+        return split.only(np.array(evenly(len(split.documents), self.max_articles), dtype=np.int64))
 
     def _told_apart(self, val: Documents, test: Documents, vocab_size: int) -> tuple[float, float]:
         """Return which share of pairs can be told apart, and the probability of so many by chance.
