@@ -44,11 +44,10 @@ def token_id(model: "LanguageModel", token: str) -> int:
     """
     if token in SPECIAL_TOKENS:
         return SPECIAL_TOKENS.index(token)
-    for spelled in token, f" {token}":
-        ids = model.tokenizer.encode(spelled)
-        if len(ids) == 1 and ids[0] != UNK:
-            return ids[0]
     ids = model.tokenizer.encode(token)
+    for read in ids, model.tokenizer.encode(f" {token}") if ids else []:
+        if len(read) == 1 and read[0] != UNK:
+            return read[0]
     parts = ", ".join(repr(model.tokenizer.text(part)) for part in ids[:10]) + (", ..." if len(ids) > 10 else "")
     advice = f"is read as {len(ids)} tokens, {parts}" if len(ids) > 1 else "is not in the model's vocabulary"
     raise SettingError("token", repr(token), f"{advice}; give one token that it knows, such as 'de'")
