@@ -25,7 +25,12 @@ _started_as_command = False
 
 def spelled(script: str) -> str:
     """Return how a user starts a script, by the way in which this program was started: for advice on the terminal."""
-    return f"minillm {script}" if _started_as_command else f"python scripts/{script}.py"
+    return named(script) if _started_as_command else f"python {named(script)}"
+
+
+def named(script: str) -> str:
+    """Return what a script is called in a sentence, by the way in which this program was started."""
+    return f"minillm {script}" if _started_as_command else f"scripts/{script}.py"
 
 
 def main() -> None:
