@@ -1,0 +1,1 @@
+"""What a trained model expects where, and a page that shows it."""
