@@ -45,8 +45,6 @@ class Labels:
     text_example: str
     legend: str
     details: str
-    token: str
-    alternatives: str
     unknown: str
     bits_per_byte: str
     unigram: str
@@ -73,8 +71,8 @@ class Labels:
     empty: str
     too_long: str
     too_many_tokens: str
+    full: str
     nothing_to_go_on: str
-    no_number: str
     no_layer: str
     failed: str
 
@@ -114,8 +112,6 @@ ES = Labels(
     text_example="Madrid es la capital de España y de la Comunidad de Madrid.",
     legend="Sorpresa en bits",
     details="«{token}»: {bits} bits, puesto {rank}, probabilidad {probability}. Más probables: {alternatives}",
-    token="trozo",
-    alternatives="más probables",
     unknown="desconocida: el modelo lee [UNK]",
     bits_per_byte="Bits por byte de este texto (menos es mejor)",
     unigram="unigramas (cuenta palabras)",
@@ -156,7 +152,7 @@ ES = Labels(
     too_long="El texto tiene {characters} caracteres; aquí caben {most}.",
     too_many_tokens="El texto tiene {tokens} trozos; aquí caben {most}. Acórtelo.",
     nothing_to_go_on="Todavía no hay texto que seguir; pulse antes «Escribir».",
-    no_number="{setting}: no es un número que sirva.",
+    full="El texto ya tiene {tokens} trozos, y aquí no caben más.",
     no_layer="Este modelo tiene {layers} capas con {heads} cabezas cada una.",
     failed="Algo falló al calcularlo; el terminal dice qué.",
 )
@@ -196,8 +192,6 @@ EN = Labels(
     text_example="Madrid es la capital de España y de la Comunidad de Madrid.",
     legend="Surprisal in bits",
     details="“{token}”: {bits} bits, rank {rank}, probability {probability}. Most probable: {alternatives}",
-    token="token",
-    alternatives="most probable",
     unknown="unknown: the model reads [UNK]",
     bits_per_byte="Bits per byte of this text (less is better)",
     unigram="unigrams (counts words)",
@@ -238,7 +232,7 @@ EN = Labels(
     too_long="The text has {characters} characters; there is room for {most}.",
     too_many_tokens="The text has {tokens} tokens; there is room for {most}. Shorten it.",
     nothing_to_go_on="There is no text yet to go on with; choose “Write” first.",
-    no_number="{setting}: is not a number that would do.",
+    full="The text has {tokens} tokens already, and there is no room for more.",
     no_layer="This model has {layers} layers with {heads} heads each.",
     failed="Something went wrong; the terminal says what.",
 )
@@ -264,4 +258,4 @@ def preferred(accepted: str) -> Language:
                     wishes.append((float(quality or 1), language))
                 except ValueError:
                     continue
-    return max(wishes, key=lambda wish: wish[0], default=(0.0, "en"))[1]  # type: ignore[arg-type]
+    return max(wishes, key=lambda wish: wish[0], default=(0.0, "en"))[1]
