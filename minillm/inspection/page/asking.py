@@ -152,8 +152,18 @@ class Subject:
         except SettingError as error:
             raise SettingError(setting, error.value, error.advice) if error.setting == "ckpt" else error from error
         in_run = checkpoint.parent.name == "checkpoints"
-        name = checkpoint.parents[1].name if in_run else checkpoint.stem
+        name = checkpoint.resolve().parents[1].name if in_run else checkpoint.stem
+        if in_run and checkpoint.stem != "best":
+            name = f"{name}, {checkpoint.stem}"
         return cls(name, model, checkpoint, evaluation_of(checkpoint), _counted(model, data_dir, trusted))
+
+    @property
+    def language(self) -> str:
+        """The language of the text that it learned from, as its settings say; Spanish where they do not."""
+        found: Any = self.model.config
+        for name in ("data", "quality", "language"):
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, str) and found.isalpha() else "es"
 
     @property
     def report(self) -> Path | None:

@@ -71,7 +71,7 @@ class Page:
 
     def __init__(self, subjects: list[Subject], labels: Labels, limits: Limits) -> None:
         self.subjects, self.labels, self.limits = subjects, labels, limits
-        self.render = Renderer(labels)
+        self.render = Renderer(labels, subjects[0].language)
 
     def build(self) -> gr.Blocks:
         """Return the page, for Gradio to serve."""
@@ -105,9 +105,9 @@ class Page:
                 most = min(60, self.limits.tokens)
                 tokens = gr.Slider(1, self.limits.tokens, most, step=1, label=labels.max_new_tokens, elem_id="tokens")
         with gr.Row():
-            write = gr.Button(labels.write, variant="primary", elem_id="write", min_width=90)
-            stop = gr.Button(labels.stop, elem_id="stop", min_width=90)
-            go_on = gr.Button(labels.go_on, elem_id="go_on", min_width=90)
+            write = gr.Button(labels.write, variant="primary", elem_id="write", min_width=110)
+            stop = gr.Button(labels.stop, elem_id="stop", min_width=110)
+            go_on = gr.Button(labels.go_on, elem_id="go_on", min_width=110)
         draft = gr.State(Draft())
         status = _shown("", elem_id="status")
         text = _shown("", elem_id="written", js=PRESSED)

@@ -51,10 +51,11 @@ class Renderer:
 
     Args:
         labels: its words.
+        text_language: of what the models write and read, such as "es".
     """
 
-    def __init__(self, labels: Labels) -> None:
-        self.labels = labels
+    def __init__(self, labels: Labels, text_language: str) -> None:
+        self.labels, self.text_language = labels, text_language
 
     def percent(self, share: float) -> str:
         """Return a share as a percentage, in the language's digits."""
@@ -109,7 +110,7 @@ class Renderer:
                 "name": name,
                 "places": [(place, self._details(place)) for place in reading.places],
                 "figures": [
-                    ({"unigram": self.labels.unigram, "bigram": self.labels.bigram}.get(which, name), figure)
+                    ({"unigram": self.labels.unigram, "bigram": self.labels.bigram}.get(which, name), self._in_digits(f"{figure:.3f}"))
                     for which, figure in reading.bits_per_byte.items()
                 ],
             }
@@ -158,6 +159,8 @@ class Renderer:
         html = _templates.get_template("fragments.html.jinja").render(
             part=part,
             labels=self.labels,
+            text_language=self.text_language,
+            apart=_apart,
             legend=LEGEND,
             marks=MARKS,
             bits=_bits,
@@ -171,6 +174,12 @@ class Renderer:
 
 
 _templates.filters["visible"] = visible
+
+
+def _apart(piece: str) -> tuple[str, str]:
+    """Return the space that a token begins with, where a line may end, and the rest of it."""
+    own = piece.lstrip(" ") or piece
+    return piece[: len(piece) - len(own)], own
 
 
 def _bits(probability: float) -> float:
