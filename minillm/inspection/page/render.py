@@ -105,12 +105,16 @@ class Renderer:
         Args:
             readings: the models' names, and what each read.
         """
+        names = {"unigram": self.labels.unigram, "bigram": self.labels.bigram}
         shown = [
             {
                 "name": name,
                 "places": [(place, self._details(place)) for place in reading.places],
                 "figures": [
-                    ({"unigram": self.labels.unigram, "bigram": self.labels.bigram}.get(which, name), self._in_digits(f"{figure:.3f}"))
+                    (
+                        {"unigram": self.labels.unigram, "bigram": self.labels.bigram}.get(which, name),
+                        self._in_digits(f"{figure:.3f}"),
+                    )
                     for which, figure in reading.bits_per_byte.items()
                 ],
             }
@@ -137,7 +141,7 @@ class Renderer:
 
     def _details(self, place: Place) -> str:
         """Return all that is known of a token in a sentence."""
-        token = visible(place.surface).unescape() or self.labels.end_of_article
+        token = visible(_apart(place.surface)[1]).unescape() or self.labels.end_of_article
         return self.labels.details.format(
             token=f"{token} ({self.labels.unknown})" if place.unknown else token,
             bits=self._in_digits(f"{place.bits:.1f}"),
@@ -150,7 +154,7 @@ class Renderer:
 
     def _named(self, token_id: int, token: str) -> str:
         """Return a token as it is called where it stands alone."""
-        return self.labels.end_of_article if token_id == EOS else str(visible(token).unescape())
+        return self.labels.end_of_article if token_id == EOS else visible(_apart(token)[1]).unescape()
 
     def _in_digits(self, figure: str) -> str:
         return figure.replace(".", ",") if self.labels.language == "es" else figure
