@@ -57,6 +57,7 @@ def typed(browser: Chrome, box: str, text: str) -> None:
 
 def pasted(browser: Chrome, box: str, text: str) -> None:
     """Put a text into a box at once; it may hold what no key gives."""
+    wait(browser, f"document.querySelector('{box} textarea')?.value")  # its example comes after it
     browser.execute_script(
         "const area = document.querySelector(arguments[0] + ' textarea'); area.value = arguments[1];"
         "area.dispatchEvent(new InputEvent('input', {bubbles: true, inputType: 'insertFromPaste'}))",

@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 
 CSS = Path(__file__).with_name("page.css")
 ATTENDED = 64  # tokens of a heat map
-REFRESH = 0.1  # seconds between two pictures of a text that is being written: the eye sees no more of them
+SHARE = 0.15  # of the time of writing that pictures of the text may take: a slow model's tokens come one by one
 AT_ONCE = 4  # visitors who are answered at the same time; the others wait in a queue
 QUEUED = 64  # who comes after that many is told that the page is busy
+OWN: dict[str, Any] = {"api_visibility": "private"}  # nothing that another program could ask for
 # Buttons in a component's HTML; its listener stays while what it shows comes and goes.
 PRESSED = """
 element.addEventListener('click', event => {
@@ -116,20 +117,19 @@ class Page:
         outputs = [text, status, alternatives, draft]
         # The model's work is bounded for all that use it together, and each click's text replaces the one before.
         writes: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "concurrency_id": "model"}
-        begun = gr.on([write.click, prompt.submit], self._begin, [prompt, *settings], **writes)
-        gone_on = go_on.click(self._go_on, [draft, *settings], **writes)
-        chosen = alternatives.select(self._choose, [draft, *settings], **writes)
-        stop.click(
-            self._stopped, draft, [text, status], show_progress="hidden", cancels=[begun, gone_on, chosen], queue=False
-        )
-        text.select(self._look, draft, [alternatives, status], show_progress="hidden")
+        begun = gr.on([write.click, prompt.submit], self._begin, [prompt, *settings], api_name="write", **writes)
+        gone_on = go_on.click(self._go_on, [draft, *settings], **writes, **OWN)
+        chosen = alternatives.select(self._choose, [draft, *settings], **writes, **OWN)
+        running = [begun, gone_on, chosen]
+        stop.click(self._stopped, draft, [text, status], show_progress="hidden", cancels=running, queue=False, **OWN)
+        text.select(self._look, draft, [alternatives, status], show_progress="hidden", **OWN)
 
     def _read_tab(self) -> None:
         labels = self.labels
         text = gr.Textbox(labels.text_example, label=labels.text, lines=4, max_lines=12, elem_id="text")
         button = gr.Button(labels.read, variant="primary", elem_id="read")
         shown = _shown("", elem_id="readings", js=DETAILS)
-        button.click(self._read, text, shown, concurrency_id="model")
+        button.click(self._read, text, shown, concurrency_id="model", api_name="read")
 
     def _attend_tab(self) -> None:
         labels = self.labels
@@ -142,8 +142,8 @@ class Page:
         button = gr.Button(labels.show, variant="primary", elem_id="attend")
         shown = _shown("", elem_id="heat")
         asked = [text, layer, head, which]
-        button.click(self._attend, asked, shown, concurrency_id="model")
-        gr.on([layer.input, head.input, which.input], self._attend, asked, shown, concurrency_id="model")
+        button.click(self._attend, asked, shown, concurrency_id="model", api_name="attend")
+        gr.on([layer.input, head.input, which.input], self._attend, asked, shown, concurrency_id="model", **OWN)
 
     def _which(self) -> gr.Radio:
         """Return the choice of a model, which is seen where there is one."""
@@ -210,13 +210,14 @@ class Page:
                 )
                 yield render.written(draft, True), render.message(labels.writing), "", draft
                 start = shown = time.perf_counter()
-                first = 0.0
+                first = cost = 0.0
                 for number, draft in enumerate(steps, 1):
                     now = time.perf_counter()
                     first = first or now - start
-                    if number == 1 or now - shown >= REFRESH:
+                    if SHARE * (now - shown) >= cost:
                         yield render.written(draft, True), gr.skip(), gr.skip(), draft
                         shown = time.perf_counter()
+                        cost = shown - now
                 seconds = time.perf_counter() - start
             told = [labels.ended] if draft.has_ended else []
             if number:

@@ -111,10 +111,7 @@ class Renderer:
                 "name": name,
                 "places": [(place, self._details(place)) for place in reading.places],
                 "figures": [
-                    (
-                        {"unigram": self.labels.unigram, "bigram": self.labels.bigram}.get(which, name),
-                        self._in_digits(f"{figure:.3f}"),
-                    )
+                    (names.get(which, name), self._in_digits(f"{figure:.3f}"))
                     for which, figure in reading.bits_per_byte.items()
                 ],
             }
