@@ -56,10 +56,12 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
     distribution = nats.new_zeros(vocab_size) if with_distribution else None
     rows = max(1, LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE) // vocab_size)
     for chosen in places.split(rows):
-        scores = flat[chosen].float()
+        first, last = int(chosen[0]), int(chosen[-1])
+        is_run = last - first + 1 == len(chosen)  # then nothing need be copied
+        given = (flat[first : last + 1] if is_run else flat[chosen]).float()
         target = targets.flatten()[chosen]
-        highest, guess = scores.max(dim=-1, keepdim=True)
-        scores -= highest  # a copy: the caller's logits stay
+        highest, guess = _highest(given)
+        scores = given - highest  # a copy: the caller's logits stay
         own = scores.gather(-1, target[:, None])
         exponentials = scores.exp_()
         total = exponentials.sum(dim=-1, keepdim=True)
@@ -70,3 +72,12 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
             distribution += (total.reciprocal().mT @ exponentials).squeeze(0)
     shape = targets.shape
     return Predictions(targets, nats.view(shape), guesses.view(shape), confidences.view(shape), distribution)
+
+
+def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest score of each row and its place, (N, 1) each; of equal ones the first."""
+    if scores.device.type != "cpu":
+        return scores.max(dim=-1, keepdim=True)
+    # NumPy's search takes a twelfth of the time of PyTorch's, which compares one number after another.
+    place = torch.from_numpy(scores.detach().numpy().argmax(axis=-1, keepdims=True))
+    return scores.gather(-1, place), place
