@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.duplicates import WORD, runs, word_hashes
+from minillm.corpus.duplicates import runs, word_hashes
+from minillm.corpus.passages import Runs, find, words_of
 from minillm.errors import SettingError
 from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
@@ -66,7 +67,7 @@ class Contamination:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
             return finding("none", sentence, self.sequences)
         looked_for = [
-            _LookedFor(name, _words(split.texts[index]))
+            _LookedFor(name, words_of(split.texts[index]))
             for name, split in subject.samples.items()
             if name != "train"
             for index in evenly(len(split.texts), self.max_articles)
@@ -100,13 +101,13 @@ class Contamination:
         """
         passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
         phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
-        find = partial(_find, passages.keys, phrases.keys)
+        find_both = partial(find, Runs(passages.keys, SEQUENCE), Runs(phrases.keys, SHINGLE))
         texts = train.texts if train.whole is None else train.whole
         processes = processes_for(train.bytes)
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
         pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
-        for number, (_, found) in enumerate(in_order(find, batches(texts, TEXTS_AT_ONCE), processes)):
+        for number, (_, found) in enumerate(in_order(find_both, batches(texts, TEXTS_AT_ONCE), processes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
             # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
@@ -117,7 +118,7 @@ class Contamination:
         for (_, of_one), text in zip(
             groupby(pairs, key=itemgetter(0)), _picked(texts, [number for number, _ in pairs]), strict=True
         ):
-            [found] = find([text])
+            [found] = find_both([text])
             shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
             articles = [article for _, article in of_one]
             most[articles] = np.maximum(most[articles], shared[articles])
@@ -157,13 +158,6 @@ class _LookedFor(NamedTuple):
         return np.unique(runs(word_hashes(self.words), length))
 
 
-class _Found(NamedTuple):
-    """What a training text has of what is looked for: places in the keys of the two indices."""
-
-    passages: NDArray[np.int64]
-    phrases: NDArray[np.int64]
-
-
 class _Index:
     """Which articles have a sequence.
 
@@ -179,7 +173,7 @@ class _Index:
         self.keys, self._first = np.unique(together[order], return_index=True)
         self._last = np.append(self._first[1:], len(together))
 
-    def shared(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def shared(self, places: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return (articles,) how many of the sequences at these places each article has."""
         counts = self._last[places] - self._first[places]
         begins = np.repeat(self._first[places] - np.cumsum(counts) + counts, counts)
@@ -191,28 +185,6 @@ class _Index:
         wanted[list(articles)] = True
         place = np.repeat(np.arange(len(self.keys)), self._last - self._first)
         return np.unique(place[wanted[self._owner]])
-
-
-def _find(passages: NDArray[np.uint64], phrases: NDArray[np.uint64], texts: Sequence[str]) -> list[_Found]:
-    """Return what each text has of the keys of both indices."""
-    found = []
-    for text in texts:
-        hashes = word_hashes(_words(text))
-        found.append(_Found(_places(passages, runs(hashes, SEQUENCE)), _places(phrases, runs(hashes, SHINGLE))))
-    return found
-
-
-def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the distinct places in the sorted keys of those sequences that are among them."""
-    if not len(keys):
-        return np.zeros(0, np.int64)
-    sequences = np.unique(sequences)  # in order they are found in half the time: each near the one before
-    places = np.minimum(np.searchsorted(keys, sequences), len(keys) - 1)
-    return places[keys[places] == sequences]
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
