@@ -1,4 +1,4 @@
-"""Which runs of words that are looked for stand in texts; processes that share the work load this module and no more."""
+"""Which runs of words that are looked for texts have; processes that share the work load this module and no more."""
 
 from collections.abc import Sequence
 from functools import cached_property

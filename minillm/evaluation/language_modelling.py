@@ -17,8 +17,8 @@ from minillm.tokenization import UNK
 from minillm.training.predictions import Predictions, predict
 
 SUMMED = ("nats", "hits", "unknown", "unknown_hits")  # over each window, see `ArticleSums`
-# On the processor: pieces of memory of over 32 MiB are given back to the system each time, and to get them anew, page by
-# page, takes half as long as the product that fills them.
+# On the processor: pieces of memory of over 32 MiB go back to the system each time, and to get them anew, page by page,
+# takes half as long as the product that fills them.
 LOGITS_AT_ONCE = 2**22
 
 

@@ -1,11 +1,9 @@
 """Was the text that judges the network also learned from?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
-from operator import itemgetter
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,28 +97,28 @@ class Contamination:
             the share of each split's 13-word sequences that stand in it, and the articles that one of its articles
             nearly repeats, with the greatest similarity.
         """
-        passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
-        phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
+        hashes = [word_hashes(article.words) for article in looked_for]
+        passages, phrases = (
+            _Index([np.unique(runs(words, length)) for words in hashes]) for length in (SEQUENCE, SHINGLE)
+        )
         find_both = partial(find, Runs(passages.keys, SEQUENCE), Runs(phrases.keys, SHINGLE))
         texts = train.texts if train.whole is None else train.whole
-        processes = processes_for(train.bytes)
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
-        pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
-        for number, (_, found) in enumerate(in_order(find_both, batches(texts, TEXTS_AT_ONCE), processes)):
+        # Of each training article that some may nearly repeat: these, and its phrases that may not be common. A phrase
+        # is among them in so many articles at most as make it common, which bounds the memory.
+        pairs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
+        for _, found in in_order(find_both, batches(texts, TEXTS_AT_ONCE), processes_for(train.bytes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
             # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
             # remains so, and the few others are counted again in the end.
-            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
-            pairs += [(number, article) for article in np.flatnonzero(shared >= self.shared).tolist()]
+            rare = found.phrases[spread[found.phrases] <= self.common]
+            if len(rare) >= self.shared and len(articles := np.flatnonzero(phrases.shared(rare) >= self.shared)):
+                pairs.append((articles, rare))
         most = np.zeros(len(looked_for), dtype=np.int64)
-        for (_, of_one), text in zip(
-            groupby(pairs, key=itemgetter(0)), _picked(texts, [number for number, _ in pairs]), strict=True
-        ):
-            [found] = find_both([text])
-            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
-            articles = [article for _, article in of_one]
+        for articles, rare in pairs:
+            shared = phrases.shared(rare[spread[rare] <= self.common])
             most[articles] = np.maximum(most[articles], shared[articles])
         own = phrases.shared(np.flatnonzero(spread <= self.common))
         similarity = most / np.maximum(1, own)
@@ -140,22 +138,11 @@ class Contamination:
         return shares, copies
 
 
-@runtime_checkable
-class TextsAtHand(Protocol):
-    """Texts of which each can be had by itself."""
-
-    def __getitem__(self, number: int) -> str: ...
-
-
 class _LookedFor(NamedTuple):
     """An article of a split that judges the network."""
 
     split: str
     words: list[str]
-
-    def sequences(self, length: int) -> NDArray[np.uint64]:
-        """Return the distinct hashes of all runs of so many words."""
-        return np.unique(runs(word_hashes(self.words), length))
 
 
 class _Index:
@@ -185,12 +172,3 @@ class _Index:
         wanted[list(articles)] = True
         place = np.repeat(np.arange(len(self.keys)), self._last - self._first)
         return np.unique(place[wanted[self._owner]])
-
-
-def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
-    """Yield the texts at these places, each once; the places are in ascending order."""
-    if isinstance(texts, TextsAtHand):
-        yield from (texts[number] for number in dict.fromkeys(numbers))
-    elif numbers:
-        wanted = set(numbers)
-        yield from (text for number, text in enumerate(islice(texts, numbers[-1] + 1)) if number in wanted)
