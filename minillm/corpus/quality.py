@@ -200,8 +200,9 @@ class _Identifier:
         states = np.zeros(1, dtype=np.int64)
         while len(states):
             reached[states] = True
-            states = np.unique(moves[self._rows[states] // 256])
-            states = states[~reached[states]]
+            following = np.zeros(len(reached), dtype=bool)
+            following[moves[np.unique(self._rows[states] // 256)]] = True
+            states = np.flatnonzero(following & ~reached)
             depth += bool(len(states))
         return depth
 
