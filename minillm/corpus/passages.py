@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.duplicates import WORD, runs, word_hashes
+from minillm.corpus.duplicates import runs
+from minillm.corpus.words import words_of
 
 ROOM = 8  # places of the table for each run that is looked for: one in eight others passes it
 MOST_ROOM = 1 << 24  # bytes
@@ -58,15 +59,6 @@ class Found(NamedTuple):
     phrases: NDArray[np.int32]
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a text, in small letters."""
-    return WORD.findall(text.lower())
-
-
 def find(passages: Runs, phrases: Runs, texts: Sequence[str]) -> list[Found]:
     """Return what each text has of both."""
-    found = []
-    for text in texts:
-        words = word_hashes(words_of(text))
-        found.append(Found(passages.places(words), phrases.places(words)))
-    return found
+    return [Found(passages.places(words.hashes), phrases.places(words.hashes)) for words in words_of(texts)]

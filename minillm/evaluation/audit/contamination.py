@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.duplicates import runs, word_hashes
-from minillm.corpus.passages import Runs, find, words_of
+from minillm.corpus.duplicates import runs
+from minillm.corpus.passages import Runs, find
+from minillm.corpus.words import Words, words_of
 from minillm.errors import SettingError
 from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
@@ -65,10 +66,10 @@ class Contamination:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
             return finding("none", sentence, self.sequences)
         looked_for = [
-            _LookedFor(name, words_of(split.texts[index]))
+            _LookedFor(name, words)
             for name, split in subject.samples.items()
             if name != "train"
-            for index in evenly(len(split.texts), self.max_articles)
+            for words in words_of([split.texts[index] for index in evenly(len(split.texts), self.max_articles)])
         ]
         shares, copies = self._found(looked_for, subject.splits["train"])
         # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
@@ -97,9 +98,9 @@ class Contamination:
             the share of each split's 13-word sequences that stand in it, and the articles that one of its articles
             nearly repeats, with the greatest similarity.
         """
-        hashes = [word_hashes(article.words) for article in looked_for]
         passages, phrases = (
-            _Index([np.unique(runs(words, length)) for words in hashes]) for length in (SEQUENCE, SHINGLE)
+            _Index([np.unique(runs(article.words.hashes, length)) for article in looked_for])
+            for length in (SEQUENCE, SHINGLE)
         )
         find_both = partial(find, Runs(passages.keys, SEQUENCE), Runs(phrases.keys, SHINGLE))
         texts = train.texts if train.whole is None else train.whole
@@ -126,7 +127,7 @@ class Contamination:
         copies = [
             {
                 "split": looked_for[index].split,
-                "begins": " ".join(looked_for[index].words[:6]),
+                "begins": " ".join(looked_for[index].words.spelled.decode().split(" ")[:6]),
                 "similarity": float(similarity[index]),
             }
             for index in close.tolist()
@@ -142,7 +143,7 @@ class _LookedFor(NamedTuple):
     """An article of a split that judges the network."""
 
     split: str
-    words: list[str]
+    words: Words
 
 
 class _Index:
