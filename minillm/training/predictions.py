@@ -55,10 +55,8 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
     guesses = torch.full_like(targets.flatten(), PAD)
     distribution = nats.new_zeros(vocab_size) if with_distribution else None
     rows = max(1, LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE) // vocab_size)
-    for chosen in places.split(rows):
-        first, last = int(chosen[0]), int(chosen[-1])
-        is_run = last - first + 1 == len(chosen)  # then nothing need be copied
-        given = (flat[first : last + 1] if is_run else flat[chosen]).float()
+    for chosen in places.split(rows) if len(places) else ():
+        given = _rows(flat, chosen).float()
         target = targets.flatten()[chosen]
         highest, guess = _highest(given)
         scores = given - highest  # a copy: the caller's logits stay
@@ -72,6 +70,15 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
             distribution += (total.reciprocal().mT @ exponentials).squeeze(0)
     shape = targets.shape
     return Predictions(targets, nats.view(shape), guesses.view(shape), confidences.view(shape), distribution)
+
+
+def _rows(flat: Tensor, places: Tensor) -> Tensor:
+    """Return some rows, as a view where they lie side by side; on a GPU to look at the places takes longer."""
+    if flat.device.type == "cpu":
+        first, last = int(places[0]), int(places[-1])
+        if last - first + 1 == len(places):
+            return flat[first : last + 1]
+    return flat[places]
 
 
 def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
