@@ -6,11 +6,14 @@ heavy, or may not be installed, is imported where it is used.
 
 import logging
 import math
+import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
@@ -30,23 +33,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COUNT_LOCK = ".count.lock"
+SHOWN = 10  # trials in the table at the end
+
 
 class OptunaSweeper(Sweeper):
     """Asks an Optuna study for each run's settings, launches the run, and tells the study its figure.
 
     The trial's number is the run's. All of the study is in its storage: the same command with the same
-    ``hydra.sweep.dir`` goes on where it was, a run that was interrupted first, from its last checkpoint. While a run
-    trains, `minillm.callbacks.Pruning` reports its validations to the study and ends it where the pruner says so. A run
+    ``hydra.sweep.dir`` goes on where it was, a run that was interrupted first, from its last checkpoint. Started several
+    times at once, on one machine or on several that share the folder, it is as many workers on the same study. Each
+    holds a lock that the system lets go of when the process ends, however it ends: whoever gets hold of another
+    worker's lock knows that it is dead, and goes on with its trials. While a run trains, `minillm.callbacks.Pruning` reports its validations to the study and ends it where the pruner says so. A run
     that fails is shown, counts as one of the trials, and the search goes on.
 
     Args:
-        n_trials: runs in all, those of an earlier start among them.
+        n_trials: runs in all, those of an earlier start and of other workers among them.
         n_jobs: runs settled and launched at a time; under 1: counted down from the number of cores, -1 being all.
         direction: which of two figures is better.
         params: what to search over and what to set, by name, in Hydra's grammar: ``choice(a, b)``, ``range(1, 5)``,
             ``interval(0, 1)``, ``int(interval(1, 8))``, ``tag(log, interval(1e-4, 1e-2))``, or a plain value. The
             command line adds to it and goes before it.
-        storage: the database's address, as SQLAlchemy has it.
+        storage: see `minillm.study.open_storage`.
         study_name: the study's name there.
         sampler: ``_target_`` and arguments of an Optuna sampler; its ``seed``, if it has one, is that of the first
             trial, and each later one's follows from it, so that an interruption changes nothing.
@@ -68,6 +76,7 @@ class OptunaSweeper(Sweeper):
         self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction
         self.params, self.storage, self.study_name = params, storage, study_name
         self.sampler, self.pruner = sampler, pruner
+        self.worker = secrets.token_hex(4)
         self.launcher: Launcher
         self.context: HydraContext
         self.config: DictConfig
@@ -129,11 +138,15 @@ class OptunaSweeper(Sweeper):
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         study = self._study()
+        lock = self._lock(self.worker)
+        lock.acquire()
         try:
             self._run(study, fixed, space)
         except SystemExit:
             signals.how = lambda: f"the same command with hydra.sweep.dir={self.folder} goes on from here"
             raise
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
         self._show(study)
         return study
 
@@ -162,10 +175,11 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from minillm.errors import SettingError
+        from minillm.study import open_storage
 
         try:
             study = optuna.create_study(
-                storage=self.storage,
+                storage=open_storage(self.storage),
                 study_name=self.study_name,
                 direction=self.direction,
                 pruner=self._make("pruner"),
@@ -173,7 +187,7 @@ class OptunaSweeper(Sweeper):
             )
         except SettingError:
             raise
-        except Exception as error:  # whatever the database's driver raises
+        except Exception as error:  # whatever the disk or the database's driver raises
             raise SettingError("hydra.sweeper.storage", self.storage, f"cannot be used: {error}") from error
         if study.direction.name.lower() != self.direction:
             advice = f"the study in {self.storage} has another; choose another hydra.sweep.dir"
@@ -191,21 +205,51 @@ class OptunaSweeper(Sweeper):
             raise error.within("hydra.sweeper") from error
 
     def _run(self, study: "Study", fixed: list[str], space: "Space") -> None:
-        """Launch what was interrupted, one at a time, then new trials, ``n_jobs`` at a time."""
-        from optuna.trial import TrialState
+        """Launch what dead workers began, one at a time, and new trials, ``n_jobs`` at a time."""
 
         def overrides(trial: "Trial | FrozenTrial") -> list[str]:
             keys = {name: key for name, (key, _) in space.items()}
             return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in trial.params.items())]
 
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            if trial.user_attrs.get("folder") == self.folder_name:
-                checkpoint = self.folder / str(trial.number) / "checkpoints" / "last.ckpt"
-                resume = [f"ckpt_path='{checkpoint}'"] if checkpoint.is_file() else []
-                self._launch(study, [trial.number], [[*overrides(trial), *resume]])
-        while (missing := self.n_trials - len(study.get_trials(deepcopy=False))) > 0:
-            trials = [self._ask(study, space) for _ in range(min(self.n_jobs, missing))]
+        while True:
+            for dead in self._dead_workers(study):
+                for trial in self._running(study, dead):
+                    log.info("trial %d: goes on, the worker that began it has ended", trial.number)
+                    checkpoint = self.folder / str(trial.number) / "checkpoints" / "last.ckpt"
+                    resume = [f"ckpt_path='{checkpoint}'"] if checkpoint.is_file() else []
+                    self._launch(study, [trial.number], [[*overrides(trial), *resume]])
+            with FileLock(self.folder / COUNT_LOCK):  # workers count and begin trials one after another
+                missing = self.n_trials - len(study.get_trials(deepcopy=False))
+                trials = [self._ask(study, space) for _ in range(min(self.n_jobs, missing))]
+            if not trials:
+                return
             self._launch(study, [trial.number for trial in trials], [overrides(trial) for trial in trials])
+
+    def _lock(self, worker: str) -> FileLock:
+        """Return the lock that a worker holds while it lives."""
+        return FileLock(self.folder / f".worker-{worker}.lock", timeout=0)
+
+    def _running(self, study: "Study", worker: str | None = None) -> list["FrozenTrial"]:
+        """Return this folder's trials that have begun and not ended, of one worker or of all."""
+        from optuna.trial import TrialState
+
+        return [
+            trial
+            for trial in study.get_trials(states=(TrialState.RUNNING,))
+            if trial.user_attrs.get("folder") == self.folder_name and worker in (None, trial.user_attrs["worker"])
+        ]
+
+    def _dead_workers(self, study: "Study") -> Iterator[str]:
+        """Yield each worker that died with a trial begun; its lock is held meanwhile, so that no other yields it."""
+        for worker in {trial.user_attrs["worker"] for trial in self._running(study)} - {self.worker}:
+            lock = self._lock(worker)
+            with suppress(Timeout):
+                lock.acquire()
+                try:
+                    yield worker
+                    Path(lock.lock_file).unlink(missing_ok=True)
+                finally:
+                    lock.release()
 
     def _ask(self, study: "Study", space: "Space") -> "Trial":
         """Begin a trial, with a sampler whose random numbers depend on the seed and the trial alone."""
@@ -219,6 +263,7 @@ class OptunaSweeper(Sweeper):
         except ValueError as error:
             advice = f"its study is of another search ({error}); choose another folder"
             raise SettingError("hydra.sweep.dir", self.folder, advice) from error
+        trial.set_user_attr("worker", self.worker)
         trial.set_user_attr("folder", self.folder_name)
         return trial
 
@@ -254,26 +299,35 @@ class OptunaSweeper(Sweeper):
         log.info("trial %d: %s %.4f (best %.4f)", number, self.figure, value, study.best_value)
 
     def _show(self, study: "Study") -> None:
+        """Show the best trials, and how many came to which end."""
         from optuna.trial import TrialState
+        from rich.console import Console
+        from rich.table import Table
 
         from minillm.errors import MiniLLMError
 
         trials = study.get_trials(deepcopy=False)
         states = Counter(trial.state for trial in trials)
-        counts = ", ".join(
-            f"{states[state]} {word}"
-            for state, word in (
-                (TrialState.COMPLETE, "complete"),
-                (TrialState.PRUNED, "pruned"),
-                (TrialState.FAIL, "failed"),
-            )
-        )
+        words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+        counts = ", ".join(f"{states[state]} {word}" for state, word in words.items())
+        if states[TrialState.RUNNING]:
+            log.info("%d trials run in other workers; the last of them shows the result", states[TrialState.RUNNING])
+            return
         if not states[TrialState.COMPLETE]:
             raise MiniLLMError(f"{self.folder}: no trial came to its end ({counts})")
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        ranked = sorted(complete, key=lambda trial: cast(float, trial.value), reverse=self.direction == "maximize")
+        names = sorted({name for trial in complete for name in trial.params})
+        title = f"{len(trials)} trials: {counts}"
+        table = Table("trial", self.figure, *names, title=title, title_justify="left")
+        for trial in ranked[:SHOWN]:
+            settings = (trial.params.get(name, "") for name in names)
+            shown = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in settings)
+            table.add_row(str(trial.number), f"{trial.value:.4f}", *shown)
+        Console().print(table)
         best = study.best_trial
-        settings = " ".join(f"{name}={value}" for name, value in best.params.items())
-        log.info("%d trials: %s", len(trials), counts)
-        log.info("best: trial %d, %.4f, with %s", best.number, best.value, settings)
+        settings_of_best = " ".join(f"{name}={value}" for name, value in best.params.items())
+        log.info("best: trial %d, %.4f, with %s", best.number, best.value, settings_of_best)
         log.info("python scripts/compare.py 'runs=[%s]' sort_by=%s", self.folder, self.figure)
 
 
