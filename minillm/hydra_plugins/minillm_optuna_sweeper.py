@@ -8,8 +8,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -35,17 +34,21 @@ log = logging.getLogger(__name__)
 
 COUNT_LOCK = ".count.lock"
 SHOWN = 10  # trials in the table at the end
+TRIES = 3  # of a trial whose process is ended from outside: a network that needs too much memory is killed each time
+# What the launchers raise, joblib's and submitit's, where a job's process was killed.
+DIED = {"TerminatedWorkerError", "UncompletedJobError"}
 
 
 class OptunaSweeper(Sweeper):
     """Asks an Optuna study for each run's settings, launches the run, and tells the study its figure.
 
     The trial's number is the run's. All of the study is in its storage: the same command with the same
-    ``hydra.sweep.dir`` goes on where it was, a run that was interrupted first, from its last checkpoint. Started several
-    times at once, on one machine or on several that share the folder, it is as many workers on the same study. Each
-    holds a lock that the system lets go of when the process ends, however it ends: whoever gets hold of another
-    worker's lock knows that it is dead, and goes on with its trials. While a run trains, `minillm.callbacks.Pruning` reports its validations to the study and ends it where the pruner says so. A run
-    that fails is shown, counts as one of the trials, and the search goes on.
+    ``hydra.sweep.dir`` goes on where it was, a run that was interrupted first, from its last checkpoint. Started
+    several times at once, on one machine or on several that share the folder, it is as many workers on the same study.
+    Each holds a lock that the system lets go of when the process ends, however it ends: whoever gets hold of another
+    worker's lock knows that it is dead, and goes on with its trials. While a run trains, `minillm.callbacks.Pruning`
+    reports its validations to the study and ends it where the pruner says so. A run that fails is shown, counts as one
+    of the trials, and the search goes on; one whose process was ended from outside runs again.
 
     Args:
         n_trials: runs in all, those of an earlier start and of other workers among them.
@@ -132,11 +135,13 @@ class OptunaSweeper(Sweeper):
             SettingError: a search space or a storage that cannot work.
             MiniLLMError: no trial came to its end.
         """
+        from minillm.files import written_whole
         from minillm.signals import signals
 
         fixed, space = self._search_space(arguments)
         self.folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        with written_whole(self.folder / "multirun.yaml") as file:
+            OmegaConf.save(self.config, file)
         study = self._study()
         lock = self._lock(self.worker)
         lock.acquire()
@@ -145,8 +150,9 @@ class OptunaSweeper(Sweeper):
         except SystemExit:
             signals.how = lambda: f"the same command with hydra.sweep.dir={self.folder} goes on from here"
             raise
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        finally:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
         self._show(study)
         return study
 
@@ -205,75 +211,99 @@ class OptunaSweeper(Sweeper):
             raise error.within("hydra.sweeper") from error
 
     def _run(self, study: "Study", fixed: list[str], space: "Space") -> None:
-        """Launch what dead workers began, one at a time, and new trials, ``n_jobs`` at a time."""
-
-        def overrides(trial: "Trial | FrozenTrial") -> list[str]:
-            keys = {name: key for name, (key, _) in space.items()}
-            return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in trial.params.items())]
-
+        """Launch what was begun and not ended, then new trials, ``n_jobs`` at a time."""
         while True:
-            for dead in self._dead_workers(study):
-                for trial in self._running(study, dead):
-                    log.info("trial %d: goes on, the worker that began it has ended", trial.number)
-                    checkpoint = self.folder / str(trial.number) / "checkpoints" / "last.ckpt"
-                    resume = [f"ckpt_path='{checkpoint}'"] if checkpoint.is_file() else []
-                    self._launch(study, [trial.number], [[*overrides(trial), *resume]])
-            with FileLock(self.folder / COUNT_LOCK):  # workers count and begin trials one after another
-                missing = self.n_trials - len(study.get_trials(deepcopy=False))
-                trials = [self._ask(study, space) for _ in range(min(self.n_jobs, missing))]
+            with FileLock(self.folder / COUNT_LOCK):  # workers take trials one after another
+                trials = self._abandoned(study, space)[: self.n_jobs] or self._new(study, space)
+                for trial in trials:
+                    trial.set_user_attr("folder", self.folder_name)
+                    trial.set_user_attr("worker", self.worker)
             if not trials:
                 return
-            self._launch(study, [trial.number for trial in trials], [overrides(trial) for trial in trials])
+            self._launch(study, trials, [[*fixed, *self._overrides(trial, space)] for trial in trials])
+
+    def _overrides(self, trial: "Trial", space: "Space") -> list[str]:
+        """Return the settings of a trial, and its last checkpoint if it has one."""
+        settings = [f"{space[name][0]}={value}" for name, value in trial.params.items()]
+        checkpoint = self.folder / str(trial.number) / "checkpoints" / "last.ckpt"
+        return [*settings, f"ckpt_path='{checkpoint}'"] if checkpoint.is_file() else settings
+
+    def _abandoned(self, study: "Study", space: "Space") -> list["Trial"]:
+        """Return this folder's trials that have begun and not ended, and on which nobody works any more.
+
+        A trial of this worker is one whose process has died, since this worker waits for none now. Of another worker it
+        is one whose worker has died; what that one gave to a queue, such as Slurm's, may work on nonetheless, and holds
+        the lock of the run's folder.
+        """
+        from optuna.trial import TrialState
+
+        from minillm.run_folder import LOCK
+
+        found = []
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            # Without the attributes it was begun by one that died that moment, since others wait for the lock.
+            worker = trial.user_attrs.get("worker", self.worker)
+            if trial.user_attrs.get("folder", self.folder_name) != self.folder_name:
+                continue
+            if not self._is_dead(worker) or not _is_free(FileLock(self.folder / str(trial.number) / LOCK)):
+                continue
+            tries = trial.user_attrs.get("tries", 1)
+            if tries == TRIES:
+                log.error("trial %d: failed, its process was ended %d times", trial.number, tries)
+                study.tell(trial.number, state=TrialState.FAIL)
+                continue
+            log.info("trial %d: runs again, its process was ended", trial.number)
+            again = self._begin(study, space, trial)
+            again.set_user_attr("tries", tries + 1)
+            found.append(again)
+        return found
+
+    def _is_dead(self, worker: str) -> bool:
+        """Return whether a worker does not wait for its trials any more."""
+        return worker == self.worker or _is_free(self._lock(worker))
 
     def _lock(self, worker: str) -> FileLock:
         """Return the lock that a worker holds while it lives."""
-        return FileLock(self.folder / f".worker-{worker}.lock", timeout=0)
+        return FileLock(self.folder / f".worker-{worker}.lock")
 
-    def _running(self, study: "Study", worker: str | None = None) -> list["FrozenTrial"]:
-        """Return this folder's trials that have begun and not ended, of one worker or of all."""
-        from optuna.trial import TrialState
+    def _new(self, study: "Study", space: "Space") -> list["Trial"]:
+        """Begin trials, if there are not as many yet as wanted."""
+        missing = self.n_trials - len(study.get_trials(deepcopy=False))
+        return [self._begin(study, space) for _ in range(min(self.n_jobs, missing))]
 
-        return [
-            trial
-            for trial in study.get_trials(states=(TrialState.RUNNING,))
-            if trial.user_attrs.get("folder") == self.folder_name and worker in (None, trial.user_attrs["worker"])
-        ]
+    def _begin(self, study: "Study", space: "Space", begun: "FrozenTrial | None" = None) -> "Trial":
+        """Begin a trial, or go on with one, with a sampler whose random numbers depend on seed and trial alone."""
+        import optuna
 
-    def _dead_workers(self, study: "Study") -> Iterator[str]:
-        """Yield each worker that died with a trial begun; its lock is held meanwhile, so that no other yields it."""
-        for worker in {trial.user_attrs["worker"] for trial in self._running(study)} - {self.worker}:
-            lock = self._lock(worker)
-            with suppress(Timeout):
-                lock.acquire()
-                try:
-                    yield worker
-                    Path(lock.lock_file).unlink(missing_ok=True)
-                finally:
-                    lock.release()
-
-    def _ask(self, study: "Study", space: "Space") -> "Trial":
-        """Begin a trial, with a sampler whose random numbers depend on the seed and the trial alone."""
         from minillm.errors import SettingError
 
         seed = self.sampler.get("seed")
-        number = len(study.get_trials(deepcopy=False))
+        number = len(study.get_trials(deepcopy=False)) if begun is None else begun.number
         study.sampler = self._make("sampler") if seed is None else self._make("sampler", seed=seed + number)
         try:
-            trial = study.ask({name: distribution for name, (_, distribution) in space.items()})
+            trial = study.ask() if begun is None else optuna.Trial(study, begun._trial_id)
+            for name, (_, distribution) in space.items():
+                trial._suggest(name, distribution)  # as Study.ask does; what is settled already stays
         except ValueError as error:
             advice = f"its study is of another search ({error}); choose another folder"
             raise SettingError("hydra.sweep.dir", self.folder, advice) from error
-        trial.set_user_attr("worker", self.worker)
-        trial.set_user_attr("folder", self.folder_name)
         return trial
 
-    def _launch(self, study: "Study", numbers: Sequence[int], jobs: Sequence[Sequence[str]]) -> None:
+    def _launch(self, study: "Study", trials: Sequence["Trial"], jobs: Sequence[Sequence[str]]) -> None:
         """Launch trials, each with its overrides, and tell the study what came of them."""
-        if numbers[-1] - numbers[0] != len(numbers) - 1:  # others, who share the storage, took the numbers between
-            for number, job in zip(numbers, jobs, strict=True):
-                self._launch(study, [number], [job])
+        numbers = [trial.number for trial in trials]
+        if numbers[-1] - numbers[0] != len(numbers) - 1:  # a launcher takes consecutive ones
+            for trial, job in zip(trials, jobs, strict=True):
+                self._launch(study, [trial], [job])
             return
-        returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
+        try:
+            returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
+        except Exception as error:
+            if not DIED & {kind.__name__ for kind in type(error).__mro__}:
+                raise
+            # The launcher hands on the results of none: those that ended well end at once when they run again.
+            log.error("a process of trials %s was ended: %s", numbers, str(error).partition("\n")[0])
+            return
         for number, returned in zip(numbers, returns, strict=True):
             self._tell(study, number, returned)
 
@@ -282,8 +312,9 @@ class OptunaSweeper(Sweeper):
 
         from minillm.errors import MiniLLMError
 
-        if study.get_trials(deepcopy=False)[number].state is TrialState.PRUNED:
-            log.info("trial %d: pruned", number)
+        state = study.get_trials(deepcopy=False)[number].state
+        if state.is_finished():
+            log.info("trial %d: %s", number, "pruned" if state is TrialState.PRUNED else "ended")
             return
         try:
             value = job.return_value
@@ -329,6 +360,19 @@ class OptunaSweeper(Sweeper):
         settings_of_best = " ".join(f"{name}={value}" for name, value in best.params.items())
         log.info("best: trial %d, %.4f, with %s", best.number, best.value, settings_of_best)
         log.info("python scripts/compare.py 'runs=[%s]' sort_by=%s", self.folder, self.figure)
+
+
+def _is_free(lock: FileLock) -> bool:
+    """Return whether nobody holds a lock; leave no file behind that was not there."""
+    path = Path(lock.lock_file)
+    if not path.is_file():
+        return True
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
 
 
 def _distribution(override: Override) -> "BaseDistribution":
