@@ -47,7 +47,7 @@ from minillm.parallel import cores
 class Observer(Callback):
     def on_train_start(self, trainer, module):
         run = Path(trainer.default_root_dir)
-        (run / "cores.txt").write_text(f"{cores()} {torch.get_num_threads()} {os.environ['RAYON_NUM_THREADS']}")
+        (run / "cores.txt").write_text(f"{cores()} {torch.get_num_threads()} {os.environ.get('RAYON_NUM_THREADS')}")
         (run / "node.txt").write_text(os.environ.get("SLURMD_NODENAME", ""))
 
     def on_train_batch_start(self, trainer, *_):
@@ -101,6 +101,7 @@ def test_a_trial_whose_process_is_killed_runs_again_and_jobs_share_the_cores(swe
     assert not list(Path("sweep").glob(".worker-*"))
 
 
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_each_time_fails_in_the_end(sweep: Run, tmp_path: Path) -> None:
     code = (tmp_path / "code" / "observer.py").read_text()
     (tmp_path / "code" / "observer.py").write_text(code.replace("kill.unlink()", "pass"))
