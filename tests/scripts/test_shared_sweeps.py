@@ -161,14 +161,13 @@ def test_workers_on_two_nodes_share_one_study_and_take_over_a_killed_ones_trial(
 def test_a_sweep_as_slurm_jobs_ends_as_it_would_in_one_process(
     slurm: dict[str, str], sweep: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in slurm.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
     ended = sweep(*QUICK, "seed=1,2", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=jobs")
     assert ended.status == 0, ended.stderr
     assert Path("jobs/0/cores.txt").read_text() == "1 1 1"  # what Slurm gives unless asked for more
     assert sweep(*QUICK, "seed=1,2", "hydra.sweep.dir=alone").status == 0
     assert_same("jobs/0", "alone/0")
     assert_same("jobs/1", "alone/1")
-    ended = sweep(*QUICK, "seed=1", "hydra/launcher=submitit_slurm", "+hydra.launcher.partition=none")
+    ended = sweep(*QUICK, "seed=1", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=none")
     assert ended.status != 0
     assert ended.stderr.splitlines()[-1].startswith("error: hydra/launcher: sbatch: error: ")
