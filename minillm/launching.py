@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -46,7 +47,7 @@ class Launching(Callback):
         os.environ.setdefault("RAYON_NUM_THREADS", str(share))
         torch.set_num_threads(min(share, torch.get_num_threads()))
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Let the process's next job count anew."""
         if self._before is None:
             os.environ.pop(CORES, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -75,7 +76,7 @@ class RunFolder(Callback):
             except Exception as error:
                 raise RefusedError(error) from error
 
-    def on_job_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Let go of the folder of one of a sweep's runs: this process may go on with another one."""
         folder = Path(config.hydra.runtime.output_dir)
         for owned in [owned for owned in _owned if owned.folder == folder]:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from rich.console import Console
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from minillm.arithmetic import seconds
@@ -96,7 +97,7 @@ class ProcessScaling:
         results = session.new_path("results")
         results.mkdir(parents=True)
         try:
-            torch.multiprocessing.spawn(_train, (list(cores), about, counts, results), nprocs=len(cores))
+            spawn(_train, (list(cores), about, counts, results), nprocs=len(cores))
         except Exception as error:
             raise Unavailable(" ".join(f"training in {len(cores)} processes: {error}".split())[-500:]) from error
         ranks = [torch.load(path, weights_only=True) for path in sorted(results.glob("rank-*.pt"))]

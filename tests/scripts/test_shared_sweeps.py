@@ -90,14 +90,13 @@ def assert_same(one: str, other: str) -> None:
 
 def test_a_trial_whose_process_is_killed_runs_again_and_jobs_share_the_cores(sweep: Run) -> None:
     Path("kill").touch()
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=2")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=1")
     ended = sweep(*SEARCH, *joblib, "hydra/sweeper/pruner=none")
     assert ended.status == 0, ended.stderr
-    assert [trial.state for trial in trials()] == [TrialState.COMPLETE, TrialState.COMPLETE]
-    assert trials()[0].user_attrs["tries"] == 2
+    assert [(trial.state, trial.user_attrs["tries"]) for trial in trials()] == [(TrialState.COMPLETE, 2)]
     assert read_checkpoint("sweep/0/checkpoints/last.ckpt")["global_step"] == 8
     share = max(1, parallel.cores() // 2)
-    assert {Path(f"sweep/{n}/cores.txt").read_text() for n in (0, 1)} == {f"{share} 1 {share}"}  # tests have one thread
+    assert Path("sweep/0/cores.txt").read_text() == f"{share} 1 {share}"  # tests have one thread
     assert not list(Path("sweep").glob(".worker-*"))
 
 
