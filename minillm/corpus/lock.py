@@ -56,11 +56,16 @@ class LockWriter:
         self._file.write(SEAL + self._digest.hexdigest() + END)
         self._file.close()
 
-    def add(self, article: Article) -> None:
-        """Write an article's revision, if its source knows it."""
+    def add(self, article: Article, sha256: str | None = None) -> None:
+        """Write an article's revision, if its source knows it.
+
+        Args:
+            article: the article.
+            sha256: of the text that its source gave, where that is not in the article any more.
+        """
         if not article.revision_id:
             return
-        sha256 = article.wikitext_sha256 or article.sha256
+        sha256 = article.wikitext_sha256 or sha256 or article.sha256
         revision = LockedRevision(
             article.page_id, article.revision_id, sha256, article.title, bool(article.wikitext_sha256)
         )
