@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,11 @@ from minillm.corpus.sources.export import Left
 from minillm.corpus.sources.hash_set import HashSet
 from minillm.engines import Engine, Task
 from minillm.errors import OutsideError
+from minillm.files import written_whole
 from minillm.parallel import batches, weighed_batches
 
 BATCH, FULL = 256, 4_000_000  # articles of a batch, and characters with which it has fewer: bounds the memory
+MOST_FILES = 10_000  # parts that are read into a file each; of more some are read together
 SHARED = 64  # articles that are examined at a time
 TEXTS = ("title", "url", "timestamp", "licence", "wikitext_sha256", "whence")
 READ = pa.schema(
@@ -34,8 +37,13 @@ READ = pa.schema(
     + [(name, pa.string()) for name in (*TEXTS, "sha256", "reason", "name", "problem", "text")]
 )  # the text comes last: whoever reads the columns before it does not touch the pages that it fills
 EXAMINED = pa.schema(
-    [("reason", pa.string()), ("shorter", pa.string()), ("digest", pa.uint64()), ("hashes", pa.binary())]
-    + [("text", pa.string())]
+    [
+        ("reason", pa.string()),
+        ("shorter", pa.string()),  # JSON
+        ("digest", pa.uint64()),
+        ("hashes", pa.binary()),
+        ("text", pa.string()),
+    ]
 )
 
 
@@ -43,7 +51,7 @@ class Range(NamedTuple):
     """Some records of a file, one after the other.
 
     Attributes:
-        file: what `read_part` wrote.
+        file: what `read_parts` wrote.
         start: its first record.
         stop: the one after its last.
     """
@@ -53,16 +61,16 @@ class Range(NamedTuple):
     stop: int
 
 
-def read_part(source: InParts, part: Any, limit: int | None, path: Path) -> None:
-    """Write what becomes of each record of a part of a source.
+def read_parts(source: InParts, parts: list[Any], limit: int | None, path: Path) -> None:
+    """Write what becomes of each record of some parts of a source.
 
     Args:
         source: the source.
-        part: one of its parts.
+        parts: some of its parts, in order.
         limit: of articles; None: all.
         path: the file to write.
     """
-    write_records(_first(source.read(part), limit), path)
+    write_records(_first(chain.from_iterable(map(source.read, parts)), limit), path)
 
 
 def write_records(outcomes: Iterable[Article | Left], path: Path) -> None:
@@ -137,11 +145,15 @@ def _check(file: Path, batch: pa.RecordBatch, articles: list[Article]) -> None:
 
 def damaged(file: Path, problem: object) -> OutsideError:
     """Return the error for a result that is not as it was written."""
-    return OutsideError(f"{file}: is damaged ({' '.join(str(problem).split())}); remove it and run the same command again")
+    return OutsideError(
+        f"{file}: is damaged ({' '.join(str(problem).split())}); remove it and run the same command again"
+    )
 
 
 def _article(row: dict[str, Any]) -> Article:
-    return Article(**{name: row[name] for name in ("page_id", "revision_id", "place", *TEXTS)}, text=row.get("text", ""))
+    return Article(
+        **{name: row[name] for name in ("page_id", "revision_id", "place", *TEXTS)}, text=row.get("text", "")
+    )
 
 
 def _examined_row(examined: Examined) -> dict[str, Any]:
@@ -195,7 +207,7 @@ class Join:
 
     Args:
         source: the source; None: the files hold nothing but what is to be taken.
-        files: what `read_part` wrote, in the order of the parts.
+        files: what `read_parts` wrote, in the order of the parts.
         limit: of articles; None: all.
     """
 
@@ -280,6 +292,75 @@ def summed_up(join: Join) -> Summary:
     return Summary(number, digest.hexdigest(), join.meta.get("counts", {}), needed)
 
 
+def read(source: InParts, parts: list[Any], limit: int | None, engine: Engine, folder: Path) -> tuple[Join, Summary]:
+    """Read all parts of a source, each on its own; what was read before is not read again.
+
+    Args:
+        source: the source.
+        parts: its parts.
+        limit: of articles; None: all.
+        engine: where the tasks run.
+        folder: where the articles stay, beside the raw stores.
+    """
+    record = folder / f"reading-{limit or 'all'}.json"
+    if record.exists():
+        try:
+            files, *known = json.loads(record.read_text(encoding="utf-8"))
+            summary = Summary(*known)
+        except (OSError, ValueError, TypeError) as error:
+            raise damaged(record, error) from error
+        return Join(source, [folder / name for name in files], limit), summary
+    size = -(-len(parts) // max(len(parts) if len(parts) <= MOST_FILES else 1, engine.tasks or 1))
+    first = "" if limit is None else f"-first-{limit}"
+    tasks = [
+        Task(
+            partial(read_parts, source, parts[start : start + size], limit),
+            folder / f"part-{start:06}-{size}{first}.arrow",
+        )
+        for start in range(0, len(parts), size)
+    ]
+    engine.run(tasks, folder, "reading articles")
+    join = Join(source, [task.result for task in tasks], limit)
+    summary = summed_up(join)
+    with written_whole(record) as file:
+        file.write_text(json.dumps([[task.result.name for task in tasks], *summary]), encoding="utf-8")
+    return join, summary
+
+
+def known_digest(folder: Path, limit: int | None) -> str | None:
+    """Return the digest of articles that `read` has read, where it has."""
+    try:
+        text = (folder / f"reading-{limit or 'all'}.json").read_text(encoding="utf-8")
+        return Summary(*json.loads(text)[1:]).digest
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def exported(articles: Iterable[Article], number: int, tasks: int, folder: Path) -> tuple[Join, Summary]:
+    """Write articles of a raw store to files, so that whoever examines them does not open the store.
+
+    Args:
+        articles: from the store.
+        number: how many.
+        tasks: how many files, about.
+        folder: where they go.
+    """
+    size = max(1, -(-number // tasks))
+    files, articles = [], iter(articles)
+    for start in range(0, number, size):
+        files.append(folder / f"stored-{start:09}-{size}.arrow")
+        some = islice(articles, size)
+        if files[-1].exists():
+            for _ in some:
+                pass
+        else:
+            with written_whole(files[-1]) as file:
+                write_records(some, file)
+    return Join(None, files, None), Summary(
+        number, "", {}, [min(size, number - start) for start in range(0, number, size)]
+    )
+
+
 class Spread:
     """Articles in files, as the corpus is made of them.
 
@@ -288,14 +369,15 @@ class Spread:
         summary: of the join.
         engine: where the tasks run.
         folder: for the results of tasks.
+        origin: exactly what the source has read, where it is known.
     """
 
-    def __init__(self, join: Join, summary: Summary, engine: Engine, folder: Path) -> None:
+    def __init__(
+        self, join: Join, summary: Summary, engine: Engine, folder: Path, origin: dict[str, Any] | None = None
+    ) -> None:
         self._join, self._summary, self._engine, self._folder = join, summary, engine, folder
-        self.articles = summary.articles
-        self.fetched = summary.articles
-        self.counts = summary.counts
-        self.origin: dict[str, Any] | None = None
+        self.articles = self.fetched = summary.articles
+        self.counts, self.origin = summary.counts, origin
 
     def texts(self, number: int) -> Iterator[str]:
         """Yield the texts of so many articles at most, evenly over all, as `RawStore.texts` does."""
@@ -307,7 +389,7 @@ class Spread:
 
     def examined(
         self, cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int
-    ) -> Iterator[tuple[Article, str, Examined]]:
+    ) -> Iterator[tuple[Article, str | None, Examined]]:
         """Yield each article without its text, its text's SHA-256, and what is found out about it alone, in order."""
         work = partial(examine, cleaner, quality, duplicates, min_length)
         ranges = self._ranges()
@@ -334,9 +416,7 @@ class Spread:
         ]
 
     @staticmethod
-    def _rows(
-        ranges: list[tuple[int, Range]], results: list[Path]
-    ) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    def _rows(ranges: list[tuple[int, Range]], results: list[Path]) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
         for (number, records), path in zip(ranges, results, strict=True):
             record = records.start
             for batch in _batches(Range(path, 0, 2**62), EXAMINED.names):

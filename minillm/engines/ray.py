@@ -1,6 +1,7 @@
 """Tasks on Ray: on a cluster that runs, or on one that is started here for them."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,14 +83,16 @@ def _connected(address: str | None) -> Iterator[None]:
             address,
             runtime_env={"env_vars": environment()},
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             configure_logging=False,
             **here,
         )
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
         if address is None:
             raise OutsideError(f"ray cannot be started: {' '.join(str(error).split())[:200]}") from error
-        raise SettingError("engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})") from error
+        raise SettingError(
+            "engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})"
+        ) from error
     try:
         yield
     finally:

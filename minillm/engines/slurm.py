@@ -97,7 +97,6 @@ class Slurm(Engine):
 
         executor = submitit.SlurmExecutor(folder=token.folder / LOGS, max_num_timeout=0)
         partition = {"partition": self.partition} if self.partition else {}
-            environment = {**ONE_THREAD, "PYTHONPATH": path}
         executor.update_parameters(
             job_name="minillm",
             nodes=1,
@@ -155,9 +154,7 @@ def _cancel_left_over(folder: Path) -> None:
         _cancel((folder / JOBS).read_text(encoding="utf-8").strip())
 
 
-def _check_started(
-    shares: list[Sequence[Task]], waiting: list[Task], started: Path, array: str, folder: Path
-) -> None:
+def _check_started(shares: list[Sequence[Task]], waiting: list[Task], started: Path, array: str, folder: Path) -> None:
     """Find a job that ended without having seen the working folder.
 
     Raises:

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["DumpSource", "FilesSource", "HubSource", "InParts", "SampleSource", "Source", "WikipediaSource"]
 
 
-MODULE = {"Source": "source", "InParts": "source"}
-
-
 def __getattr__(name: str) -> Any:
     if name in __all__:  # only the libraries of the source that is asked for are loaded
-        return getattr(import_module(f"{__name__}.{MODULE.get(name, name.removesuffix("Source").lower())}"), name)
+        module = "source" if name in ("Source", "InParts") else name.removesuffix("Source").lower()
+        return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,8 +99,8 @@ class DumpSource:
                 progress.add_article()
                 yield article
 
-    def parts(self) -> list[tuple[Path, int | None]]:
-        """Return the files, each with how many processes work on it; see `InParts.parts`."""
+    def pieces(self) -> list[tuple[Path, int | None]]:
+        """Return the files, each with how many processes work on it; see `InParts.pieces`."""
         files = self._files()
         self._check_headers(files)
         return [(file.absolute(), 1 if len(files) > 1 else self.processes) for file in files]

@@ -118,10 +118,10 @@ class FilesSource:
 
     def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
         """Yield the articles in the files' order; see `Source.articles`."""
-        yield from self.joined(chain.from_iterable(map(self.read, self.parts())), limit, held)
+        yield from self.joined(chain.from_iterable(map(self.read, self.pieces())), limit, held)
 
-    def parts(self) -> list[tuple[str, Path, int]]:
-        """Return the files, each with its name and how many there are; see `InParts.parts`."""
+    def pieces(self) -> list[tuple[str, Path, int]]:
+        """Return the files, each with its name and how many there are; see `InParts.pieces`."""
         files = self._files()
         return [(name, file.absolute(), len(files)) for name, file in files.items()]
 
@@ -135,9 +135,7 @@ class FilesSource:
                 outcome = self._left(file, line, error)
             yield outcome
 
-    def joined(
-        self, outcomes: Iterable[Article | Left], limit: int | None, held: Container[int]
-    ) -> Iterator[Article]:
+    def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Container[int]) -> Iterator[Article]:
         """Yield the articles; one whose identity comes again gets another one; see `InParts.joined`."""
         new = (article for article in self._each_itself(outcomes) if article.page_id not in held)
         yield from islice(new, limit)

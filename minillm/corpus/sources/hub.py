@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,13 +66,11 @@ class HubSource:
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dataset's order; see `Source.articles`."""
         total, rows = self._rows(held)
-        # What is held is skipped by its id alone, without a look at its text.
-        outcomes = (self._outcome(row) for row in rows if number_of(row["id"]) not in held)
-        new = self.joined(outcomes, limit, held)
+        new = self.joined((self._outcome(row, held) for row in rows), limit, held)
         yield from track(new, "reading articles", total) if limit is None else new
 
-    def parts(self) -> list[Path]:
-        """Return the parquet files of a folder; none of a dataset on the hub; see `InParts.parts`."""
+    def pieces(self) -> list[Path]:
+        """Return the parquet files of a folder; none of a dataset on the hub; see `InParts.pieces`."""
         if not self._folder:
             return []
         self._local_rows()
@@ -88,9 +86,10 @@ class HubSource:
 
     def _joined(self, outcomes: Iterable[Article | Left], held: Held) -> Iterator[Article]:
         left_out = LeftOut(self.path, "rows")
-        for outcome in outcomes:
+        for number, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, Left):
-                left_out.add(outcome.name, outcome.problem)
+                if outcome.problem:
+                    left_out.add(f"{self.path}: row {number:,}", outcome.problem)
             elif outcome.page_id not in held:
                 yield outcome
         left_out.sum_up()
@@ -150,13 +149,15 @@ class HubSource:
             except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise self._unusable(f"{file} is damaged ({error})") from error
 
-    def _outcome(self, row: dict[str, Any]) -> Article | Left:
+    @staticmethod
+    def _outcome(row: dict[str, Any], held: Container[int] = ()) -> Article | Left:
         url, title, text = row["url"], row["title"], row["text"]
         if (page_id := number_of(row["id"])) is None:
-            return Left("unusable", -1, f"{self.path}: the row with the id {str(row['id'])[:40]!r}", f"has no id {VALID}")
+            return Left("unusable", -1, problem=f"has no id {VALID}")
+        if page_id in held:  # skipped by its id alone, without a look at its text
+            return Left("held", page_id)
         if not (isinstance(title, str) and isinstance(text, str) and isinstance(url or "", str)):
-            place = f"{self.path}: the row with the id {page_id}"
-            return Left("unusable", page_id, place, "has a title, text or url that is no text")
+            return Left("unusable", page_id, problem="has a title, text or url that is no text")
         return Article(page_id, title, text, url=url or "", licence=LICENCE)
 
     def _check(self, columns: list[str] | tuple[str, ...]) -> None:

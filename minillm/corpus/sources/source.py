@@ -68,10 +68,10 @@ class Source(Protocol):
 class InParts(Source, Protocol):
     """A source whose input is in parts that can be read each on its own, on whatever machine sees it.
 
-    ``joined(chain.from_iterable(map(read, parts())), ...)`` is what ``articles(...)`` yields.
+    ``joined(chain.from_iterable(map(read, pieces())), ...)`` is what ``articles(...)`` yields.
     """
 
-    def parts(self) -> list[Any]:
+    def pieces(self) -> list[Any]:
         """Return what `read` takes, in the order of the articles; empty where it cannot be read in parts.
 
         Raises:
