@@ -87,9 +87,9 @@ class Engine(ABC):
 
     def __post_init__(self) -> None:
         if self.tasks is not None and not 1 <= self.tasks <= MOST_TASKS:
-            raise SettingError("engine.tasks", self.tasks, f"must be from 1 to {MOST_TASKS:,}, such as 64")
+            raise SettingError("tasks", self.tasks, f"must be from 1 to {MOST_TASKS:,}, such as 64")
         if self.retries < 0:
-            raise SettingError("engine.retries", self.retries, "must be at least 0, such as 2")
+            raise SettingError("retries", self.retries, "must be at least 0, such as 2")
 
     def run(self, tasks: Sequence[Task], folder: Path, what: str) -> None:
         """Have the result of each task on disk; those that are there already are not made again.

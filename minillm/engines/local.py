@@ -26,7 +26,7 @@ class Local(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.processes is not None and self.processes < 1:
-            raise SettingError("engine.processes", self.processes, "must be at least 1, or null for all cores")
+            raise SettingError("processes", self.processes, "must be at least 1, or null for all cores")
 
     def _perform(self, tasks: Sequence[Task], token: Token, alone: bool) -> Iterator[None]:
         processes = 1 if alone else self.processes or cores()

@@ -34,11 +34,11 @@ class Ray(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tasks is None:
-            raise SettingError("engine.tasks", None, "must be a number, such as 64")
+            raise SettingError("tasks", None, "must be a number, such as 64")
         if self.cpus <= 0:
-            raise SettingError("engine.cpus", self.cpus, "must be above 0, such as 1")
+            raise SettingError("cpus", self.cpus, "must be above 0, such as 1")
         if self.memory_gb is not None and self.memory_gb <= 0:
-            raise SettingError("engine.memory_gb", self.memory_gb, "must be above 0, or null")
+            raise SettingError("memory_gb", self.memory_gb, "must be above 0, or null")
         needs(self.name, "ray")
 
     def _perform(self, tasks: Sequence[Task], token: Token, alone: bool) -> Iterator[None]:

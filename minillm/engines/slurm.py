@@ -48,12 +48,12 @@ class Slurm(Engine):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tasks is None:
-            raise SettingError("engine.tasks", None, "must be a number, such as 64")
+            raise SettingError("tasks", None, "must be a number, such as 64")
         if not 1 <= self.jobs <= MOST_JOBS:
-            raise SettingError("engine.jobs", self.jobs, f"must be from 1 to {MOST_JOBS}, such as 32")
+            raise SettingError("jobs", self.jobs, f"must be from 1 to {MOST_JOBS}, such as 32")
         for name in "cpus", "memory_gb", "minutes":
             if getattr(self, name) <= 0:
-                raise SettingError(f"engine.{name}", getattr(self, name), "must be above 0")
+                raise SettingError(name, getattr(self, name), "must be above 0")
         needs(self.name, "submitit")
         for command in "sbatch", "squeue", "scancel":
             if shutil.which(command) is None:
