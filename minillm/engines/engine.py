@@ -125,6 +125,7 @@ class Engine(ABC):
                 _raise_error(task)
             waiting = [task for task in waiting if not task.result.exists()]
             if not waiting:
+                self._end(folder)
                 return
         times = f"{1 + self.retries} times" if self.retries else "once"
         advice = f"perhaps for want of memory; {self._advice}, then run the same command again to go on"
@@ -140,6 +141,10 @@ class Engine(ABC):
             task.result.parent.mkdir(parents=True, exist_ok=True)
             _error_of(task).unlink(missing_ok=True)
         return token
+
+    def _end(self, folder: Path) -> None:
+        """Remove what served the run alone; called once all results are there."""
+        (folder / TOKEN).unlink(missing_ok=True)
 
     @property
     def _advice(self) -> str:

@@ -48,8 +48,7 @@ class Ray(Engine):
             resources: dict[str, Any] = {"num_cpus": self.cpus}
             if self.memory_gb is not None:
                 resources["memory"] = int(self.memory_gb * 2**30)
-            # A worker that has done one task ends: what the libraries keep does not add up, and "alone" is alone.
-            remote = ray.remote(**resources, max_retries=0, max_calls=1)(perform)
+            remote = ray.remote(**resources, max_retries=0, max_calls=int(alone))(perform)  # 0: as many as come
             waiting, under_way = list(reversed(tasks)), set[Any]()
             while waiting or under_way:
                 while waiting and len(under_way) < (1 if alone else AHEAD):

@@ -60,6 +60,10 @@ class Slurm(Engine):
                 advice = f"there is no {command} on the PATH; run it on a machine that submits jobs, or engine=local"
                 raise SettingError("engine", self.name, advice)
 
+    def _end(self, folder: Path) -> None:
+        super()._end(folder)
+        shutil.rmtree(folder / LOGS, ignore_errors=True)
+
     @property
     def _advice(self) -> str:
         return f"raise engine.memory_gb={self.memory_gb:g} or engine.tasks"

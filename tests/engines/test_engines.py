@@ -272,11 +272,18 @@ def on_slurm(slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_slurm")
 def test_slurm_on_two_nodes_prepares_the_same_bytes(run_script: Callable[..., Any], dump: Path, tmp_path: Path) -> None:
     settings = ["data=dump", f"data.source.path={dump}", *SMALL]
-    jobs = ["engine=slurm", "engine.tasks=2", "engine.jobs=2", "engine.memory_gb=1"]
+    jobs = ["engine=slurm", "engine.tasks=2", "engine.jobs=2", "engine.cpus=2", "engine.memory_gb=1"]
     assert run_script("prepare", *settings, *jobs, f"paths.data_dir={tmp_path / 'slurm'}").status == 0
     assert run_script("prepare", *settings, f"paths.data_dir={tmp_path / 'here'}").status == 0
     assert content(tmp_path / "slurm") == content(tmp_path / "here")
     assert len(content(tmp_path / "here")) == 14
+    nodes = subprocess.run(["squeue", "-h", "-t", "all", "-o", "%N"], capture_output=True, text=True, check=True)
+    assert {"n1", "n2"} <= set(nodes.stdout.split())
+    assert {path.suffix for path in (tmp_path / "slurm" / "raw").rglob("*") if path.is_file()} == {
+        ".arrow",
+        ".json",
+        ".lock",
+    }
 
 
 @pytest.mark.slurm
