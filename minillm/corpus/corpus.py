@@ -235,7 +235,8 @@ class Corpus:
     def _made(self, raw: Path, source: dict[str, Any]) -> Path:
         """Return the folder of the prepared corpus, made if need be."""
         engine = self.engine if self.engine and self.engine.tasks else None
-        if not raw.exists() and (engine or spreading.known_digest(_parts_of(raw), self.num_articles)):
+        in_parts = engine or spreading.known_digest(_parts_of(raw), self.num_articles)
+        if in_parts and not self._holds_all(raw):
             engine = engine or Local(tasks=cores())
             if isinstance(self.source, InParts) and (parts := self.source.pieces()):
                 return self._made_of_parts(parts, _parts_of(raw), engine, source)
@@ -244,6 +245,13 @@ class Corpus:
             digest = store.digest(self.num_articles)
         _record(raw, self.num_articles, digest)
         return folder
+
+    def _holds_all(self, raw: Path) -> bool:
+        """Return whether there is a store with all articles that are wanted: then nothing need be read."""
+        if not raw.exists():
+            return False
+        with RawStore(raw) as store:
+            return self._wanted(store) == 0
 
     def _made_of_store(self, store: RawStore, engine: Engine | None, source: dict[str, Any]) -> Path:
         """Return the folder of the corpus of a store; its articles go to an engine's tasks as files."""

@@ -3,6 +3,7 @@
 import bz2
 import html
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -148,6 +149,18 @@ def test_what_an_engine_prepared_is_found_without_it_and_serves_other_settings(
     other = Corpus(sources["dump"], tmp_path, num_articles=None, min_length=1500)
     assert 0 < other.manifest["funnel"]["kept"] < len(before) * 100
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "raw").rglob("*.arrow")} == before
+
+
+@pytest.mark.parametrize("held", [20, None])
+def test_a_store_that_is_there_serves_where_it_holds_all_and_is_no_obstacle_where_it_does_not(
+    sources: dict[str, Source], streamed: Callable[..., dict[str, bytes]], tmp_path: Path, held: int | None
+) -> None:
+    Corpus(sources["dump"], tmp_path, num_articles=held, min_length=1).prepare()
+    shutil.rmtree(tmp_path / "corpus")
+    engine = Local(tasks=3, processes=1)
+    Corpus(sources["dump"], tmp_path, num_articles=None, min_length=200, engine=engine).prepare()
+    assert content(tmp_path) == streamed("dump", None)
+    assert bool(list((tmp_path / "raw").glob("*.parts"))) == (held is not None)
 
 
 def test_who_finds_a_corpus_prepared_does_not_open_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
