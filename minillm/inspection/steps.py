@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 
 from minillm.generation import CachedNetwork, Draw, Sampling, draws
 from minillm.inspection.reading import check_count
-
-if TYPE_CHECKING:
-    from minillm.language_model import LanguageModel
+from minillm.language_model import LanguageModel
 
 
 class Candidate(NamedTuple):
@@ -53,7 +51,7 @@ class Step:
 
 
 def steps(
-    model: "LanguageModel", prompt: str, max_new_tokens: int, sampling: Sampling, seed: int | None, k: int
+    model: LanguageModel, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int | None, k: int
 ) -> Iterator[Step]:
     """Yield what `LanguageModel.steps` says of a continuation; what cannot be continued is refused at once."""
     check_count(k, least=0)
@@ -64,7 +62,7 @@ def steps(
     return _steps(model, prompt, draws(network, [ids], max_new_tokens, sampling, seed, model.device), sampling, k)
 
 
-def _steps(model: "LanguageModel", prompt: str, drawn: Iterator[Draw], sampling: Sampling, k: int) -> Iterator[Step]:
+def _steps(model: LanguageModel, prompt: str, drawn: Iterator[Draw], sampling: Sampling, k: int) -> Iterator[Step]:
     name = cache(model.tokenizer.text)
     written: list[int] = []
     for draw in drawn:
