@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 
 from minillm.errors import OutsideError, SettingError
 
@@ -26,7 +26,8 @@ SUMS = "SHA256SUMS"
 VERIFIED = "MINILLM_VERIFIED"  # an environment variable: processes that this one starts need not verify again
 TEMPORARY = ".minillm.tmp"
 MOUNTS = Path("/proc/mounts")
-# Disks over a network, by the names that Linux has for them, and any other file system behind FUSE that is one.
+LEASE = 300.0  # seconds after which a lock is free that its holder, on another machine, does not touch any more
+# Disks over a network, by the names that Linux has for them.
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "glusterfs"}
 NETWORK |= {"panfs", "orangefs", "pvfs2", "wekafs", "ocfs2", "gfs2"}
 NETWORK |= {f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "s3fs", "rclone", "gcsfuse", "juicefs", "goofys")}
@@ -136,34 +137,19 @@ def locked(path: Path) -> AbstractContextManager[object]:
     """Return a lock, held from now to the end of its ``with``, on all that is made at or from a path.
 
     On a disk over a network it holds over machines: there the system's locks may hold on each machine alone, without
-    a word, so that it is a file which only one can make. A machine that breaks down leaves it; who waits is told.
+    a word, so that it is a file which only one can make, and which its holder touches as long as it lives.
 
     Raises:
         OSError: nothing can be written beside the path, not even a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if network_disk(path.parent):
-        return _locked_over_machines(path.with_suffix(".lock"))
-    lock = FileLock(path.with_suffix(".lock"))
+    file = path.with_suffix(".lock")
+    lock = SoftFileLease(file, lease_duration=LEASE) if network_disk(path.parent) else FileLock(file)
     try:
         return lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process that prepares the same data")
         return lock.acquire()
-
-
-def _locked_over_machines(path: Path) -> AbstractContextManager[object]:
-    lock = SoftFileLock(path)  # of a process of this machine that has ended, it takes the file away
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        try:
-            process, machine = path.read_text(encoding="utf-8").split()[:2]
-        except (OSError, ValueError):
-            process, machine = "?", "another machine"
-        advice = f"if that one has ended, remove {path}"
-        log.warning("waiting for process %s on %s, which prepares the same data; %s", process, machine, advice)
-        return lock.acquire(poll_interval=1.0)
 
 
 def network_disk(path: Path) -> str | None:

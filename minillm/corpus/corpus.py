@@ -205,16 +205,11 @@ class Corpus:
                 return self._made(raw, source)
 
     def _known(self, raw: Path, source: dict[str, Any]) -> Path | None:
-        """Return the folder of the prepared corpus where a file tells what the raw articles are: no store is opened.
-
-        So processes of a training on several machines, of which one prepared the corpus, find it.
-        """
-        digests = spreading.known_digest(_parts_of(raw), self.num_articles), _recorded(raw, self.num_articles)
-        for digest in filter(None, digests):
-            folder = self._folder_of(self._made_from(digest, source))
-            if is_whole(folder):
-                return folder
-        return None
+        """Return the folder of the prepared corpus of articles that were read in parts, where it is there."""
+        if (summary := spreading.known(_parts_of(raw), self.num_articles)) is None:
+            return None
+        folder = self._folder_of(self._made_from(summary.digest, source))
+        return folder if is_whole(folder) else None
 
     def _found(self, raw: Path, source: dict[str, Any], problem: OSError) -> Path:
         """Return the folder of the prepared corpus where nothing can be written.
@@ -235,16 +230,13 @@ class Corpus:
     def _made(self, raw: Path, source: dict[str, Any]) -> Path:
         """Return the folder of the prepared corpus, made if need be."""
         engine = self.engine if self.engine and self.engine.tasks else None
-        in_parts = engine or spreading.known_digest(_parts_of(raw), self.num_articles)
+        in_parts = engine or spreading.known(_parts_of(raw), self.num_articles)
         if in_parts and not self._holds_all(raw):
             engine = engine or Local(tasks=cores())
             if isinstance(self.source, InParts) and (parts := self.source.pieces()):
                 return self._made_of_parts(parts, _parts_of(raw), engine, source)
         with RawStore(raw) as store:
-            folder = self._made_of_store(store, engine, source)
-            digest = store.digest(self.num_articles)
-        _record(raw, self.num_articles, digest)
-        return folder
+            return self._made_of_store(store, engine, source)
 
     def _holds_all(self, raw: Path) -> bool:
         """Return whether there is a store with all articles that are wanted: then nothing need be read."""
@@ -535,36 +527,6 @@ class _Spool:
 def _parts_of(raw: Path) -> Path:
     """Return the folder of the articles that were read in parts, beside the raw store that it is in place of."""
     return raw.with_suffix(".parts")
-
-
-def _recorded(raw: Path, num_articles: int | None) -> str | None:
-    """Return the digest of a store's articles where it is recorded, and the store has not changed since."""
-    try:
-        state, digests = json.loads(raw.with_suffix(".json").read_text(encoding="utf-8"))
-        digest = digests.get(str(num_articles)) if state == _state(raw) else None
-        return digest if isinstance(digest, str) else None
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _record(raw: Path, num_articles: int | None, digest: str) -> None:
-    """Record the digest of a store's articles; a disk that does not take it has the store opened again, no more."""
-    path = raw.with_suffix(".json")
-    try:
-        state = _state(raw)
-        digests: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            before, known = json.loads(path.read_text(encoding="utf-8"))
-            digests = known if before == state else {}
-        with written_whole(path) as file:
-            file.write_text(json.dumps([state, {**digests, str(num_articles): digest}]), encoding="utf-8")
-    except OSError as error:
-        log.info("%s: cannot be written (%s)", path, problem_of(error))
-
-
-def _state(raw: Path) -> list[int]:
-    status = raw.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 @contextlib.contextmanager

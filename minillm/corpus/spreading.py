@@ -29,7 +29,7 @@ from minillm.files import written_whole
 from minillm.parallel import batches, weighed_batches
 
 BATCH, FULL = 256, 4_000_000  # articles of a batch, and characters with which it has fewer: bounds the memory
-MOST_FILES = 10_000  # parts that are read into a file each; of more some are read together
+MOST_FILES = 4096  # parts that are read into a file each; of more some are read together
 SHARED = 64  # articles that are examined at a time
 TEXTS = ("title", "url", "timestamp", "licence", "wikitext_sha256", "whence")
 READ = pa.schema(
@@ -302,15 +302,7 @@ def read(source: InParts, parts: list[Any], limit: int | None, engine: Engine, f
         engine: where the tasks run.
         folder: where the articles stay, beside the raw stores.
     """
-    record = folder / f"reading-{limit or 'all'}.json"
-    if record.exists():
-        try:
-            files, *known = json.loads(record.read_text(encoding="utf-8"))
-            summary = Summary(*known)
-        except (OSError, ValueError, TypeError) as error:
-            raise damaged(record, error) from error
-        return Join(source, [folder / name for name in files], limit), summary
-    size = -(-len(parts) // max(len(parts) if len(parts) <= MOST_FILES else 1, engine.tasks or 1))
+    size = -(-len(parts) // MOST_FILES)  # not engine.tasks: with another number of them all stays read
     first = "" if limit is None else f"-first-{limit}"
     tasks = [
         Task(
@@ -321,19 +313,23 @@ def read(source: InParts, parts: list[Any], limit: int | None, engine: Engine, f
     ]
     engine.run(tasks, folder, "reading articles")
     join = Join(source, [task.result for task in tasks], limit)
-    summary = summed_up(join)
-    with written_whole(record) as file:
-        file.write_text(json.dumps([[task.result.name for task in tasks], *summary]), encoding="utf-8")
+    if (summary := known(folder, limit)) is None:
+        summary = summed_up(join)
+        with written_whole(_record(folder, limit)) as file:
+            file.write_text(json.dumps(summary), encoding="utf-8")
     return join, summary
 
 
-def known_digest(folder: Path, limit: int | None) -> str | None:
-    """Return the digest of articles that `read` has read, where it has."""
+def known(folder: Path, limit: int | None) -> Summary | None:
+    """Return what is known of articles that `read` has read, where it has."""
     try:
-        text = (folder / f"reading-{limit or 'all'}.json").read_text(encoding="utf-8")
-        return Summary(*json.loads(text)[1:]).digest
+        return Summary(*json.loads(_record(folder, limit).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _record(folder: Path, limit: int | None) -> Path:
+    return folder / f"reading-{limit or 'all'}.json"
 
 
 def exported(articles: Iterable[Article], number: int, tasks: int, folder: Path) -> tuple[Join, Summary]:

@@ -5,6 +5,7 @@ import html
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,13 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filelock import SoftFileLock, Timeout
+from filelock import SoftFileLease, Timeout
 
 from minillm.corpus import Corpus, DumpSource, FilesSource, HubSource, RawStore, SampleSource
 from minillm.corpus.sources import Source
 from minillm.engines import Engine, Local, Task
 from minillm.errors import OutsideError, SettingError
-from minillm.files import locked, network_disk
+from minillm.files import LEASE, locked, network_disk
 
 ROOT = Path(__file__).parent.parent.parent
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="es"><siteinfo>
@@ -163,10 +164,40 @@ def test_a_store_that_is_there_serves_where_it_holds_all_and_is_no_obstacle_wher
     assert bool(list((tmp_path / "raw").glob("*.parts"))) == (held is not None)
 
 
-def test_who_finds_a_corpus_prepared_does_not_open_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Corpus(SampleSource(), tmp_path, num_articles=60).prepare()
-    monkeypatch.setattr("minillm.corpus.corpus.RawStore", None)  # whoever opens it fails
-    assert Corpus(SampleSource(), tmp_path, num_articles=60).prepare() == first
+def test_who_is_told_which_corpus_was_prepared_opens_no_store(tmp_path: Path) -> None:
+    first = Corpus(SampleSource(), tmp_path, num_articles=60)
+    first.prepare()
+    shutil.rmtree(tmp_path / "raw")
+    follower = Corpus(SampleSource(), tmp_path, num_articles=60, prepared=first.fingerprint)
+    assert follower.prepare() == first.prepare()
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_part_that_was_damaged_is_named_and_without_it_the_run_goes_on(
+    sources: dict[str, Source], streamed: Callable[..., dict[str, bytes]], tmp_path: Path
+) -> None:
+    def corpus() -> Corpus:
+        engine = Local(tasks=2, processes=1)
+        return Corpus(sources["dump"], tmp_path, num_articles=None, min_length=200, engine=engine)
+
+    corpus().prepare()
+    shutil.rmtree(tmp_path / "corpus")
+    part = sorted((tmp_path / "raw").glob("*.parts/part-*.arrow"))[1]
+    content_before = part.read_bytes()
+    position = content_before.index(b" que ", len(content_before) // 2)
+    part.write_bytes(content_before[:position] + b" qui " + content_before[position + 5 :])
+    with pytest.raises(
+        OutsideError, match=rf"{part.name}: is damaged \(article \d+ is not as it was read\); remove it"
+    ):
+        corpus().prepare()
+    part.write_bytes(content_before[:-100])
+    with pytest.raises(OutsideError, match=rf"{part.name}: is damaged .*; remove it and run the same command again"):
+        corpus().prepare()
+    assert not list((tmp_path / "corpus").glob("*/manifest.json"))
+    part.unlink()
+    corpus().prepare()
+    assert content(tmp_path) == streamed("dump", None)
+    assert part.read_bytes() == content_before
 
 
 # Tasks
@@ -329,11 +360,15 @@ def test_a_node_that_does_not_see_the_folder_is_named(slurm: dict[str, str], tmp
     assert "cannot see it; set paths.data_dir to a folder on a disk that all nodes share" in ended.stderr
 
 
-def test_ray_prepares_the_same_bytes(sources: dict[str, Source], streamed: Any, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_ray_prepares_the_same_bytes_and_runs_a_task_that_dies_again(
+    sources: dict[str, Source], streamed: Any, tmp_path: Path
+) -> None:
+    ray = pytest.importorskip("ray")
     from minillm.engines import Ray
 
     engine = Ray(tasks=3)
+    check_a_task_that_dies_is_run_again(engine, tmp_path / "tasks")
+    assert not ray.is_initialized()
     Corpus(sources["dump"], tmp_path / "data", num_articles=None, min_length=200, engine=engine).prepare()
     assert content(tmp_path / "data") == streamed("dump", None)
 
@@ -394,11 +429,28 @@ def test_a_store_that_was_made_here_goes_on_over_a_network(over_network: Path, t
 
 
 def test_a_lock_over_a_network_is_a_file_that_names_its_holder(over_network: Path) -> None:
+    lock = over_network / "raw.lock"
     with locked(over_network / "raw.sqlite"):
-        assert (over_network / "raw.lock").read_text(encoding="utf-8").split()[0] == str(os.getpid())
+        assert {f"pid={os.getpid()}", f"host={socket.gethostname()}"} <= set(lock.read_text(encoding="utf-8").split())
         with pytest.raises(Timeout):
-            SoftFileLock(over_network / "raw.lock", is_singleton=False).acquire(timeout=0)
-    assert not (over_network / "raw.lock").exists()
+            SoftFileLease(lock, lease_duration=LEASE).acquire(timeout=0)
+    assert not lock.exists()
+
+
+def test_a_lock_that_a_machine_left_which_broke_down_is_free_after_a_while(
+    over_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minillm.files.LEASE", 1.5)
+    lock = over_network / "raw.lock"
+    with locked(over_network / "raw.sqlite"):
+        left = lock.read_text(encoding="utf-8").replace(f"host={socket.gethostname()}", "host=another")
+        with pytest.raises(Timeout):  # the holder is alive and says so
+            SoftFileLease(lock, lease_duration=1.5).acquire(timeout=3)
+    lock.write_text(left, encoding="utf-8")
+    with pytest.raises(Timeout):  # for all that is known it may be alive
+        SoftFileLease(lock, lease_duration=1.5).acquire(timeout=0)
+    with locked(over_network / "raw.sqlite"):
+        assert f"host={socket.gethostname()}" in lock.read_text(encoding="utf-8")
 
 
 def test_a_lock_that_a_killed_process_of_this_machine_left_is_taken_away(over_network: Path) -> None:
