@@ -1,6 +1,5 @@
 """Tasks on Ray: on a cluster that runs, or on one that is started here for them."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -44,36 +43,34 @@ class Ray(Engine):
     def _perform(self, tasks: Sequence[Task], token: Token, alone: bool) -> Iterator[None]:
         import ray
 
-        with _connected(self.address):
-            resources: dict[str, Any] = {"num_cpus": self.cpus}
-            if self.memory_gb is not None:
-                resources["memory"] = int(self.memory_gb * 2**30)
-            remote = ray.remote(**resources, max_retries=0, max_calls=int(alone))(perform)  # 0: as many as come
-            waiting, under_way = list(reversed(tasks)), set[Any]()
-            while waiting or under_way:
-                while waiting and len(under_way) < (1 if alone else AHEAD):
-                    under_way.add(remote.remote(token, [waiting.pop()]))
-                finished, _ = ray.wait(list(under_way))
-                for reference in finished:
-                    under_way.discard(reference)
-                    try:
-                        ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:
-                        if isinstance(error.cause, MiniLLMError):
-                            raise error.cause from error
-                        raise OutsideError(f"ray: {' '.join(str(error.cause).split())}") from error
-                    except (ray.exceptions.RayError, ray.exceptions.RaySystemError):
-                        pass  # the worker died: no result, so the task is run again
-                    yield
+        _connect(self.address)
+        resources: dict[str, Any] = {"num_cpus": self.cpus}
+        if self.memory_gb is not None:
+            resources["memory"] = int(self.memory_gb * 2**30)
+        remote = ray.remote(**resources, max_retries=0, max_calls=int(alone))(perform)  # 0: as many as come
+        waiting, under_way = list(reversed(tasks)), set[Any]()
+        while waiting or under_way:
+            while waiting and len(under_way) < (1 if alone else AHEAD):
+                under_way.add(remote.remote(token, [waiting.pop()]))
+            finished, _ = ray.wait(list(under_way))
+            for reference in finished:
+                under_way.discard(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, MiniLLMError):
+                        raise error.cause from error
+                    raise OutsideError(f"ray: {' '.join(str(error.cause).split())}") from error
+                except (ray.exceptions.RayError, ray.exceptions.RaySystemError):
+                    pass  # the worker died: no result, so the task is run again
+                yield
 
 
-@contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Connect with a cluster, or start one, while the block runs."""
+def _connect(address: str | None) -> None:
+    """Connect with a cluster, or start one: until this process ends, for the next tasks come soon."""
     import ray
 
     if ray.is_initialized():
-        yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
@@ -92,7 +89,3 @@ def _connected(address: str | None) -> Iterator[None]:
         raise SettingError(
             "engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
