@@ -362,7 +362,7 @@ class Corpus:
         with (
             _Dropped(folder / DROPPED) as leavings,
             _Spool(folder) as spool,
-            self.duplicates.start(folder) as sketches,
+            self.duplicates.start(folder, articles.engine) as sketches,
         ):
             # Of a dump nothing but its name: one file and its parts give the same lock.
             with LockWriter(folder / LOCK, {"name": self.source.name, **(origin or {})}) as lock:
@@ -465,6 +465,7 @@ class _Stored:
 
     def __init__(self, store: RawStore, num_articles: int | None) -> None:
         self._store = store
+        self.engine: Engine | None = None
         self.fetched = len(store)
         self.articles = self.fetched if num_articles is None else min(self.fetched, num_articles)
         self.counts: dict[str, int] = store.get_meta("counts", {})

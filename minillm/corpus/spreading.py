@@ -371,7 +371,7 @@ class Spread:
     def __init__(
         self, join: Join, summary: Summary, engine: Engine, folder: Path, origin: dict[str, Any] | None = None
     ) -> None:
-        self._join, self._summary, self._engine, self._folder = join, summary, engine, folder
+        self._join, self._summary, self.engine, self._folder = join, summary, engine, folder
         self.articles = self.fetched = summary.articles
         self.counts, self.origin = summary.counts, origin
 
@@ -393,7 +393,7 @@ class Spread:
             self._folder / f"examined-{number:05}-{records.start}-{records.stop}.arrow" for number, records in ranges
         ]
         tasks = [Task(partial(work, records), path) for (_, records), path in zip(ranges, results, strict=True)]
-        self._engine.run(tasks, self._folder, "examining articles")
+        self.engine.run(tasks, self._folder, "examining articles")
         found = self._rows(ranges, results)
         for article, sha256, at in self._fresh().articles():
             row = next(row for place, row in found if place == at)
@@ -404,7 +404,7 @@ class Spread:
 
     def _ranges(self) -> list[tuple[int, Range]]:
         """Cut the records into about as many ranges as there are to be tasks, each within one file."""
-        size = max(1, -(-sum(self._summary.needed) // (self._engine.tasks or 1)))
+        size = max(1, -(-sum(self._summary.needed) // (self.engine.tasks or 1)))
         return [
             (number, Range(file, start, min(start + size, needed)))
             for number, (file, needed) in enumerate(zip(self._join.files, self._summary.needed, strict=True))

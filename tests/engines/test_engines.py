@@ -140,6 +140,20 @@ def test_a_corpus_has_the_same_bytes_whatever_the_number_of_tasks(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_bands_that_are_sorted_in_tasks_give_the_same_verdicts(
+    sources: dict[str, Source],
+    streamed: Callable[..., dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("minillm.corpus.duplicates.SORTED", 16)  # with so few texts already
+    engine = Local(tasks=2, processes=1)
+    corpus = Corpus(sources["dump"], tmp_path, num_articles=None, min_length=200, engine=engine)
+    corpus.prepare()
+    assert (corpus.manifest["funnel"]["exact duplicate"], corpus.manifest["funnel"]["near duplicate"]) == (1, 1)
+    assert content(tmp_path) == streamed("dump", None)
+
+
 def test_what_an_engine_prepared_is_found_without_it_and_serves_other_settings(
     sources: dict[str, Source], dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
