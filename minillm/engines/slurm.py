@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LOGS, JOBS, STARTED = "slurm", "jobs", "started"
 MOST_JOBS = 1000  # in an array: what Slurm allows where nothing is configured
 SOONEST, LATEST = 0.5, 15.0  # seconds from one look at the queue to the next
+ENDING = 20  # looks at the queue while jobs end that have done their work
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Slurm(Engine):
                     break
                 pause = SOONEST if done else min(LATEST, 1.2 * pause)
                 time.sleep(pause)
+            for _ in range(ENDING):  # jobs that have done all end by themselves; cancelled ones look like failures
+                if not alive:
+                    break
+                time.sleep(SOONEST)
+                alive = _alive(array)
         finally:
             _cancel(array)
             with contextlib.suppress(OSError):
