@@ -1,0 +1,122 @@
+"""The processes of one run: who started them, and what they agree on before the trainer is up.
+
+Imports nothing heavy: `minillm.signals` asks it while PyTorch is still being imported.
+"""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+AGREED = "MINILLM_AGREED_"  # environment variables, for the processes that the first one starts itself
+PATIENCE = timedelta(minutes=30)  # for the first process to be there; then it may take as long as its work takes
+PAUSE = 0.1  # seconds between two questions
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes that something outside started for one run.
+
+    Args:
+        by: ``srun`` or ``torchrun``.
+        rank: this process's number.
+        world_size: how many there are.
+        nodes: on so many machines.
+        per_node: so many on each; None: not equally many.
+    """
+
+    by: str
+    rank: int
+    world_size: int
+    nodes: int
+    per_node: int | None
+
+
+def launched() -> Launch | None:
+    """Return who this process is among those that srun or torchrun started; None: it was started alone."""
+    names = os.environ
+    if "TORCHELASTIC_RUN_ID" in names:
+        nodes, per_node = int(names["GROUP_WORLD_SIZE"]), int(names["LOCAL_WORLD_SIZE"])
+        world_size = int(names["WORLD_SIZE"])
+        return Launch(
+            "torchrun", int(names["RANK"]), world_size, nodes, per_node if nodes * per_node == world_size else None
+        )
+    if "SLURM_STEP_NUM_TASKS" in names and "SLURM_PROCID" in names:
+        world_size, nodes = int(names["SLURM_STEP_NUM_TASKS"]), int(names["SLURM_STEP_NUM_NODES"])
+        equal = re.fullmatch(r"(\d+)(\(x\d+\))?", names.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        return Launch("srun", int(names["SLURM_PROCID"]), world_size, nodes, int(equal[1]) if equal else None)
+    return None
+
+
+def is_further_process() -> bool:
+    """Return whether this is one of several processes that share the same run, and not the first."""
+    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def agreed(name: str, make: Callable[[], str]) -> str:
+    """Return what the first of the run's processes has made; each of them has to ask for it.
+
+    Where the first one could not make it, and says why, the others end without a word.
+
+    Args:
+        name: what is agreed on.
+        make: called in the first process alone.
+    """
+    process = launched()
+    if process is None or process.world_size == 1:
+        known = os.environ.get(AGREED + name)
+        if is_further_process() and known is not None:
+            return known
+        os.environ[AGREED + name] = value = make()
+        return value
+    if process.rank:
+        return _hear(name)
+    store = _store()
+    try:
+        value = make()
+    except BaseException:
+        store.set(name, "")
+        raise
+    store.set(name, f"={value}")
+    return value
+
+
+def _hear(name: str) -> str:
+    """Return what the first process says, once it does: each question is short, so that a signal is answered."""
+    try:
+        store = _store()
+        while not store.check([name]):
+            time.sleep(PAUSE)
+        value = bytes(store.get(name)).decode()
+    except RuntimeError:  # the first process has ended
+        value = ""
+    if not value:
+        sys.exit(0)
+    return value[1:]
+
+
+_stores: list[Any] = []
+
+
+def _store() -> Any:
+    """Return the store of values that PyTorch's processes meet at, which the process group uses afterwards."""
+    if not _stores:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+        from torch.distributed import PrefixStore, TCPStore
+
+        process = launched()
+        assert process is not None
+        hosts = process.rank == 0
+        if process.by == "srun":
+            environment = SLURMEnvironment(auto_requeue=False)
+            address, port = environment.main_address, environment.main_port
+        else:
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            hosts = hosts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = TCPStore(address, port, None, hosts, PATIENCE, wait_for_workers=False, multi_tenant=True)
+        _stores.append(PrefixStore(f"minillm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
+    return _stores[0]
