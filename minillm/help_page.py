@@ -27,6 +27,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from minillm.command import spelled
 from minillm.configuration import flat
 
 # What no choice describes: `base` is what others share, `hydra` and `paths` are where files go.
@@ -45,6 +46,7 @@ def help_page(config_name: str, conf: Path, width: int) -> str:
         width: characters of a line.
     """
     text = (conf / f"{config_name}.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"python scripts/(\w+)\.py", lambda named: spelled(named[1]), text)
     parts = _parts(text)
     lines = [*_wrapped(parts.get("", ""), width), "", "Examples:"]
     lines += _table(_pairs(parts.get("Examples", "")), width)

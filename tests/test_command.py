@@ -1,0 +1,34 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "minillm", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+
+
+def test_the_command_shows_the_scripts_page_and_names_itself_in_it(tmp_path: Path) -> None:
+    shown = command("generate", "--help", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "minillm generate prompt=" in shown.stdout
+    assert "scripts/generate.py" not in shown.stdout
+
+
+@pytest.mark.parametrize(("words", "named"), [(("nothing",), "train"), (("train", "model=nothing"), "minigpt")])
+def test_a_mistake_ends_with_status_2_and_what_would_do(words: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    ended = command(*words, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert named in ended.stderr
+    assert not list(tmp_path.iterdir())
