@@ -57,10 +57,10 @@ def is_further_process() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def agreed(name: str, make: Callable[[], str]) -> str:
-    """Return what the first of the run's processes has made; each of them has to ask for it.
+def agreed(name: str, make: Callable[[], str] = str) -> str:
+    """Return what the first of the run's processes has made, once it has; the others wait for it.
 
-    Where the first one could not make it, and says why, the others end without a word.
+    Where the first one ends before, and says why, the others end without a word.
 
     Args:
         name: what is agreed on.
@@ -99,14 +99,22 @@ def _hear(name: str) -> str:
     return value[1:]
 
 
+def end_without_first() -> None:
+    """End without a word where the first process has ended."""
+    try:
+        _store().check([AGREED])
+    except RuntimeError:
+        sys.exit(0)
+
+
 _stores: list[Any] = []
 
 
 def _store() -> Any:
     """Return the store of values that PyTorch's processes meet at, which the process group uses afterwards."""
     if not _stores:
-        from lightning.fabric.plugins.environments import SLURMEnvironment
-        from torch.distributed import PrefixStore, TCPStore
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         process = launched()
         assert process is not None

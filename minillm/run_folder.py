@@ -1,8 +1,13 @@
 """A run's folder is its own: made for it alone, and locked while it works."""
 
+import hashlib
+import json
 import logging
+import os
+import platform
 import shlex
 import shutil
+import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -11,14 +16,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.command import spelled
-from minillm.errors import SettingError
-from minillm.files import remove_left_overs
-from minillm.signals import NOTHING_YET, is_further_process, signals
+from minillm.errors import OutsideError, SettingError
+from minillm.files import remove_left_overs, written_whole
+from minillm.launch import agreed, end_without_first, is_further_process, launched
+from minillm.signals import NOTHING_YET, signals
 
 LOCK = ".lock"
+VISIBLE = 60.0  # seconds after which a folder is seen from another machine, if ever
 # What is in a folder before a run has trained anything.
 AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -39,6 +47,8 @@ class _Owned:
     folder: Path
     made: bool
     lock: FileLock
+    note: Path | None
+    """In a job of Slurm: the file by which the job finds the folder when it is run again."""
 
 
 _owned: list[_Owned] = []
@@ -60,11 +70,12 @@ class RunFolder(Callback):
         _own(config, "sweep")
 
 
-def release(discard: bool) -> None:
+def release(discard: bool, done: bool = True) -> None:
     """Let go of what this process owns.
 
     Args:
         discard: whether to remove the folder, if it was made for this run and nothing was done in it.
+        done: whether there is nothing to go on with.
     """
     while _owned:
         owned = _owned.pop()
@@ -72,6 +83,9 @@ def release(discard: bool) -> None:
         if discard and owned.made and all(map(_is_at_first, files)):
             _close_logs(owned.folder)
             shutil.rmtree(owned.folder, ignore_errors=True)
+            done = True
+        if owned.note and done:
+            owned.note.unlink(missing_ok=True)
         owned.lock.release()
 
 
@@ -89,33 +103,105 @@ def _is_at_first(file: Path) -> bool:
 
 
 def _own(config: DictConfig, kind: str) -> None:
-    if is_further_process():
+    process = launched()
+    together = process is not None and process.world_size > 1
+    if is_further_process() and not together:
         return  # the first one has seen to it
     try:
-        node = config.hydra[kind]
-        folder, key = Path(str(node.dir)), f"hydra.{kind}.dir"
-        if "${now:" in OmegaConf.to_yaml(node):
-            folder, made = _new(folder), True
-            with read_write(config.hydra):
-                node.dir = str(folder)
-                # A sweep's runs are composed anew, of what was overridden.
-                config.hydra.overrides.hydra.append(f"{key}='{folder}'")
-        else:
-            made = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise SettingError(key, folder, "another run is at work there; choose another folder") from error
-        _owned.append(_Owned(folder, made, lock))
-        for place in folder, *filter(Path.is_dir, folder.iterdir()):
-            remove_left_overs(place)
-        if kind == "sweep":
-            signals.how = partial(_how_to_go_on, folder)
-        _check_unused(config, kind, folder)
+        if process is not None and together and kind == "sweep":
+            advice = (
+                f"with several processes of {process.by} there is one run; hydra/launcher=submitit_slurm makes jobs"
+            )
+            raise SettingError("--multirun", "true", advice)
+        # Whatever the time is in another process, and whatever it finds on the disk: all do what the first one does.
+        place = json.loads(agreed("run", lambda: json.dumps(_own_first(config, kind))))
+        if is_further_process():
+            _follow(config, **place)
     except Exception as error:
         raise RefusedError(error) from error
+
+
+def _follow(config: DictConfig, folder: str, resume: str | None) -> None:
+    """Work in the folder that the first process owns, and write nothing there."""
+    deadline = time.monotonic() + VISIBLE
+    while not Path(folder).is_dir():
+        end_without_first()  # it was refused, and its folder is gone
+        if time.monotonic() > deadline:
+            advice = "cannot be seen from this machine; a run's folder and data must be on a disk that all nodes share"
+            raise OutsideError(f"{folder} ({platform.node()}): {advice}")
+        time.sleep(1)
+    with read_write(config.hydra):
+        config.hydra.run.dir, config.hydra.output_subdir = folder, None
+    if resume is not None:
+        config.resume = resume
+    logging.disable(logging.WARNING)  # it would be in the log as often as there are processes
+
+
+def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
+    """Own the folder; return where it is, and the run that the training goes on with."""
+    node = config.hydra[kind]
+    key = f"hydra.{kind}.dir"
+    note = _note(config) if kind == "run" and "resume" in config and config.resume is None else None
+    known = _noted(note)
+    if known is not None:
+        folder, made = known, False
+        with read_write(config.hydra):
+            node.dir = str(folder)
+        if any(folder.glob("checkpoints/*.ckpt")):
+            config.resume = str(folder)
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # Hydra's record of the run is kept
+    elif "${now:" in OmegaConf.to_yaml(node):
+        folder, made = _new(Path(str(node.dir))), True
+        with read_write(config.hydra):
+            node.dir = str(folder)
+            # A sweep's runs are composed anew, of what was overridden.
+            config.hydra.overrides.hydra.append(f"{key}='{folder}'")
+    else:
+        folder = Path(str(node.dir))
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SettingError(key, folder, "another run is at work there; choose another folder") from error
+    _owned.append(_Owned(folder, made, lock, note))
+    for place in folder, *filter(Path.is_dir, folder.iterdir()):
+        remove_left_overs(place)
+    if kind == "sweep":
+        signals.how = partial(_how_to_go_on, folder)
+    _check_unused(config, kind, folder)
+    if note is not None and known is None:
+        with written_whole(note) as file:
+            file.write_text(str(folder.resolve()), encoding="utf-8")
+    return {"folder": str(folder.resolve()), "resume": config.get("resume")}
+
+
+def _note(config: DictConfig) -> Path | None:
+    """Return the file that keeps, for a job of Slurm that is run again, which folder its training has.
+
+    It is beside the folder, named by the job, its step and the command line: in what all tries have in common.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or config.hydra.mode is RunMode.MULTIRUN:
+        return None
+    words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    command = hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
+    name = f".job-{job}.{os.environ.get('SLURM_STEP_ID', 'batch')}-{command}"
+    written = str(OmegaConf.to_container(config.hydra.run, resolve=False)["dir"])  # type: ignore[index, call-overload]
+    if "${now:" not in written:
+        return Path(str(config.hydra.run.dir)).parent / name
+    fixed = OmegaConf.create({"hydra": {"run": {"dir": written.partition("${now:")[0] + "_"}}})
+    return Path(str(OmegaConf.merge(config, fixed).hydra.run.dir)).parent / name
+
+
+def _noted(note: Path | None) -> Path | None:
+    """Return the folder of the job's training, where the job is run again and the folder is there."""
+    if note is None or not int(os.environ.get("SLURM_RESTART_COUNT", "0")) or not note.is_file():
+        return None
+    folder = Path(note.read_text(encoding="utf-8"))
+    return folder if folder.is_dir() else None
 
 
 def _new(folder: Path) -> Path:

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM while a network trains."""
 
+import os
 import signal
 from typing import Any, NoReturn
 
 import lightning as L
 
 from minillm.callbacks.checkpointing import Checkpointing
+from minillm.launch import is_further_process
 from minillm.signals import Interrupted, signals
 
 
@@ -21,6 +23,10 @@ class Interruption(L.Callback):
 
     def __init__(self) -> None:
         self.step, self.trains = 0, False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let Lightning not put its own answers in place, which it would right before the training starts."""
+        trainer._signal_connector.register_signal_handlers = signals.install  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait from here on; Lightning's own answer to a signal would end a training without its checkpoint."""
@@ -68,6 +74,8 @@ class Interruption(L.Callback):
         self.trains = signals.waits = False
         if isinstance(exception, Interrupted):
             signals.end_helpers()
+        elif signals.pending is not None and is_further_process():
+            os._exit(0)  # the first process had the same signal, and has ended
 
     @staticmethod
     def _end() -> NoReturn:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -173,6 +174,19 @@ class TextDataModule(L.LightningDataModule):
                     self._encode()
                 except OSError as error:
                     raise OutsideError(f"{self.folder}: cannot be written ({problem_of(error)})") from error
+
+    def prepare(self) -> str:
+        """Do the work of `prepare_data`; return the fingerprint of the corpus, for the processes that `follow`."""
+        self.prepare_data()
+        return self.corpus.fingerprint
+
+    def follow(self, fingerprint: str) -> None:
+        """Use the corpus that another process has prepared, without a look at the raw articles that it was made of.
+
+        Args:
+            fingerprint: of the corpus.
+        """
+        self.corpus = replace(self.corpus, prepared=fingerprint)
 
     @property
     def folder(self) -> Path:
