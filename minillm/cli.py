@@ -24,7 +24,7 @@ from minillm.command import CONF
 from minillm.configuration import check_types
 from minillm.errors import MiniLLMError, SettingError
 from minillm.help_page import help_page
-from minillm.launch import is_further_process, launched
+from minillm.launch import dismiss, is_further_process, launched
 from minillm.mistyped import check_form, choice_error, setting_error
 from minillm.signals import Interrupted, signals
 
@@ -105,6 +105,8 @@ def script(
                 raise
             finally:
                 run_folder.release(discard, done)
+                if discard or not done:
+                    dismiss()
                 if stopped:
                     signals.say()
                 signals.restore()

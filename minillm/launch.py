@@ -3,6 +3,7 @@
 Imports nothing heavy: `minillm.signals` asks it while PyTorch is still being imported.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+ENDED = "ended"
 AGREED = "MINILLM_AGREED_"  # environment variables, for the processes that the first one starts itself
 PATIENCE = timedelta(minutes=30)  # for the first process to be there; then it may take as long as its work takes
 PAUSE = 0.1  # seconds between two questions
@@ -76,12 +78,8 @@ def agreed(name: str, make: Callable[[], str] = str) -> str:
     if process.rank:
         return _hear(name)
     store = _store()
-    try:
-        value = make()
-    except BaseException:
-        store.set(name, "")
-        raise
-    store.set(name, f"={value}")
+    value = make()
+    store.set(name, value)
     return value
 
 
@@ -90,21 +88,29 @@ def _hear(name: str) -> str:
     try:
         store = _store()
         while not store.check([name]):
+            end_without_first()
             time.sleep(PAUSE)
-        value = bytes(store.get(name)).decode()
-    except RuntimeError:  # the first process has ended
-        value = ""
-    if not value:
+        return bytes(store.get(name)).decode()
+    except RuntimeError:  # the first process was killed
         sys.exit(0)
-    return value[1:]
 
 
 def end_without_first() -> None:
     """End without a word where the first process has ended."""
     try:
-        _store().check([AGREED])
+        ended = _store().check([ENDED])
     except RuntimeError:
+        ended = True
+    if ended:
         sys.exit(0)
+
+
+def dismiss() -> None:
+    """Say, as the first process and before it ends, that there is nothing more to wait for."""
+    if _stores and not is_further_process():
+        with contextlib.suppress(RuntimeError):
+            _stores[0].set(ENDED, "")
+            time.sleep(10 * PAUSE)  # the store ends with this process
 
 
 _stores: list[Any] = []

@@ -110,7 +110,7 @@ def _own(config: DictConfig, kind: str) -> None:
     try:
         if process is not None and together and kind == "sweep":
             advice = (
-                f"with several processes of {process.by} there is one run; hydra/launcher=submitit_slurm makes jobs"
+                f"several processes of {process.by} share one run; hydra/launcher=submitit_slurm makes jobs of them"
             )
             raise SettingError("--multirun", "true", advice)
         # Whatever the time is in another process, and whatever it finds on the disk: all do what the first one does.

@@ -161,6 +161,8 @@ class TextDataModule(L.LightningDataModule):
             OutsideError: a fault of the disk; see also `Corpus`.
         """
         self.corpus.prepare()
+        if self.corpus.prepared is not None and is_whole(self.folder):
+            return  # whoever follows another process has nothing to wait for
         try:
             lock = locked(self.folder)
         except OSError as error:
