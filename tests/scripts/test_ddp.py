@@ -28,8 +28,17 @@ COMMAND = [
 ]
 
 
-def figures_and_files(run: Path, *overrides: str) -> tuple[dict[str, float], list[str]]:
-    command = [*COMMAND, f"hydra.run.dir={run}", f"paths.data_dir={run.parent / 'data'}", *overrides]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def figures_and_files(run: Path, *overrides: str, by: tuple[str, ...] = ()) -> tuple[dict[str, float], list[str]]:
+    command = [
+        *(by or COMMAND[:1]),
+        *COMMAND[1:],
+        f"hydra.run.dir={run}",
+        f"paths.data_dir={run.parent / 'data'}",
+        *overrides,
+    ]
     subprocess.run(command, check=True, capture_output=True, cwd=run.parent, timeout=300)
     files = sorted(
         "tensorboard/events" if "tfevents" in path.name else str(path.relative_to(run))
@@ -59,3 +68,12 @@ def test_two_processes_log_the_figures_of_one_and_write_each_file_once(tmp_path:
         assert alike["bias"][name] == pytest.approx(evaluated["bias"][name], rel=1e-4), name
     for name, check in evaluated["audit"].items():
         assert alike["audit"][name]["verdict"] == check["verdict"], name
+
+
+def test_processes_that_torchrun_starts_share_one_run(tmp_path: Path) -> None:
+    own, files_of_own = figures_and_files(tmp_path / "own", "trainer=ddp", "trainer.devices=2", "evaluation=none")
+    its, files_of_its = figures_and_files(tmp_path / "its", "trainer=ddp", "evaluation=none", by=TORCHRUN)
+    assert {name: its[name] for name in own if name.startswith("val/")} == {
+        name: own[name] for name in own if name.startswith("val/")
+    }
+    assert files_of_its == files_of_own
