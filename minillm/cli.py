@@ -75,7 +75,7 @@ def script(
             os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
             os.environ[FULL_ERROR] = "1"
             signals.answer()
-            discard, stopped, done = False, False, True
+            discard, stopped, failed = False, False, True
             try:
                 if {"--help", "-h"} & {*sys.argv[1:]}:
                     print(help_page(config_name, CONF, min(shutil.get_terminal_size().columns, WIDEST)))
@@ -85,7 +85,9 @@ def script(
                 _check_null(sys.argv[1:])
                 check_form(sys.argv[1:], config_name, CONF)
                 sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
-                return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+                result = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+                failed = False
+                return result
             except BrokenPipeError:  # whoever reads has read enough, such as head
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(PIPE_CLOSED)
@@ -98,14 +100,11 @@ def script(
             except SystemExit as end:
                 stopped = isinstance(end, Interrupted)
                 discard = end.code == 2 or stopped
-                done = end.code in (None, 0, 2) and not stopped
-                raise
-            except BaseException:
-                done = False
+                failed = end.code not in (None, 0)
                 raise
             finally:
-                run_folder.release(discard, done)
-                if discard or not done:
+                run_folder.release(discard)
+                if failed:
                     dismiss()
                 if stopped:
                     signals.say()

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from minillm.errors import OutsideError
+
 ENDED = "ended"
 AGREED = "MINILLM_AGREED_"  # environment variables, for the processes that the first one starts itself
-PATIENCE = timedelta(minutes=30)  # for the first process to be there; then it may take as long as its work takes
+PATIENCE = timedelta(minutes=10)  # for the first process to be there; then it may take as long as its work takes
+PORTS = range(15_000, 31_384)  # where a job's processes meet: below those that the system hands out
 PAUSE = 0.1  # seconds between two questions
 
 
@@ -56,7 +59,10 @@ def launched() -> Launch | None:
 
 def is_further_process() -> bool:
     """Return whether this is one of several processes that share the same run, and not the first."""
-    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    process = launched()
+    if process is not None and process.world_size > 1:
+        return process.rank > 0  # srun may have started each machine's torchrun, and so numbered them as well
+    return os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning, in the first process, started this one
 
 
 def agreed(name: str, make: Callable[[], str] = str) -> str:
@@ -67,41 +73,43 @@ def agreed(name: str, make: Callable[[], str] = str) -> str:
     Args:
         name: what is agreed on.
         make: called in the first process alone.
+
+    Returns:
+        What was made; in a process that the first one started before it made it, nothing.
+
+    Raises:
+        OutsideError: the processes do not reach each other.
     """
     process = launched()
     if process is None or process.world_size == 1:
-        known = os.environ.get(AGREED + name)
-        if is_further_process() and known is not None:
-            return known
+        if is_further_process():
+            return os.environ.get(AGREED + name, "")
         os.environ[AGREED + name] = value = make()
         return value
-    if process.rank:
-        return _hear(name)
     store = _store()
+    if process.rank:
+        with contextlib.suppress(RuntimeError):  # the first process was killed
+            while not store.check([name]):
+                end_without_first()
+                time.sleep(PAUSE)
+            return bytes(store.get(name)).decode()
+        sys.exit(0)
     value = make()
     store.set(name, value)
     return value
 
 
-def _hear(name: str) -> str:
-    """Return what the first process says, once it does: each question is short, so that a signal is answered."""
+def first_has_ended() -> bool:
+    """Return whether the first of the processes that srun or torchrun started has ended, however it did."""
     try:
-        store = _store()
-        while not store.check([name]):
-            end_without_first()
-            time.sleep(PAUSE)
-        return bytes(store.get(name)).decode()
-    except RuntimeError:  # the first process was killed
-        sys.exit(0)
+        return bool(_stores) and bool(_stores[0].check([ENDED]))
+    except RuntimeError:  # the store went with it
+        return True
 
 
 def end_without_first() -> None:
     """End without a word where the first process has ended."""
-    try:
-        ended = _store().check([ENDED])
-    except RuntimeError:
-        ended = True
-    if ended:
+    if first_has_ended():
         sys.exit(0)
 
 
@@ -124,13 +132,20 @@ def _store() -> Any:
 
         process = launched()
         assert process is not None
-        hosts = process.rank == 0
         if process.by == "srun":
-            environment = SLURMEnvironment(auto_requeue=False)
-            address, port = environment.main_address, environment.main_port
-        else:
-            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            hosts = hosts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        store = TCPStore(address, port, None, hosts, PATIENCE, wait_for_workers=False, multi_tenant=True)
+            # Lightning would give two steps of a job the same port.
+            number = 8 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+            os.environ.setdefault("MASTER_PORT", str(PORTS.start + number % len(PORTS)))
+            os.environ["SLURM_NTASKS_PER_NODE"] = str(process.per_node or process.world_size)  # Lightning asks for it
+            os.environ["MASTER_ADDR"] = SLURMEnvironment(auto_requeue=False).main_address
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        hosts = process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        try:
+            store = TCPStore(address, port, None, hosts, PATIENCE, wait_for_workers=False, multi_tenant=True)
+        except RuntimeError as error:
+            problem = " ".join(str(error).split())
+            advice = "MASTER_ADDR=... and MASTER_PORT=... in the environment say where the processes meet"
+            where = f"{address}:{port}"
+            raise OutsideError(f"{where}: the processes do not meet there ({problem}); {advice}") from error
         _stores.append(PrefixStore(f"minillm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
     return _stores[0]

@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.command import spelled
 from minillm.errors import OutsideError, SettingError
-from minillm.files import remove_left_overs, written_whole
+from minillm.files import remove_left_overs
 from minillm.launch import agreed, end_without_first, is_further_process, launched
 from minillm.signals import NOTHING_YET, signals
 
 LOCK = ".lock"
+JOB = ".job-"  # a job of Slurm whose training the folder has
 VISIBLE = 60.0  # seconds after which a folder is seen from another machine, if ever
 # What is in a folder before a run has trained anything.
 AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
@@ -47,8 +48,6 @@ class _Owned:
     folder: Path
     made: bool
     lock: FileLock
-    note: Path | None
-    """In a job of Slurm: the file by which the job finds the folder when it is run again."""
 
 
 _owned: list[_Owned] = []
@@ -70,12 +69,11 @@ class RunFolder(Callback):
         _own(config, "sweep")
 
 
-def release(discard: bool, done: bool = True) -> None:
+def release(discard: bool) -> None:
     """Let go of what this process owns.
 
     Args:
         discard: whether to remove the folder, if it was made for this run and nothing was done in it.
-        done: whether there is nothing to go on with.
     """
     while _owned:
         owned = _owned.pop()
@@ -83,9 +81,6 @@ def release(discard: bool, done: bool = True) -> None:
         if discard and owned.made and all(map(_is_at_first, files)):
             _close_logs(owned.folder)
             shutil.rmtree(owned.folder, ignore_errors=True)
-            done = True
-        if owned.note and done:
-            owned.note.unlink(missing_ok=True)
         owned.lock.release()
 
 
@@ -99,24 +94,22 @@ def _close_logs(folder: Path) -> None:
 
 
 def _is_at_first(file: Path) -> bool:
-    return file.parts[0] in AT_FIRST or file.suffix == ".log"
+    return file.parts[0] in AT_FIRST or file.suffix == ".log" or file.name.startswith(JOB)
 
 
 def _own(config: DictConfig, kind: str) -> None:
     process = launched()
-    together = process is not None and process.world_size > 1
-    if is_further_process() and not together:
-        return  # the first one has seen to it
     try:
-        if process is not None and together and kind == "sweep":
-            advice = (
-                f"several processes of {process.by} share one run; hydra/launcher=submitit_slurm makes jobs of them"
-            )
-            raise SettingError("--multirun", "true", advice)
+        if kind == "sweep":
+            if process is not None and process.world_size > 1:
+                advice = f"several processes of {process.by} share one run"
+                raise SettingError("--multirun", "true", f"{advice}; hydra/launcher=submitit_slurm makes jobs of them")
+            _own_first(config, kind)
+            return
         # Whatever the time is in another process, and whatever it finds on the disk: all do what the first one does.
-        place = json.loads(agreed("run", lambda: json.dumps(_own_first(config, kind))))
-        if is_further_process():
-            _follow(config, **place)
+        place = agreed("run", lambda: json.dumps(_own_first(config, kind)))
+        if is_further_process() and place:
+            _follow(config, **json.loads(place))
     except Exception as error:
         raise RefusedError(error) from error
 
@@ -141,8 +134,9 @@ def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
     """Own the folder; return where it is, and the run that the training goes on with."""
     node = config.hydra[kind]
     key = f"hydra.{kind}.dir"
-    note = _note(config) if kind == "run" and "resume" in config and config.resume is None else None
-    known = _noted(note)
+    job = os.environ.get("SLURM_JOB_ID") if kind == "run" and "resume" in config and config.resume is None else None
+    note = None if job is None else _note(config, job)
+    known = None if note is None else _noted(config, note)
     if known is not None:
         folder, made = known, False
         with read_write(config.hydra):
@@ -166,42 +160,37 @@ def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
         lock.acquire()
     except Timeout as error:
         raise SettingError(key, folder, "another run is at work there; choose another folder") from error
-    _owned.append(_Owned(folder, made, lock, note))
+    _owned.append(_Owned(folder, made, lock))
     for place in folder, *filter(Path.is_dir, folder.iterdir()):
         remove_left_overs(place)
     if kind == "sweep":
-        signals.how = partial(_how_to_go_on, folder)
+        signals.how, signals.requeues = partial(_how_to_go_on, folder), False
     _check_unused(config, kind, folder)
     if note is not None and known is None:
-        with written_whole(note) as file:
-            file.write_text(str(folder.resolve()), encoding="utf-8")
+        (folder / note).touch()
     return {"folder": str(folder.resolve()), "resume": config.get("resume")}
 
 
-def _note(config: DictConfig) -> Path | None:
-    """Return the file that keeps, for a job of Slurm that is run again, which folder its training has.
+def _note(config: DictConfig, job: str) -> str:
+    """Return the name of the file in a run's folder by which its job finds it when Slurm runs the job again.
 
-    It is beside the folder, named by the job, its step and the command line: in what all tries have in common.
+    It names the job, its step and the command line: what all tries have in common.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or config.hydra.mode is RunMode.MULTIRUN:
-        return None
     words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     command = hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
-    name = f".job-{job}.{os.environ.get('SLURM_STEP_ID', 'batch')}-{command}"
-    written = str(OmegaConf.to_container(config.hydra.run, resolve=False)["dir"])  # type: ignore[index, call-overload]
-    if "${now:" not in written:
-        return Path(str(config.hydra.run.dir)).parent / name
-    fixed = OmegaConf.create({"hydra": {"run": {"dir": written.partition("${now:")[0] + "_"}}})
-    return Path(str(OmegaConf.merge(config, fixed).hydra.run.dir)).parent / name
+    return f"{JOB}{job}.{os.environ.get('SLURM_STEP_ID', 'batch')}-{command}"
 
 
-def _noted(note: Path | None) -> Path | None:
-    """Return the folder of the job's training, where the job is run again and the folder is there."""
-    if note is None or not int(os.environ.get("SLURM_RESTART_COUNT", "0")) or not note.is_file():
+def _noted(config: DictConfig, note: str) -> Path | None:
+    """Return the folder of the job's training, where Slurm runs the job again and the folder is there."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return None
-    folder = Path(note.read_text(encoding="utf-8"))
-    return folder if folder.is_dir() else None
+    node = config.hydra.run
+    written = Path(str(OmegaConf.to_container(node, resolve=False)["dir"]))  # type: ignore[index, call-overload]
+    above, below = Path(str(node.dir)), Path(note)
+    while "${now:" in str(written):  # the first try's time was another
+        written, above, below = written.parent, above.parent, "*" / below
+    return next((found.parent for found in above.glob(str(below))), None)
 
 
 def _new(folder: Path) -> Path:

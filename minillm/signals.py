@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable
 from subprocess import Popen
 from types import FrameType
@@ -21,7 +20,6 @@ from minillm.launch import is_further_process
 NOTHING_YET = "the same command begins again; the data that it has prepared is kept"
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 OF_A_JOB = {signal.SIGUSR1: 138} if hasattr(signal, "SIGUSR1") else {}  # Windows has no such signal
-PATIENCE = 5.0  # seconds in which Python answers a signal, unless it waits within PyTorch
 
 
 class Interrupted(SystemExit):
@@ -35,11 +33,15 @@ class Signals:
     files are closed and helping processes ended; while it `waits`, the first one is only kept, as ``pending``, for
     whoever can end at a better moment, and the second one raises. One more than that ends the process where it is.
 
+    Of several processes that share a run the first one does so. The others keep two signals first: they end with it,
+    at the same step or when it has ended. If they ended by themselves it would wait for them.
+
     Attributes:
         starting: whether there is nothing yet that would have to be closed.
         waits: whether the first signal is kept.
         pending: the signal that is kept.
         how: returns what a user can do to go on; None: nothing is there to go on from.
+        requeues: whether the same command goes on with what it has begun, or has begun nothing.
         helpers: returns the processes that share the run with this one and would wait for it in vain.
     """
 
@@ -48,18 +50,19 @@ class Signals:
         self.waits = False
         self.pending: int | None = None
         self.how: Callable[[], str] | None = None
+        self.requeues = True
         self.helpers: Callable[[], Iterable[Popen[bytes]]] = tuple
         self._raised = self._said = False
+        self._kept = 0  # signals, by a further process
         self._number = 0  # of the signal that ends the process
-        self._handled = 0.0  # when Python last answered a signal
-        self._watched = False
         self._process = 0
         self._before: dict[int, Any] = {}
 
     def answer(self, starting: bool = False) -> None:
         """Answer from now on, as at first."""
-        self.starting, self.waits, self.pending, self._raised, self._said = starting, False, None, False, False
-        self.how, self.helpers = None, tuple
+        self.pending = self.pending if self.starting else None  # what came until now, for whoever keeps it
+        self.starting, self.waits, self._raised, self._said, self._kept = starting, False, False, False, 0
+        self.how, self.requeues, self.helpers = None, True, tuple
         self._process = os.getpid()
         self.install()
 
@@ -68,8 +71,6 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows it there alone
         in_job = "SLURM_JOB_ID" in os.environ
-        if in_job and not self._watched:
-            self._watch()
         for number in (*STATUS, *(OF_A_JOB if in_job else ())):
             before = signal.signal(number, self._handle)
             if before != self._handle:
@@ -113,16 +114,20 @@ class Signals:
     def _can_requeue(self) -> bool:
         """Return whether to queue the job again: Slurm sent a signal and does not end the job, as after scancel."""
         job = os.environ.get("SLURM_JOB_ID")
-        if job is None or self._number not in (signal.SIGTERM, *OF_A_JOB):
+        if job is None or not self.requeues or self._number not in (signal.SIGTERM, *OF_A_JOB):
             return False
-        return _slurm("squeue", "--noheader", "--jobs", job, "--format", "%T").stdout.strip() == "RUNNING"
+        shown = _slurm("scontrol", "show", "job", job).stdout.split()
+        return {"JobState=RUNNING", "BatchFlag=1", "Requeue=1"} <= {*shown}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._handled = time.monotonic()
         if os.getpid() != self._process:  # a copy of the process that helps it, such as one that makes batches
             if number == signal.SIGTERM:
                 os._exit(_status(number))
             return  # Ctrl-C reaches all processes: the first one ends the others
+        if is_further_process() and self._kept < 2:
+            self._kept += 1
+            self.pending = self.pending or number
+            return
         if self.starting or self._raised:
             self._leave(number)
         if self.waits and self.pending is None:
@@ -136,27 +141,6 @@ class Signals:
         self.end_helpers()
         self.say()
         os._exit(_status(number))
-
-    def _watch(self) -> None:
-        """Have a thread of its own answer where Python cannot, for PyTorch waits for another process, which has ended.
-
-        While a network trains all processes end at the same step, so that none waits for another.
-        """
-        self._watched = True
-        read, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        # A copy of this process would write what it is sent into the same pipe.
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        threading.Thread(target=self._follow, args=(read,), name="signals", daemon=True).start()
-
-    def _follow(self, pipe: int) -> None:
-        while received := os.read(pipe, 1):
-            came = time.monotonic()
-            if received[0] in (signal.SIGTERM, *OF_A_JOB):
-                time.sleep(PATIENCE)
-                if self._handled < came - 1 and not self.waits:
-                    self._leave(received[0])
 
 
 def _status(number: int) -> int:

@@ -207,9 +207,9 @@ def _environment() -> list[Any]:
     if process is not None and process.world_size > 1:
         if process.by == "torchrun":
             return [TorchElasticEnvironment()]
-        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(process.per_node))  # Lightning asks for it
         return [SLURMEnvironment(auto_requeue=False)]  # `minillm.signals` answers
-    return [LightningEnvironment()] if process is not None or shutil.which("srun") else []
+    in_job = "SLURM_JOB_ID" in os.environ
+    return [LightningEnvironment()] if process is not None or in_job or shutil.which("srun") else []
 
 
 def _check_launch(trainer: L.Trainer, options: Mapping[str, Any]) -> None:
