@@ -16,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.command import spelled
@@ -116,6 +115,7 @@ def _own(config: DictConfig, kind: str) -> None:
 
 def _follow(config: DictConfig, folder: str, resume: str | None) -> None:
     """Work in the folder that the first process owns, and write nothing there."""
+    agreed("corpus")  # until then the folder may go again, and Hydra would make it anew
     deadline = time.monotonic() + VISIBLE
     while not Path(folder).is_dir():
         end_without_first()  # it was refused, and its folder is gone

@@ -107,20 +107,25 @@ class Job:
 
 
 @pytest.fixture
-def submit(slurm: dict[str, str], data_dir: Path, tiny: tuple[str, ...], tmp_path: Path) -> Submit:
-    """Submit a training; the command line is the same each time."""
+def environment(slurm: dict[str, str], data_dir: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a job, with the modules above on Python's path."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "preempting.py").write_text(PREEMPTING)
     (tmp_path / "code" / "sitecustomize.py").write_text(AS_IT_STARTS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
+    return {
         **slurm,
         "PYTHONPATH": f"{ROOT}:{tmp_path / 'code'}",
         "MINILLM_DATA_DIR": str(data_dir),
         "MASTER_PORT": str(port),
     }
+
+
+@pytest.fixture
+def submit(environment: dict[str, str], tiny: tuple[str, ...]) -> Submit:
+    """Submit a training; the command line is the same each time."""
     return lambda nodes, *settings, **names: Job(
         {**environment, **names}, nodes, *tiny, *SETTINGS, "trainer=slurm", "trainer.accelerator=cpu", *settings
     )
@@ -157,16 +162,15 @@ def files(run: Path) -> list[str]:
 
 
 def test_two_nodes_learn_what_one_process_learns_from_the_same_batches(
-    on_two_nodes: Path, train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_two_nodes: Path, environment: dict[str, str], tiny: tuple[str, ...]
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path / "code")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    whole = (
-        "trainer.accumulate_grad_batches=2",
-        "trainer.limit_train_batches=72",
-    )  # the mean of two batches, as of two processes
-    ended = train(*SETTINGS, *whole)
-    assert ended.status == 0, ended.stderr
+    # In an interactive job of two nodes, but started alone. Its step is the mean of two batches, as that of two
+    # processes, which leave out an odd last one.
+    whole = ("trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=72")
+    alone = ["salloc", "--nodes=2", "--ntasks-per-node=1", sys.executable, TRAIN, *tiny, *SETTINGS, *whole]
+    ended = subprocess.run(alone, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "srun" not in ended.stdout + ended.stderr  # of which Lightning would give a hint
     one = the_run()
     expected, actual = (read_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, on_two_nodes))
     assert actual["global_step"] == expected["global_step"]
