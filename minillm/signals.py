@@ -112,7 +112,7 @@ class Signals:
             print(f"not queued again ({' '.join(asked.stderr.split())}): {how}", file=sys.stderr, flush=True)
 
     def _can_requeue(self) -> bool:
-        """Return whether to queue the job again: Slurm sent a signal and does not end the job, as after scancel."""
+        """Return whether to queue the job again: it came by sbatch, and Slurm does not end it, as after scancel."""
         job = os.environ.get("SLURM_JOB_ID")
         if job is None or not self.requeues or self._number not in (signal.SIGTERM, *OF_A_JOB):
             return False
