@@ -1,12 +1,14 @@
 """Train a model: `python scripts/train.py model=minigpt data.vocab_size=5000`; `--help` says more."""
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
+
+# isort: split
 import logging
 from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
 from minillm.callbacks import Interruption
 from minillm.callbacks.checkpointing import begin_log
@@ -24,6 +26,7 @@ from minillm.evaluation.results import figures, test_figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.initializing import fill, initial_tokenizer, initialized, origin_if_at_hand
 from minillm.language_model import load
+from minillm.launch import agreed, is_further_process
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
 from minillm.run_folder import check_unused
 from minillm.signals import signals
@@ -50,6 +53,8 @@ def _complete(config: DictConfig) -> DictConfig:
 )
 def train(config: DictConfig) -> float | None:
     """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
+    # The first of several processes checks everything and prepares the data, then the others begin.
+    corpus = agreed("corpus") if is_further_process() else None
     seed_everything(config.seed)
     settings = plain(config)
     run = Path(config.paths.output_dir)
@@ -70,7 +75,10 @@ def train(config: DictConfig) -> float | None:
     if config.resume is not None:
         record(config)
 
-    data.prepare_data()
+    if corpus is None:
+        agreed("corpus", data.prepare)
+    else:
+        data.follow(corpus)
     data.setup()
     console.show_data(data.manifest, data.corpus.prepare())
     tokenizer = data.tokenizer

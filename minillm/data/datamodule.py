@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,8 @@ class TextDataModule(L.LightningDataModule):
             OutsideError: a fault of the disk; see also `Corpus`.
         """
         self.corpus.prepare()
+        if self.corpus.prepared is not None and is_whole(self.folder):
+            return  # whoever follows another process has nothing to wait for
         try:
             lock = locked(self.folder)
         except OSError as error:
@@ -179,6 +182,19 @@ class TextDataModule(L.LightningDataModule):
                     self._encode()
                 except OSError as error:
                     raise OutsideError(f"{self.folder}: cannot be written ({problem_of(error)})") from error
+
+    def prepare(self) -> str:
+        """Do the work of `prepare_data`; return the fingerprint of the corpus, for the processes that `follow`."""
+        self.prepare_data()
+        return self.corpus.fingerprint
+
+    def follow(self, fingerprint: str) -> None:
+        """Use the corpus that another process has prepared, without a look at the raw articles that it was made of.
+
+        Args:
+            fingerprint: of the corpus.
+        """
+        self.corpus = replace(self.corpus, prepared=fingerprint)
 
     @property
     def folder(self) -> Path:

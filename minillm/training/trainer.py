@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,15 +13,25 @@ from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    StrategyRegistry,
+)
 
 from minillm.configuration import check_arguments
 from minillm.durations import parse_duration
 from minillm.errors import SettingError
+from minillm.launch import launched
 from minillm.training.checkpoint_io import WholeCheckpoints
 from minillm.training.divergence import Divergence
 
@@ -105,6 +117,7 @@ def build_trainer(
     accelerator: str = "auto",
     precision: str | int = "auto",
     max_time: str | Mapping[str, float] | None = None,
+    started_by: str | None = None,
     **options: Any,
 ) -> L.Trainer:
     """Return Lightning's Trainer, which also ends a training that diverges, see `Divergence`.
@@ -115,7 +128,9 @@ def build_trainer(
             Not what keeps weights in half precision: figures are float32 in any case.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
-        options: any further argument of Lightning's Trainer.
+        started_by: refuse a process that nothing or something else started: ``srun`` or ``torchrun``. None: do not.
+        options: any further argument of Lightning's Trainer; ``devices`` and ``num_nodes`` may be ``auto``: as many as
+            srun or torchrun started, else all there are on one machine.
 
     Raises:
         SettingError: an argument that cannot work.
@@ -129,6 +144,7 @@ def build_trainer(
     disable_possible_user_warnings()
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    _fit_to_launch(options, started_by)
     check_arguments(L.Trainer, options)
     _check_numbers(options)
     _check_strategy(options.get("strategy"))
@@ -136,7 +152,7 @@ def build_trainer(
     clock = Timer(_time_limit(max_time), verbose=False)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
-    options["plugins"] = [WholeCheckpoints(), *(options.get("plugins") or [])]
+    options["plugins"] = [WholeCheckpoints(), *_environment(), *(options.get("plugins") or [])]
     try:
         trainer = L.Trainer(accelerator=accelerator, precision=cast(Any, precision), callbacks=callbacks, **options)
     except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
@@ -146,6 +162,7 @@ def build_trainer(
         named += [name for name, value in chosen.items() if str(value).replace("-", "_") in text]
         culprit = named[0] if named else "accelerator"
         raise SettingError(culprit, chosen[culprit], text) from error
+    _check_launch(trainer, options)
     if type(trainer.precision_plugin) not in WHOLE_PRECISIONS:
         advice = "keeps the weights in half precision, and figures would not be float32; bf16-mixed would do"
         raise SettingError("precision", trainer.precision_plugin.precision, advice)
@@ -165,6 +182,50 @@ def _check_strategy(strategy: Any) -> None:
     if issubclass(kind, SHARDING):
         parts = "callbacks.gradient_clipping, callbacks.ema, optimizer=muon and checkpoints"
         raise SettingError("strategy", name, f"shards the parameters, which {parts} do not work with yet; use ddp")
+
+
+def _fit_to_launch(options: dict[str, Any], started_by: str | None) -> None:
+    """Give the processes that were started their places, where the settings leave that open."""
+    process = launched()
+    by = None if process is None else process.by
+    if started_by is not None and by != started_by:
+        advice = f"but {by or 'none of its like'} started this process"
+        raise SettingError("started_by", started_by, f"{advice}; {started_by} ... python scripts/train.py")
+    if options.get("num_nodes") == "auto":
+        options["num_nodes"] = process.nodes if process else 1
+    if process is not None and process.world_size > 1:
+        if process.per_node is None:
+            advice = f"{process.by} started {process.world_size} processes, not equally many on each"
+            raise SettingError("num_nodes", process.nodes, f"{advice}; --ntasks-per-node does")
+        if options.get("devices") == "auto":
+            options["devices"] = process.per_node
+
+
+def _environment() -> list[Any]:
+    """Return how the processes find each other, where that is known: Lightning would guess, and give hints."""
+    process = launched()
+    if process is not None and process.world_size > 1:
+        if process.by == "torchrun":
+            return [TorchElasticEnvironment()]
+        return [SLURMEnvironment(auto_requeue=False)]  # `minillm.signals` answers
+    in_job = "SLURM_JOB_ID" in os.environ
+    return [LightningEnvironment()] if process is not None or in_job or shutil.which("srun") else []
+
+
+def _check_launch(trainer: L.Trainer, options: Mapping[str, Any]) -> None:
+    """Refuse a training in fewer or more processes than there are: it would wait for the others, or be done twice."""
+    process = launched()
+    count = process.world_size if process else 1
+    wanted = trainer.num_devices * trainer.num_nodes if isinstance(trainer.strategy, ParallelStrategy) else 1
+    if process is not None and count > 1 and wanted == 1:
+        advice = f"trains in one process, and {process.by} started {count}; trainer=ddp shares the work among them"
+        raise SettingError("strategy", options.get("strategy", "auto"), advice)
+    if process is not None and count > 1 and wanted != count:
+        advice = f"on {trainer.num_nodes} machines is {wanted} processes, and {process.by} started {count}"
+        raise SettingError("devices", trainer.num_devices, f"{advice}; auto would do for devices and num_nodes")
+    if count == 1 and trainer.num_nodes > 1:
+        advice = "needs a process on each machine, and this one was started alone; start them by srun or torchrun"
+        raise SettingError("num_nodes", trainer.num_nodes, advice)
 
 
 def _time_limit(max_time: str | Mapping[str, float] | None) -> timedelta | None:
