@@ -50,6 +50,7 @@ MAY_CHANGE = (
     "trainer.precision",
     "trainer.deterministic",
     "trainer.benchmark",
+    "trainer.activation_checkpointing",
     "training.compile",
     "data.num_workers",
     "data.source.processes",
