@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,13 +19,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from minillm import run_folder
+from minillm.command import CONF
 from minillm.configuration import check_types
 from minillm.errors import MiniLLMError, SettingError
 from minillm.help_page import help_page
 from minillm.mistyped import check_form, choice_error, setting_error
 from minillm.signals import Interrupted, signals
-
-CONF = Path(__file__).parent.parent / "conf"
 
 PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended
 WIDEST = 120  # longer lines are hard to read

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
+from minillm.command import spelled
 from minillm.corpus import ATTRIBUTION, DROPPED, LOCK
 from minillm.corpus.corpus import BLAMED, KEEPING
 from minillm.evaluation import before_after
@@ -289,7 +290,7 @@ def show_next_steps(run: str, prompts: Sequence[str] = (), console: Console | No
         "figures": f"{run}/metrics.csv, {run}/train.log",
         **({"report": f"{run}/evaluation/report.html"} if Path(run, "evaluation", "report.html").exists() else {}),
         "dashboard": f"tensorboard --logdir {run}",
-        "write": f"python scripts/generate.py ckpt={run}/checkpoints/best.ckpt {_as_word(prompt)}",
+        "write": f"{spelled('generate')} ckpt={run}/checkpoints/best.ckpt {_as_word(prompt)}",
     }
     for what, how in steps.items():
         # A command that is broken over two lines cannot be copied.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -167,6 +167,36 @@ def generate_tokens(
         SettingError: a seed of more than 64 bits.
         DivergedError: the network's logits are not finite.
     """
+    for draw in draws(network, prompts, max_new_tokens, sampling, seed, device):
+        step = [None if token == EOS else token for token in draw.tokens]
+        if any(token is not None for token in step):
+            yield step
+
+
+class Draw(NamedTuple):
+    """One step of all rows that had not ended, and what their tokens were drawn from.
+
+    Attributes:
+        tokens: of every row, [EOS] where it ends now, None where it had ended before.
+        logits: (B, V), of the rows that are still read, in their order. A row that has ended may be among them.
+        occurred: (B, V) bool, tokens that the repetition penalty applied to; None: there is none. Both are right until
+            the next step.
+    """
+
+    tokens: list[int | None]
+    logits: Tensor
+    occurred: Tensor | None
+
+
+def draws(
+    network: CachedNetwork,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Draw]:
+    """Do what `generate_tokens` does, and yield what each token was drawn from too; arguments and errors as there."""
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
     elif not -(2**63) <= seed < 2**64:
@@ -177,15 +207,27 @@ def generate_tokens(
         if batch is None or batch.is_full:
             rows = [row for row in rows if not row.has_ended]
             batch = _Batch(network, rows, sampling, device)
-        step: list[int | None] = [None] * len(prompts)
+        tokens: list[int | None] = [None] * len(prompts)
         for row, token in zip(rows, batch.next_tokens(), strict=True):
-            row.has_ended |= token == EOS
+            if row.has_ended:
+                continue
+            tokens[row.number] = token
+            row.has_ended = token == EOS
             if not row.has_ended:
                 row.ids.append(token)
-                step[row.number] = token
+        yield Draw(tokens, batch.logits, batch.occurred)
         if all(row.has_ended for row in rows):
             return
-        yield step
+
+
+def check_finite(logits: Tensor) -> None:
+    """Check that something can be read from logits.
+
+    Raises:
+        DivergedError: they are not finite.
+    """
+    if not (math.isfinite(logits.sum()) or all_finite([logits])):
+        raise DivergedError("the model's predictions are no finite numbers: its training has diverged; use another")
 
 
 @dataclass
@@ -237,6 +279,7 @@ class _Batch:
         if sampling.temperature:
             draws = np.stack([row.random.random(window - longest + 1) for row in rows], axis=1)
             self.draws = iter(torch.from_numpy(draws).to(device if has_float64(device) else "cpu"))
+        self.logits = torch.empty(0)
         self.occurred: Tensor | None = None
 
     @property
@@ -248,16 +291,15 @@ class _Batch:
     def next_tokens(self) -> list[int]:
         """Return the next token of each row."""
         hidden = self.network.hidden(self.ids, self.documents, self.cache)
-        logits = self.network.head(hidden[:, -1])
-        if not (math.isfinite(logits.sum()) or all_finite([logits])):
-            raise DivergedError("the model's predictions are no finite numbers: its training has diverged; use another")
-        if self.sampling.repetition_penalty != 1 and self.occurred is None:
+        logits = self.logits = self.network.head(hidden[:, -1])
+        check_finite(logits)
+        if self.occurred is not None:
+            self.occurred.scatter_(1, self.ids, True)
+        elif self.sampling.repetition_penalty != 1:
             self.occurred = torch.zeros_like(logits, dtype=torch.bool)
             for number, row in enumerate(self.rows):
                 self.occurred[number, row.ids] = True
         chosen = self.sampling.choose(logits, self.occurred, next(self.draws))[:, None]
-        if self.occurred is not None:
-            self.occurred.scatter_(1, chosen, True)
         self.ids, self.documents = chosen, None
         tokens: list[int] = chosen.squeeze(1).tolist()
         return tokens

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
 from minillm.training.metrics import LanguageModelling
 from minillm.training.predictions import predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from minillm.inspection import Step
 
 UNKNOWN_SHOWN = 10  # words of a prompt that are not known
 
@@ -125,8 +130,8 @@ class LanguageModel:
     ) -> Iterator[str]:
         """Yield the prompt, then its continuation as it is generated; together they are what `generate` returns."""
         prompt = prompt.rstrip(" ")
-        ids = self._prompt_ids(prompt, max_new_tokens)
-        self._check_fits(prompt, ids)
+        ids = self.prompt_ids(prompt, max_new_tokens)
+        self.check_fits("prompt", prompt, ids)
         yield prompt
         # What comes is the difference between the decoded texts: a tokenizer may need the token before to decode one.
         written = len(self.tokenizer.decode(ids))
@@ -151,17 +156,31 @@ class LanguageModel:
         Raises:
             SettingError: an empty prompt, or a seed of more than 64 bits.
         """
-        ids = [self._prompt_ids(prompt, max_new_tokens) for prompt in prompts]
-        continued = [list(row) for row in ids]
+        ids = [self.prompt_ids(prompt, max_new_tokens) for prompt in prompts]
+        written: list[list[int]] = [[] for _ in ids]
         steps = generate_tokens(
             cast(CachedNetwork, self.network), ids, max_new_tokens, sampling or Sampling(), seed, self.device
         )
         for step in steps:
-            for row, token in zip(continued, step, strict=True):
+            for row, token in zip(written, step, strict=True):
                 if token is not None:
                     row.append(token)
-        decode = self.tokenizer.decode
-        return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
+        return [self._continuation(prompt, row) for prompt, row in zip(ids, written, strict=True)]
+
+    def continued(self, prompt: str, ids: Sequence[int]) -> str:
+        """Return a prompt with tokens put after it, as `generate` does.
+
+        So a text can go on from another token than the one that was drawn: the ids of the steps before, then the other.
+
+        Args:
+            prompt: how the text begins.
+            ids: of the tokens; [EOS] adds nothing.
+        """
+        return prompt + self._continuation([BOS, *self.tokenizer.encode(prompt)], ids)
+
+    def _continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        # A tokenizer may need the token before to decode one.
+        return self.tokenizer.decode([*prompt, *ids])[len(self.tokenizer.decode(prompt)) :]
 
     def check_prompt(self, prompt: str, max_new_tokens: int = 0) -> None:
         """Check that a prompt can be continued.
@@ -169,15 +188,25 @@ class LanguageModel:
         Raises:
             SettingError: it is empty, no Unicode, or longer than the context; or a number of tokens that cannot be.
         """
-        self._check_fits(prompt, self._prompt_ids(prompt, max_new_tokens))
+        self.check_fits("prompt", prompt, self.prompt_ids(prompt, max_new_tokens))
 
-    def _check_fits(self, prompt: str, ids: Sequence[int]) -> None:
+    def check_fits(self, setting: str, text: str, ids: Sequence[int]) -> None:
+        """Check that a text's ids are no more than the context has places.
+
+        Raises:
+            SettingError: they are more; it names the setting that the text is.
+        """
         if len(ids) > self.max_length:
-            shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
             advice = f"has {len(ids)} tokens with [BOS], the model's context only {self.max_length}; shorten it"
-            raise SettingError("prompt", repr(shown), advice)
+            raise SettingError(setting, repr(shown), advice)
 
-    def _prompt_ids(self, prompt: str, max_new_tokens: int) -> list[int]:
+    def prompt_ids(self, prompt: str, max_new_tokens: int = 0) -> list[int]:
+        """Return the ids that a prompt is continued from, [BOS] first.
+
+        Raises:
+            SettingError: it is empty or no Unicode; or a number of tokens that cannot be.
+        """
         if not 0 <= max_new_tokens <= MAX_NEW_TOKENS:
             advice = f"must be at least 0 and at most {MAX_NEW_TOKENS:,}, such as 50"
             raise SettingError("max_new_tokens", max_new_tokens, advice)
@@ -203,7 +232,7 @@ class LanguageModel:
         Raises:
             SettingError: an empty prompt, or one that is not Unicode.
         """
-        ids = self._prompt_ids(prompt.rstrip(" "), 0)
+        ids = self.prompt_ids(prompt.rstrip(" "), 0)
         told = []
         if unknown := self.unknown_words(prompt):
             shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN])) + (", ..." if len(unknown) > UNKNOWN_SHOWN else "")
@@ -217,6 +246,138 @@ class LanguageModel:
                 f"prompt's {len(likeliest)} places; it is never written, the next likeliest word is"
             )
         return "; ".join(told) or None
+
+    def surprisal(self, text: str, k: int = 10) -> "pd.DataFrame":
+        """Return how much each token of a text surprises the model, and what it expected there instead.
+
+        Read as `score` reads it: from [BOS], which is context alone, through [EOS], in windows of ``max_length``;
+        so ``bits`` add up to its bits per byte times the text's bytes.
+
+        Args:
+            text: of any length, an empty one too.
+            k: alternatives, at most the whole vocabulary; 0: none.
+
+        Returns:
+            One row per token:
+            token: its text; what [UNK] hides is shown as it stands; ``[EOS]`` at the end.
+            id: in the vocabulary, int64.
+            start, end: its characters in the text, int64; see `minillm.tokenization.Placed`.
+            bits: -log2 of its probability, float64; [UNK] pays 8 for each byte that it hides, and 8 more.
+            rank: 1 for the most probable token there, int64; as probable ones share it.
+            probability: float64; of an unknown word the probability of [UNK].
+            alternatives: list of (text, probability) of the k most probable tokens, the most probable first.
+
+        Raises:
+            SettingError: a text that is not Unicode, or k under 0.
+            DivergedError: the network's logits are not finite.
+        """
+        from minillm.inspection.reading import surprisal
+
+        return surprisal(self, text, k)
+
+    def next(self, text: str, k: int = 10) -> "pd.DataFrame":
+        """Return the k most probable tokens after a text, the most probable first.
+
+        Args:
+            text: what stands before, spaces at its end left out; of more than the context the end is seen. Empty: an
+                article's beginning.
+            k: tokens, at most the whole vocabulary.
+
+        Returns:
+            One row per token: token (its text), id (int64), probability (float64), bits (-log2 of it, float64).
+
+        Raises:
+            SettingError: a text that is not Unicode, or k under 1.
+            DivergedError: the network's logits are not finite.
+        """
+        from minillm.inspection.reading import next_tokens
+
+        return next_tokens(self, text, k)
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the texts of the T tokens that `attention` is over: ``[BOS]``, then the text's own.
+
+        What [UNK] hides is shown as it stands.
+
+        Raises:
+            SettingError: a text that is not Unicode.
+        """
+        from minillm.inspection.reading import context_tokens
+
+        return context_tokens(self, text)
+
+    def attention(self, text: str) -> np.ndarray:
+        """Return where the network looks as it reads a text.
+
+        Args:
+            text: at most as long as the context; an empty one has one token, [BOS].
+
+        Returns:
+            (layers, heads, T, T) float32: how much the token of a row looks at that of a column. Rows sum to 1; a
+            causal network has zeros above the diagonal. `tokens` names the T tokens.
+
+        Raises:
+            SettingError: a text that is not Unicode or longer than the context, or a network without attention.
+        """
+        from minillm.inspection.attention import attention_weights
+
+        return attention_weights(self, text)
+
+    def neighbours(self, token: str, k: int = 10) -> "pd.DataFrame":
+        """Return the k tokens whose embeddings point the way that a token's does, the nearest first.
+
+        Args:
+            token: what is one token of the vocabulary, as it stands at a text's beginning or after a space, or the name
+                of a special one.
+            k: tokens, at most the rest of the vocabulary.
+
+        Returns:
+            One row per token: token (its text), id (int64), cosine (of the angle between the two, float64, -1 to 1).
+
+        Raises:
+            SettingError: it is not one token of the vocabulary, or k under 1.
+        """
+        from minillm.inspection.neighbours import neighbours
+
+        return neighbours(self, token, k)
+
+    def steps(
+        self,
+        prompt: str,
+        max_new_tokens: int = 50,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        k: int = 10,
+    ) -> Iterator["Step"]:
+        """Return an iterator over the steps in which `generate` would write: each token, and what it was drawn from.
+
+        With the same arguments the last step's text is what `generate` returns. A token is generated when the iterator
+        is asked for it.
+
+        Args:
+            prompt: as for `generate`, also the next six.
+            max_new_tokens: see there; a step in which the model ends the article counts.
+            temperature: see there.
+            top_k: see there.
+            top_p: see there.
+            repetition_penalty: see there.
+            seed: see there.
+            k: candidates shown at each step, at most the whole vocabulary; 0: none.
+
+        Returns:
+            One `minillm.inspection.Step` per token.
+
+        Raises:
+            SettingError: as from `generate`, at once; or k under 0.
+            DivergedError: the network's logits are not finite.
+        """
+        from minillm.inspection.steps import steps
+
+        sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+        return steps(self, prompt, max_new_tokens, sampling, seed, k)
 
     def score(self, texts: str | Sequence[str], batch_size: int = 32) -> dict[str, float]:
         """Return how well the model predicts texts, each from [BOS] through [EOS] in windows of ``max_length``.

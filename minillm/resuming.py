@@ -20,14 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from minillm.checkpoint import read_checkpoint
+from minillm.command import CONF, spelled
 from minillm.configuration import flat, plain
 from minillm.errors import SettingError
 from minillm.files import written_whole
 from minillm.signals import NOTHING_YET, is_further_process
 
 log = logging.getLogger(__name__)
-
-CONF = Path(__file__).parent.parent / "conf"
 
 # The settings that may differ from those of the run that is gone on with; they take effect from there on. All else
 # decides what is learned from what: mixed, it would be neither the old training nor the new one.
@@ -121,7 +120,7 @@ def find_run(resume: str, outputs: str | Path = "outputs") -> Path:
         places = ("train/*/checkpoints/last.ckpt", "multirun/*/*/checkpoints/last.ckpt")
         found = [path for place in places for path in Path(outputs).glob(place)]
         if not found:
-            advice = f"no run under {outputs} has a last.ckpt; start one: python scripts/train.py"
+            advice = f"no run under {outputs} has a last.ckpt; start one: {spelled('train')}"
             raise SettingError("resume", resume, advice)
         return max(found, key=lambda path: path.stat().st_mtime).parents[1]
     folder = Path(resume)
@@ -153,7 +152,7 @@ def how_to_go_on(folder: str | Path) -> str:
     last, shown = last_checkpoint(folder), os.path.relpath(folder)
     if not last.is_file():
         return NOTHING_YET
-    return f"{os.path.relpath(last)} is kept; to go on: python scripts/train.py resume={shlex.quote(shown)}"
+    return f"{os.path.relpath(last)} is kept; to go on: {spelled('train')} resume={shlex.quote(shown)}"
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from minillm.command import spelled
 from minillm.errors import SettingError
 from minillm.files import remove_left_overs
 from minillm.signals import NOTHING_YET, is_further_process, signals
@@ -134,9 +135,7 @@ def _how_to_go_on(sweep: Path) -> str:
     """Return what to do where a sweep was stopped that knows no way to go on by itself."""
     if not any(sweep.glob("*/checkpoints/last.ckpt")):
         return NOTHING_YET
-    return (
-        f"{sweep} is kept; to go on with one of its runs: python scripts/train.py resume={shlex.quote(str(sweep))}/..."
-    )
+    return f"{sweep} is kept; to go on with one of its runs: {spelled('train')} resume={shlex.quote(str(sweep))}/..."
 
 
 def _check_unused(config: DictConfig, kind: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ from minillm.benchmarking.display import curve, table
 from minillm.benchmarking.dumps import write_dump
 from minillm.benchmarking.schema import Corpus, CorpusSize, Prepared
 from minillm.benchmarking.worker import MIB
-from minillm.cli import CONF
+from minillm.command import CONF
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.results import EVALUATION
 from minillm.progress import track

@@ -15,7 +15,7 @@ from rich.console import Console
 from minillm.benchmarking.benchmark import Session
 from minillm.benchmarking.display import table
 from minillm.benchmarking.schema import LearningCurve, Quality
-from minillm.cli import CONF
+from minillm.command import CONF
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.language_modelling import measure
 from minillm.evaluation.text import training_data

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from minillm.command import spelled
 from minillm.evaluation import before_after
 from minillm.evaluation.page import render
 from minillm.evaluation.plots import draw, read_curves
@@ -127,4 +128,4 @@ def _command(evaluation: Evaluation, run_dir: Path) -> str:
         script, said = call.job.name, list(call.overrides.task)
     if script == "evaluate":  # by the next time another checkpoint may be the latest
         said = [f"ckpt={evaluation['checkpoint']}", *(each for each in said if not each.startswith("ckpt="))]
-    return shlex.join(["python", f"scripts/{script}.py", *said])
+    return " ".join([spelled(script), *map(shlex.quote, said)])

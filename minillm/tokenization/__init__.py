@@ -2,7 +2,7 @@
 
 from minillm.tokenization.bpe import BPETokenizer
 from minillm.tokenization.loading import load_tokenizer
-from minillm.tokenization.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Encoded, Tokenizer
+from minillm.tokenization.tokenizer import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Encoded, Placed, Tokenizer
 from minillm.tokenization.word import WordTokenizer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "UNK",
     "BPETokenizer",
     "Encoded",
+    "Placed",
     "Tokenizer",
     "WordTokenizer",
     "load_tokenizer",

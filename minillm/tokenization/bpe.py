@@ -20,6 +20,12 @@ DIGIT, NUMBER = r" ?\p{N}", r" ?\p{N}+"
 NAME = r" ?\p{Lu}\p{L}*(?: \p{Lu}\p{L}*)+"
 PIECES = ("'s|'t|'re|'ve|'m|'ll|'d", r" ?\p{L}+", r" ?[^\s\p{L}\p{N}]+", r"\s+(?!\S)", r"\s+")
 
+# How the vocabulary spells bytes: a printable one as its character in Latin-1, the others by the characters after it.
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(0x100 + number): byte for number, byte in enumerate(sorted(set(range(0x100)) - set(PRINTABLE)))
+}
+
 
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding over bytes; any string decodes to itself.
@@ -122,6 +128,17 @@ class BPETokenizer(Tokenizer):
             )
             self._judged = self._native, plainly and state["normalizer"] is None
         return self._judged[1]
+
+    def text(self, token_id: int) -> str:
+        r"""Return an entry as it stands in a text, bytes that are no whole character as ``\xc3``.
+
+        Raises:
+            IndexError: there is no such id.
+        """
+        token = self.token(token_id)
+        if token_id < len(SPECIAL_TOKENS) or not BYTES.keys() >= set(token):
+            return token  # special, here or in a tokenizer of others
+        return bytes(BYTES[character] for character in token).decode("utf-8", "backslashreplace")
 
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
         return np.array(self.encode(text), dtype=np.int32), 0  # no byte is unknown

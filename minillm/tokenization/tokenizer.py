@@ -44,6 +44,21 @@ class Encoded(NamedTuple):
     unknown_bytes: int
 
 
+class Placed(NamedTuple):
+    """A token of a text, and where it stands there.
+
+    Attributes:
+        id: of the token.
+        start: its first character's place in the text. A space that goes without saying is in no token, and a character
+            that takes several tokens has the same place in each.
+        end: the place after its last character.
+    """
+
+    id: int
+    start: int
+    end: int
+
+
 class Tokenizer(ABC):
     """Text to ids and back, with a vocabulary fitted on text.
 
@@ -177,10 +192,21 @@ class Tokenizer(ABC):
         Raises:
             SettingError: as in `encode`.
         """
+        return list(dict.fromkeys(text[start:end].strip() for token, start, end in self.placed(text) if token == UNK))
+
+    def placed(self, text: str) -> list[Placed]:
+        """Return the tokens of a text, those of `encode`, with their places in it.
+
+        Raises:
+            SettingError: as in `encode`.
+        """
         with _refusing(text):
             encoding = self._native.encode(text, add_special_tokens=False)
-        places = zip(encoding.ids, encoding.offsets, strict=True)
-        return list(dict.fromkeys(text[start:end].strip() for token, (start, end) in places if token == UNK))
+        return [Placed(token, start, end) for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def unknown_cost(self, surface: str) -> int:
+        """Return the bytes that an [UNK] pays for, in `Encoded.unknown_bytes`, given the text that it hides."""
+        return len(surface.encode()) + 1
 
     @property
     def _is_parted_plainly(self) -> bool:
@@ -213,6 +239,14 @@ class Tokenizer(ABC):
         if token is None:
             raise IndexError(f"token id {token_id} is outside a vocabulary of {len(self)}")
         return token
+
+    def text(self, token_id: int) -> str:
+        """Return an entry as it stands in a text; a special token by its name.
+
+        Raises:
+            IndexError: there is no such id.
+        """
+        return self.token(token_id)
 
     def __len__(self) -> int:
         return self._native.get_vocab_size()

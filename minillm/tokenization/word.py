@@ -122,4 +122,4 @@ class WordTokenizer(Tokenizer):
         return [UNK if token_id is None else token_id]
 
     def _unknown_bytes(self, pieces: list[str], ids: NDArray[np.int32]) -> int:
-        return sum(len(pieces[place].encode()) + 1 for place in np.flatnonzero(ids == UNK).tolist())
+        return sum(self.unknown_cost(pieces[place]) for place in np.flatnonzero(ids == UNK).tolist())

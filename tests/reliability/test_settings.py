@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minillm.checkpoint import build_network
-from minillm.cli import CONF, declared
+from minillm.cli import declared
+from minillm.command import CONF
 from minillm.configuration import check_types, instantiate, plain
 from minillm.errors import MiniLLMError
 from minillm.training import seed_everything
