@@ -34,6 +34,12 @@ def missing_for_compile(device: torch.device) -> str | None:
     return None if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
 
 
+def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
+    """Return a block's forward: compiled in training, the plain one in validation and for decoding."""
+    plain, compiled = block.forward, torch.compile(block.forward)
+    return lambda *arguments: (compiled if block.training else plain)(*arguments)
+
+
 class HeadedNetwork(Protocol):
     """A network whose logits are linear in what it returns as hidden."""
 
@@ -147,8 +153,8 @@ class TrainingModule(L.LightningModule):
             raise SettingError("training.compile", "on", f"needs {missing}; off would do")
         if self.compile_mode == "on" or (self.compile_mode == "auto" and self.device.type == "cuda" and not missing):
             if is_sharded(self.network):  # its blocks: what gathers their parameters is not to be compiled
-                for block in cast(Iterable[nn.Module], self.network.blocks):
-                    block.forward = torch.compile(block.forward)
+                for block in blocks_of(self.network, "training.compile", self.compile_mode):
+                    block.forward = _compiled_in_training(block)
             else:
                 self._hidden_or_logits = torch.compile(self._hidden_or_logits)
 

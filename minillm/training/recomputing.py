@@ -1,6 +1,7 @@
 """Activation checkpointing: less memory for more work."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import lightning as L
@@ -42,6 +43,11 @@ class Recomputing(nn.Module):
         return super().forward(*arguments)
 
 
+@cache  # blocks of one class stay so: torch.compile makes code for each class
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (Recomputing, kind), {"__module__": kind.__module__})
+
+
 class ActivationCheckpointing(L.Callback):
     """Lets each block compute its activations again for the gradient instead of keeping them (Chen et al. 2016).
 
@@ -52,5 +58,4 @@ class ActivationCheckpointing(L.Callback):
         """Change the blocks, before anybody shares them out."""
         for block in blocks_of(cast(nn.Module, pl_module.network), "activation_checkpointing", True):
             if not isinstance(block, Recomputing):
-                kind = type(block)
-                block.__class__ = type(kind.__name__, (Recomputing, kind), {"__module__": kind.__module__})
+                block.__class__ = _recomputing(type(block))

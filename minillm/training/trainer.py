@@ -153,7 +153,8 @@ def build_trainer(
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
     if activation_checkpointing:
         callbacks.append(ActivationCheckpointing())
-    if options.get("strategy") == FullySharded.name:
+    strategy = options.get("strategy")
+    if strategy == FullySharded.name or isinstance(strategy, FullySharded):
         options["inference_mode"] = False  # what is gathered in it could not be trained with
     options["plugins"] = [WholeCheckpoints(), *(options.get("plugins") or [])]
     try:
