@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "trainer.precision",
     "trainer.deterministic",
     "trainer.benchmark",
+    "trainer.activation_checkpointing",
     "training.compile",
     "data.num_workers",
     "data.source.processes",

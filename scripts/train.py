@@ -69,7 +69,7 @@ def train(config: DictConfig) -> float | None:
     trainer = instantiate(config, "trainer", callbacks=[*callbacks.values(), Interruption()], logger=loggers)
     make_module = partial(instantiate, config, "training", optimizer=optimizer, scheduler=scheduler, settings=settings)
     outline = outline_network(settings["model"], config.data.vocab_size)
-    make_module(network=outline, tokenizer=data.unfitted_tokenizer)
+    make_module(network=outline, tokenizer=data.unfitted_tokenizer).check_trainer(trainer)
     if config.ckpt_path is not None:
         check_resumable(config.ckpt_path, settings)
     if config.resume is not None:

@@ -18,7 +18,14 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
@@ -34,6 +41,8 @@ from minillm.errors import SettingError
 from minillm.launch import launched
 from minillm.training.checkpoint_io import WholeCheckpoints
 from minillm.training.divergence import Divergence
+from minillm.training.recomputing import ActivationCheckpointing
+from minillm.training.sharding import FullySharded
 
 
 class Bound(NamedTuple):
@@ -84,8 +93,11 @@ BOUNDS = {
     "reload_dataloaders_every_n_epochs": Bound(0, "must be at least 0"),
 }
 
-# Each process holds a part of the parameters. Until gradient clipping, EMA, Muon and checkpoints can handle that:
+# Each process holds a part of the parameters, in a form of its own; `FullySharded` is the one for which gradient
+# clipping, Muon and checkpoints are made.
 SHARDING: tuple[type, ...] = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+# Lightning's own callbacks that copy weights or put others in their place.
+NEEDS_WHOLE_WEIGHTS = (BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging)
 # The weights are float32 or finer, and so are the figures of the whole network.
 WHOLE_PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
@@ -116,6 +128,7 @@ def keep_freed_memory() -> None:
 def build_trainer(
     accelerator: str = "auto",
     precision: str | int = "auto",
+    activation_checkpointing: bool = False,
     max_time: str | Mapping[str, float] | None = None,
     started_by: str | None = None,
     **options: Any,
@@ -126,6 +139,8 @@ def build_trainer(
         accelerator: as Lightning has it.
         precision: as Lightning has it; ``auto`` is bf16-mixed where the machine has bfloat16 in hardware, else 32-true.
             Not what keeps weights in half precision: figures are float32 in any case.
+        activation_checkpointing: keep a block's input alone for the gradient and compute the block again: the same
+            numbers in less memory, and about a third more work.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
         started_by: refuse a process that nothing or something else started: ``srun`` or ``torchrun``. None: do not.
@@ -152,6 +167,11 @@ def build_trainer(
     clock = Timer(_time_limit(max_time), verbose=False)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
+    if activation_checkpointing:
+        callbacks.append(ActivationCheckpointing())
+    strategy = options.get("strategy")
+    if strategy == FullySharded.name or isinstance(strategy, FullySharded):
+        options["inference_mode"] = False  # what is gathered in it could not be trained with
     options["plugins"] = [WholeCheckpoints(), *_environment(), *(options.get("plugins") or [])]
     try:
         trainer = L.Trainer(accelerator=accelerator, precision=cast(Any, precision), callbacks=callbacks, **options)
@@ -166,7 +186,27 @@ def build_trainer(
     if type(trainer.precision_plugin) not in WHOLE_PRECISIONS:
         advice = "keeps the weights in half precision, and figures would not be float32; bf16-mixed would do"
         raise SettingError("precision", trainer.precision_plugin.precision, advice)
+    if isinstance(trainer.strategy, FullySharded):
+        _check_sharded(trainer)
     return trainer
+
+
+def _check_sharded(trainer: L.Trainer) -> None:
+    """Refuse what does not work where the parameters are sharded, or is not known to."""
+    if not isinstance(trainer.accelerator, CPUAccelerator | CUDAAccelerator):
+        name = type(trainer.accelerator).__name__
+        raise SettingError("accelerator", name, "does not work with strategy=fsdp2; cpu and gpu do")
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        advice = "does not work with strategy=fsdp2; bf16-mixed and 32-true do"
+        raise SettingError("precision", trainer.precision, advice)
+    if trainer.gradient_clip_val is not None:
+        advice = "does not work with strategy=fsdp2; callbacks.gradient_clipping.max_norm does"
+        raise SettingError("gradient_clip_val", trainer.gradient_clip_val, advice)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if getattr(callback, "needs_whole_weights", False) or isinstance(callback, NEEDS_WHOLE_WEIGHTS):
+            name = type(callback).__name__
+            advice = f"shards the weights, and the callback {name} does not work with that; leave it out, or use ddp"
+            raise SettingError("strategy", FullySharded.name, advice)
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:
@@ -179,9 +219,10 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
 def _check_strategy(strategy: Any) -> None:
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     kind = StrategyRegistry[name]["strategy"] if name in StrategyRegistry else type(strategy)
-    if issubclass(kind, SHARDING):
-        parts = "callbacks.gradient_clipping, callbacks.ema, optimizer=muon and checkpoints"
-        raise SettingError("strategy", name, f"shards the parameters, which {parts} do not work with yet; use ddp")
+    if issubclass(kind, SHARDING) and kind is not FullySharded:
+        parts = "gradient clipping, Muon and checkpoints"
+        advice = f"shards the parameters in a way that {parts} do not know; {FullySharded.name} (trainer=fsdp) would do"
+        raise SettingError("strategy", name, advice)
 
 
 def _fit_to_launch(options: dict[str, Any], started_by: str | None) -> None:
