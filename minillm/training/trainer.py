@@ -13,10 +13,10 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
+from minillm.clock import TrainingClock
 from minillm.configuration import check_arguments
 from minillm.durations import parse_duration
 from minillm.errors import SettingError
@@ -45,6 +45,7 @@ class Bound(NamedTuple):
         return value == self.special or (is_enough and value <= LARGEST)
 
 
+MOST_TOKENS = 10**15  # more than all that was ever written
 LARGEST = 10**9  # of any such number: more no training has, and times of so many steps overflow
 _BATCHES = Bound(0, "must be a share of the batches from 0.0 to 1.0, or a number of them")
 # Numbers of Lightning's Trainer that it takes whatever they are, or meets with a traceback when training has begun.
@@ -105,6 +106,7 @@ def build_trainer(
     accelerator: str = "auto",
     precision: str | int = "auto",
     max_time: str | Mapping[str, float] | None = None,
+    max_tokens: int | None = None,
     **options: Any,
 ) -> L.Trainer:
     """Return Lightning's Trainer, which also ends a training that diverges, see `Divergence`.
@@ -115,6 +117,8 @@ def build_trainer(
             Not what keeps weights in half precision: figures are float32 in any case.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
+        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs, padding
+            not counted; validated. None: no limit.
         options: any further argument of Lightning's Trainer.
 
     Raises:
@@ -132,8 +136,13 @@ def build_trainer(
     check_arguments(L.Trainer, options)
     _check_numbers(options)
     _check_strategy(options.get("strategy"))
-    # The clock is Lightning's own, and always there: its state in the checkpoint is what a resumed run counts on from.
-    clock = Timer(_time_limit(max_time), verbose=False)
+    if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
+        advice = (
+            "must be at least 1, such as 10000000, or null" if max_tokens < 1 else f"at most {MOST_TOKENS} would do"
+        )
+        raise SettingError("max_tokens", max_tokens, advice)
+    # The clock is always there: its state in the checkpoint is what a resumed run counts on from.
+    clock = TrainingClock(_time_limit(max_time), max_tokens)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
     options["plugins"] = [WholeCheckpoints(), *(options.get("plugins") or [])]
