@@ -117,8 +117,8 @@ def build_trainer(
             Not what keeps weights in half precision: figures are float32 in any case.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
-        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs, padding
-            not counted; validated. None: no limit.
+        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs,
+            padding not counted; validated. None: no limit.
         options: any further argument of Lightning's Trainer.
 
     Raises:
@@ -137,9 +137,7 @@ def build_trainer(
     _check_numbers(options)
     _check_strategy(options.get("strategy"))
     if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
-        advice = (
-            "must be at least 1, such as 10000000, or null" if max_tokens < 1 else f"at most {MOST_TOKENS} would do"
-        )
+        advice = f"must be at least 1, such as 10000000, and at most {MOST_TOKENS}, or null"
         raise SettingError("max_tokens", max_tokens, advice)
     # The clock is always there: its state in the checkpoint is what a resumed run counts on from.
     clock = TrainingClock(_time_limit(max_time), max_tokens)
