@@ -68,6 +68,7 @@ MAY_CHANGE = (
     "trainer.min_epochs",
     "trainer.min_steps",
     "trainer.max_time",
+    "trainer.max_tokens",
     "callbacks.elapsed_time.*",
     "callbacks.early_stopping._target_",
     "callbacks.early_stopping.patience",

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from minillm.clock import clock_of
 from minillm.corpus import SPLITS, Cleaner, Corpus, DuplicateFilter, QualityFilter, Source
 from minillm.corpus.fingerprint import fingerprint, libraries
 from minillm.corpus.split import uniform
@@ -310,7 +311,9 @@ class TextDataModule(L.LightningDataModule):
         batches = TrainingBatches(dataset.lengths, self.batch_size, self.seed, *self._share())
         change: Callable[[Batch, int, int], Batch] | None = None
         if self.curriculum.by:
-            pace = Pace(self.curriculum, *self._training_batches(len(batches)))
+            clock = clock_of(self.trainer) if self.trainer else None
+            done = clock.share if clock is not None and clock.is_limited else None
+            pace = Pace(self.curriculum, *self._training_batches(len(batches)), done)
             if self.curriculum.by == "length":
                 change = partial(_shortened, pace=pace, max_length=self.max_length)
             else:

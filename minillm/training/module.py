@@ -1,5 +1,6 @@
 """What training does with a network, behind Lightning's interface."""
 
+import inspect
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._triton import has_triton
 
+from minillm.clock import clock_of
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.tokenization import Tokenizer
@@ -62,7 +64,8 @@ class TrainingModule(L.LightningModule):
             the loss never holds all of them.
         tokenizer: goes into the checkpoint, which is so complete in itself.
         optimizer: makes the optimizer of the named parameters, as any of PyTorch's does.
-        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
+        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step; with
+            a keyword ``done`` it can know the share that is done by a limit of time or tokens, see `warmup_schedule`.
         label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
         compile: whether torch.compile makes the training step's code: ``on``, ``off``, or ``auto``: on a GPU, where
             it can. On the processor the code that it makes is slower.
@@ -77,7 +80,7 @@ class TrainingModule(L.LightningModule):
         network: nn.Module,
         tokenizer: Tokenizer,
         optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
-        scheduler: Callable[[Optimizer, int | None], LRScheduler],
+        scheduler: Callable[..., LRScheduler],
         label_smoothing: float = 0.1,
         compile: str | bool = "auto",
         settings: dict[str, Any] | None = None,
@@ -225,7 +228,10 @@ class TrainingModule(L.LightningModule):
         except ValueError as error:  # the first place at which Lightning knows how many batches there are
             advice = f"must be at most the {self.trainer.fit_loop.max_batches} batches of an epoch"
             raise SettingError("trainer.val_check_interval", self.trainer.val_check_interval, advice) from error
-        scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
+        clock = clock_of(self.trainer)
+        knows_limits = "done" in inspect.signature(self.make_scheduler).parameters
+        limits = {"done": clock.share} if clock is not None and clock.is_limited and knows_limits else {}
+        scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps), **limits)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     StochasticWeightAveraging,
-    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
@@ -35,6 +34,7 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 
+from minillm.clock import TrainingClock
 from minillm.configuration import check_arguments
 from minillm.durations import parse_duration
 from minillm.errors import SettingError
@@ -66,6 +66,7 @@ class Bound(NamedTuple):
         return value == self.special or (is_enough and value <= LARGEST)
 
 
+MOST_TOKENS = 10**15  # more than all that was ever written
 LARGEST = 10**9  # of any such number: more no training has, and times of so many steps overflow
 _BATCHES = Bound(0, "must be a share of the batches from 0.0 to 1.0, or a number of them")
 # Numbers of Lightning's Trainer that it takes whatever they are, or meets with a traceback when training has begun.
@@ -130,6 +131,7 @@ def build_trainer(
     precision: str | int = "auto",
     activation_checkpointing: bool = False,
     max_time: str | Mapping[str, float] | None = None,
+    max_tokens: int | None = None,
     started_by: str | None = None,
     **options: Any,
 ) -> L.Trainer:
@@ -143,6 +145,8 @@ def build_trainer(
             numbers in less memory, and about a third more work.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
+        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs,
+            padding not counted; validated. None: no limit.
         started_by: refuse a process that nothing or something else started: ``srun`` or ``torchrun``. None: do not.
         options: any further argument of Lightning's Trainer; ``devices`` and ``num_nodes`` may be ``auto``: as many as
             srun or torchrun started, else all there are on one machine.
@@ -163,8 +167,11 @@ def build_trainer(
     check_arguments(L.Trainer, options)
     _check_numbers(options)
     _check_strategy(options.get("strategy"))
-    # The clock is Lightning's own, and always there: its state in the checkpoint is what a resumed run counts on from.
-    clock = Timer(_time_limit(max_time), verbose=False)
+    if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
+        advice = f"must be at least 1, such as 10000000, and at most {MOST_TOKENS}, or null"
+        raise SettingError("max_tokens", max_tokens, advice)
+    # The clock is always there: its state in the checkpoint is what a resumed run counts on from.
+    clock = TrainingClock(_time_limit(max_time), max_tokens)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
     if activation_checkpointing:
