@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from minillm.command import spelled
+from minillm.command import named
 from minillm.configuration import check_arguments, resolve
 from minillm.errors import OutsideError, SettingError
 from minillm.files import problem_of
@@ -147,7 +147,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         ) from error
     expected = {"state_dict": dict, "config": dict, "tokenizer": str, "metrics": dict}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in expected.items()):
-        raise SettingError("ckpt", checkpoint, f"was not written by miniLLM; use a checkpoint of {spelled('train')}")
+        raise SettingError("ckpt", checkpoint, f"was not written by miniLLM; use a checkpoint of {named('train')}")
     if not all_finite(value for value in saved["state_dict"].values() if isinstance(value, torch.Tensor)):
         raise SettingError(
             "ckpt", checkpoint, "holds weights that are no finite numbers: its training diverged; use another"
@@ -172,5 +172,5 @@ def find_checkpoint(ckpt: str, outputs: str | Path = "outputs") -> Path:
         *Path(outputs).glob("multirun/*/*/checkpoints/best.ckpt"),
     ]
     if not found:
-        raise SettingError("ckpt", ckpt, f"no run under {outputs} has a checkpoint; train one with {spelled('train')}")
+        raise SettingError("ckpt", ckpt, f"no run under {outputs} has a checkpoint; train one with {named('train')}")
     return max(found, key=lambda path: path.stat().st_mtime)

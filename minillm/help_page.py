@@ -54,10 +54,10 @@ def help_page(config_name: str, conf: Path, width: int) -> str:
     values = flat(defaults(config_name, conf))
     settings = _pairs(parts.get("Settings", "")) or _own_settings(text)
     lines += _table([(f"{name}={_shown(values.get(name))}", what) for name, what in settings], width)
-    groups = list(_groups(text))
-    if groups:
+    offered = list(groups(config_name, conf))
+    if offered:
         lines += ["", "Choices (GROUP=CHOICE); * is taken unless another is said:"]
-    for group, chosen in groups:
+    for group, chosen in offered:
         lines += ["", f"{group}="]
         lines += _table(
             [(f"{'*' if name == chosen else ' '} {name}", what) for name, what in choices(group, conf)], width
@@ -87,8 +87,9 @@ def choices(group: str, conf: Path) -> list[tuple[str, str]]:
     return [(name, what) for name, what in found if name not in NOT_A_CHOICE]
 
 
-def _groups(text: str) -> Iterator[tuple[str, str | None]]:
-    for choice in yaml.safe_load(text)["defaults"]:
+def groups(config_name: str, conf: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the groups that a script offers choices of, each with the one that is taken unless another is said."""
+    for choice in yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]:
         for group, chosen in choice.items() if isinstance(choice, Mapping) else ():
             if group not in NOT_SHOWN:
                 yield group, chosen

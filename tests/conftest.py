@@ -21,6 +21,7 @@ from minillm.corpus import Cleaner, DuplicateFilter, QualityFilter, SampleSource
 from minillm.data import TextDataModule
 from minillm.language_model import LanguageModel
 from minillm.tokenization import WordTokenizer
+from tests import slurm_cluster
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -201,6 +202,15 @@ def mount(arguments: list[str], folder: Path) -> None:
         subprocess.run(["mount", *arguments, folder], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount anything: {error}")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real Slurm of two nodes: the environment for its commands; tests that use it carry the marker ``slurm``."""
+    if lacking := slurm_cluster.missing():
+        pytest.skip(lacking)
+    with slurm_cluster.running(tmp_path_factory.mktemp("slurm") / "cluster") as environment:
+        yield environment
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,9 @@ def test_a_mistake_ends_with_status_2_and_what_would_do(words: tuple[str, ...], 
     assert ended.returncode == 2
     assert named in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_wheel_has_every_package() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "minillm").rglob("__init__.py")}
+    assert {*setup["packages"]} == found | {*setup["package-dir"]} - {""}

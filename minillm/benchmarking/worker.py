@@ -200,6 +200,7 @@ def main() -> NoReturn:
     # What a library prints must not come between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process is killed when it is done with
     turns = Turns(sys.stdin, answers)
     order = turns.wait()
     if order["one_core"] and hasattr(os, "sched_setaffinity"):

@@ -4,7 +4,9 @@ The canonical form that the chain leaves: paragraphs separated by one line break
 marks " and ', guillemets « » kept; the hyphen - within words and ranges and as a minus, the dash — around an aside;
 no headings, sources, links or markup. Each function is cheap where it finds nothing to do, and none takes longer than
 in proportion to its text, whatever the text: no pattern reads the same characters again and again, which is what the
-possessive quantifiers (``++``, ``*+``) see to, and what is nested is resolved in a bounded number of passes.
+possessive quantifiers (``++``, ``*+``) see to, and what is nested is resolved in a bounded number of passes. Groups
+have none: before Python 3.11.5 a possessive group that fails within itself goes on from the wrong place
+(https://github.com/python/cpython/issues/106052).
 """
 
 import html
@@ -49,7 +51,7 @@ TAGS = frozenset((
     "small", "span", "strike", "strong", "sub", "sup", "td", "th", "tt", "u", "var"
 ))  # fmt: skip
 BRACES, BARS, BRACKETS = re.compile(r"\{\{|\}\}"), re.compile(r"\{\||\|\}"), re.compile(r"\[\[|\]\]")
-TEMPLATE = re.compile(r"\{\{(?:[^{}]++|\{[^{}]*+\})*+\}\}")
+TEMPLATE = re.compile(r"\{\{(?:[^{}]++|\{[^{}]*+\})*\}\}")
 TABLE = re.compile(r"^[ \t:]*\{\|(?:(?!^[ \t:]*\{\|).)*?^[ \t]*\|\}", re.MULTILINE | re.DOTALL)
 WIKI_LINK = re.compile(r"\[\[([^\[\]]*+)\]\]")
 UNSEEN_LINK = re.compile(
@@ -62,7 +64,7 @@ APOSTROPHES = re.compile(  # what can begin and end emphasis, only begin it, or 
 BEGINS, ENDS = 2, 3
 BULLETS = ("*", "#", ":", ";")
 BULLET = re.compile(r"^(?:[*#:;]++[ \t]++|\*++(?=\w))", re.MULTILINE)
-SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]++(?:_[A-ZÁÉÍÓÚÑ]++)*+__")
+SWITCH = re.compile(r"__[A-ZÁÉÍÓÚÑ]++(?:_[A-ZÁÉÍÓÚÑ]++)*__")
 
 HEADING_LINE = re.compile(r"^[^\S\n]*+(={2}[^\n]*={2})[^\S\n]*+(?:\n|\Z)", re.MULTILINE)
 TRAILING = re.compile(
@@ -76,7 +78,7 @@ TRAILING = re.compile(
 )
 
 REFERENCE_MARK = re.compile(
-    r"(?<=[^\s\[])\[[1-9]\d{0,2}+(?:\s*+[,–-]\s*+[1-9]\d{0,2}+)++\]"  # [1, 2] after a word; apart it may be an interval
+    r"(?<=[^\s\[])\[[1-9]\d{0,2}+(?:\s*+[,–-]\s*+[1-9]\d{0,2}+)+\]"  # [1, 2] after a word; apart it may be an interval
     r"|\[(?:[1-9]\d{0,2}|(?:notas?|nb|n\.?|ref\.?|nota al pie) ?\d{1,3}|editar|¿[^\[\]\n]{1,20}\?|c\. ?r\."
     r"|actualización|investigación original|fuente poco fiable"
     r"|(?:[^\W\d]+ ){1,3}(?:requerid[ao]s?|necesari[ao]s?|inadecuad[ao]s?|needed))\]",
@@ -88,7 +90,7 @@ URL = re.compile(
 STRAY = (" ", ",", ";", ":")  # what stands inside a parenthesis that is empty, or begins or ends with no word
 AFTER_OPENING = {"(": (")", *STRAY), "[": ("]", " ")}
 EMPTY = re.compile(r"(?<!\w)(?:\([\s,;:]*\)|\[\s*\])")
-OPENING = re.compile(r"\((?:[ \t]*+[,;:])++[ \t]*+")
+OPENING = re.compile(r"\((?:[ \t]*+[,;:])+[ \t]*+")
 CLOSING = re.compile(r"(?<![ \t,;:])[ \t]*+[,;:][ \t,;:]*+\)")
 
 QUOTES = str.maketrans(dict.fromkeys("“”„‟❝❞＂", '"') | dict.fromkeys("‘’‚‛❛❜＇", "'"))

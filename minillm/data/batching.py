@@ -15,6 +15,7 @@ split are exact.
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -311,12 +312,16 @@ def evaluation_loader(dataset: Windows, batches: EvaluationBatches, **options: A
     return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_is, **options)
 
 
-def end_if_orphaned(worker: int) -> None:
-    """End a process that makes batches where the one that it makes them for is gone already; for ``worker_init_fn``.
+def begin_worker(worker: int) -> None:
+    """Let a process that makes batches live as long as the training does; for ``worker_init_fn``.
 
-    PyTorch's worker ends once it has another parent than at its start. If the training is killed before that start,
-    the worker would stay for good.
+    Slurm and terminals send a signal to every process of a job: what it means is the training's to decide, which still
+    needs batches for the step that it is in. PyTorch's worker ends once it has another parent than at its start; if the
+    training is killed before that start, the worker would stay for good.
     """
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     is_child = multiprocessing.get_start_method() != "forkserver"  # which stands between the two
     if parent is not None and is_child and os.getppid() != parent.pid:

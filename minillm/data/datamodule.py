@@ -23,7 +23,7 @@ from minillm.data.batching import (
     ResumableLoader,
     TrainingBatches,
     Windows,
-    end_if_orphaned,
+    begin_worker,
     evaluation_loader,
 )
 from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
@@ -310,7 +310,7 @@ class TextDataModule(L.LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": end_if_orphaned,
+            "worker_init_fn": begin_worker,
             "pin_memory": torch.cuda.is_available(),
             # A generator of its own: an iterator draws a seed from it, and the global one belongs to the network.
             "generator": torch.Generator().manual_seed(self.seed),

@@ -128,4 +128,4 @@ def _command(evaluation: Evaluation, run_dir: Path) -> str:
         script, said = call.job.name, list(call.overrides.task)
     if script == "evaluate":  # by the next time another checkpoint may be the latest
         said = [f"ckpt={evaluation['checkpoint']}", *(each for each in said if not each.startswith("ckpt="))]
-    return f"{spelled(script)} {shlex.join(said)}"
+    return " ".join([spelled(script), *map(shlex.quote, said)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from minillm.command import spelled
+from minillm.command import named
 from minillm.corpus.fingerprint import is_fingerprint
 from minillm.data import Batch, EncodedSplit, TextDataModule
 from minillm.data.encoded import write_split
@@ -71,7 +71,7 @@ def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collectio
         if not is_fingerprint(model.corpus):
             raise SettingError("ckpt", "its data", f"was read from a source that is not asked again; {NAME_IT}")
         if not (Path(data_dir) / "corpus" / str(model.corpus)).is_dir():
-            advice = f"is not in {data_dir} any more: {spelled('prepare')} with the run's settings prepares it"
+            advice = f"is not in {data_dir} any more: {named('prepare')} with the run's settings prepares it"
             raise SettingError("ckpt", f"its data, {model.corpus},", f"{advice}; or {NAME_IT}")
     node["tokenizer"] = model.config.get("tokenizer")
     if model.config.get("init_from") is not None:  # its vocabulary is older than its text

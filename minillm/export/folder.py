@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from minillm.checkpoint import build_network
-from minillm.command import spelled
+from minillm.command import named
 from minillm.errors import MiniLLMError, OutsideError, SettingError
 from minillm.export.forms import as_minigpt, from_form, node_of
 from minillm.export.tokenizers import Opened, open_tokenizer
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        advice = f"is not there; a folder that {spelled('export')} or transformers wrote has it"
+        advice = f"is not there; a folder that {named('export')} or transformers wrote has it"
         raise SettingError("ckpt", path, advice) from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise SettingError("ckpt", path, "is damaged: no JSON") from error

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from minillm.errors import SettingError
 from minillm.inspection.reading import context_ids
-
-if TYPE_CHECKING:
-    from minillm.language_model import LanguageModel
+from minillm.language_model import LanguageModel
 
 
-def attention_weights(model: "LanguageModel", text: str) -> np.ndarray:
+def attention_weights(model: LanguageModel, text: str) -> np.ndarray:
     """Return what `LanguageModel.attention` says of a text."""
     ids = context_ids(model, text)
     model.check_fits("text", text, ids)

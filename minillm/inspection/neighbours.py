@@ -1,7 +1,5 @@
 """Which tokens a model holds for alike: the neighbours in its embedding."""
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 import torch
 from torch import nn
@@ -9,14 +7,12 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.inspection.reading import check_count
+from minillm.language_model import LanguageModel
 from minillm.tokenization import SPECIAL_TOKENS, UNK
-
-if TYPE_CHECKING:
-    from minillm.language_model import LanguageModel
 
 
 @torch.inference_mode()
-def neighbours(model: "LanguageModel", token: str, k: int) -> pd.DataFrame:
+def neighbours(model: LanguageModel, token: str, k: int) -> pd.DataFrame:
     """Return what `LanguageModel.neighbours` says of a token."""
     check_count(k, least=1)
     embedding = getattr(model.network, "embedding", None)
@@ -36,7 +32,7 @@ def neighbours(model: "LanguageModel", token: str, k: int) -> pd.DataFrame:
     )
 
 
-def token_id(model: "LanguageModel", token: str) -> int:
+def token_id(model: LanguageModel, token: str) -> int:
     """Return the id of what is one token of a model: as it stands there, after a space, or a special one's name.
 
     Raises:

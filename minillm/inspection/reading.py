@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,20 +12,16 @@ from torch import Tensor
 from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import SettingError
 from minillm.generation import check_finite
+from minillm.language_model import EncodedTexts, LanguageModel
 from minillm.numerics import has_float64
 from minillm.tokenization import BOS, EOS, SPECIAL_TOKENS, UNK, Placed
 from minillm.training.predictions import predict
 
-if TYPE_CHECKING:
-    from minillm.language_model import LanguageModel
-
 BATCH_SIZE = 32  # windows at once, as `LanguageModel.score` has them
 
 
-def surprisal(model: "LanguageModel", text: str, k: int) -> pd.DataFrame:
+def surprisal(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
     """Return what `LanguageModel.surprisal` says of a text."""
-    from minillm.language_model import EncodedTexts  # which needs this module
-
     check_count(k, least=0)
     encoded = EncodedTexts([text], model.tokenizer)
     ids = encoded.documents[0][1:]
@@ -61,7 +56,7 @@ def surprisal(model: "LanguageModel", text: str, k: int) -> pd.DataFrame:
     )
 
 
-def next_tokens(model: "LanguageModel", text: str, k: int) -> pd.DataFrame:
+def next_tokens(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
     """Return what `LanguageModel.next` says of a text."""
     check_count(k, least=1)
     ids = context_ids(model, text.rstrip(" "))[-model.max_length :]
@@ -80,12 +75,12 @@ def next_tokens(model: "LanguageModel", text: str, k: int) -> pd.DataFrame:
     )
 
 
-def context_ids(model: "LanguageModel", text: str) -> list[int]:
+def context_ids(model: LanguageModel, text: str) -> list[int]:
     """Return the ids of a text that a model goes on from, [BOS] first; of an empty one that alone."""
     return [BOS, *model.tokenizer.encode(text)]
 
 
-def context_tokens(model: "LanguageModel", text: str) -> list[str]:
+def context_tokens(model: LanguageModel, text: str) -> list[str]:
     """Return what `LanguageModel.tokens` says of a text."""
     name = cache(model.tokenizer.text)
     placed = model.tokenizer.placed(text)
@@ -108,7 +103,7 @@ def _batches(windows: Windows) -> Iterator[dict[str, Tensor]]:
 
 
 @torch.inference_mode()
-def _expected(model: "LanguageModel", inputs: Tensor, targets: Tensor, k: int) -> tuple[np.ndarray, ...]:
+def _expected(model: LanguageModel, inputs: Tensor, targets: Tensor, k: int) -> tuple[np.ndarray, ...]:
     """Return what a network says of the N targets in (B, T) that are not padding.
 
     Returns:

@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 
 from minillm.generation import CachedNetwork, Draw, Sampling, draws
 from minillm.inspection.reading import check_count
-
-if TYPE_CHECKING:
-    from minillm.language_model import LanguageModel
+from minillm.language_model import LanguageModel
 
 
 class Candidate(NamedTuple):
@@ -53,7 +51,7 @@ class Step:
 
 
 def steps(
-    model: "LanguageModel",
+    model: LanguageModel,
     prompt: str,
     max_new_tokens: int,
     sampling: Sampling,
@@ -72,7 +70,7 @@ def steps(
 
 
 def _steps(
-    model: "LanguageModel", prompt: str, written: list[int], drawn: Iterator[Draw], sampling: Sampling, k: int
+    model: LanguageModel, prompt: str, written: list[int], drawn: Iterator[Draw], sampling: Sampling, k: int
 ) -> Iterator[Step]:
     name = cache(model.tokenizer.text)
     for draw in drawn:

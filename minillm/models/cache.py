@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minillm.models.placing import causal_mask_within_documents, positions_within_documents
+from minillm.models.placing import WithinDocuments, causal_mask_within_documents, positions_within_documents
 
 
 class KeyValueCache:
@@ -84,7 +84,9 @@ class KeyValueCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
-def place(ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None) -> tuple[Tensor, Tensor | None]:
+def place(
+    ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None
+) -> tuple[Tensor, Tensor | WithinDocuments | None]:
     """Tell where the newest tokens of each row stand, and what they may look at.
 
     Args:
@@ -94,8 +96,8 @@ def place(ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None) ->
         cache: the tokens before these, S - T of them; None: there are none.
 
     Returns:
-        Their positions within their documents, (T,) or (B, T) int64; and the mask (B, 1, T, S), true where one may look
-        at a token, None where that is every token up to oneself.
+        Their positions within their documents, (T,) or (B, T) int64; and the mask that `attention` takes: (B, 1, T, S),
+        true where one may look at a token, packed documents, or None where that is every token up to oneself.
 
     Raises:
         ValueError: the cache has no room for them.
@@ -104,4 +106,4 @@ def place(ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None) ->
         return cache.place(ids.size(1), documents)
     if documents is None:
         return torch.arange(ids.size(1), device=ids.device), None
-    return positions_within_documents(documents), causal_mask_within_documents(documents)[:, None]
+    return positions_within_documents(documents), WithinDocuments(documents)

@@ -20,6 +20,7 @@ from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 from minillm.models.linear import Linear
+from minillm.models.placing import WithinDocuments
 from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
@@ -44,7 +45,9 @@ class CausalSelfAttention(nn.Module):
         self.query_key_value = Linear(dim, 3 * dim)
         self.projection = Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim); ``mask`` (B, 1, T, S): true where a token may look, None: plain causal."""
         batch, length, dim = x.shape
         q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
@@ -66,7 +69,9 @@ class Block(nn.Module):
         self.feedforward = nn.Sequential(Linear(dim, 4 * dim), activation, Linear(4 * dim, dim))
         self.dropout = Dropout(dropout.residual)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache, layer))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))

@@ -23,6 +23,7 @@ from minillm.models.cache import KeyValueCache, place
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear, linear
 from minillm.models.normalization import RMSNorm
+from minillm.models.placing import WithinDocuments
 from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
@@ -75,7 +76,12 @@ class GroupedQueryAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None, layer: int
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | WithinDocuments | None,
+        cache: KeyValueCache | None,
+        layer: int,
     ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim).
 
@@ -136,7 +142,12 @@ class Block(nn.Module):
         self.attention, self.feedforward, self.dropout = attention, feedforward, Dropout(dropout)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None, layer: int
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor | WithinDocuments | None,
+        cache: KeyValueCache | None,
+        layer: int,
     ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
         x = x + self.dropout(self.attention(x, angles, mask, cache, layer))

@@ -1,5 +1,7 @@
 """Where the tokens of a row stand within their documents, and what each may look at."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,3 +36,40 @@ def causal_mask_within_documents(documents: Tensor, start: int = 0) -> Tensor:
     """
     place = torch.arange(documents.size(1), device=documents.device)
     return (documents[:, start:, None] == documents[:, None, :]) & (place <= place[start:, None])
+
+
+class WithinDocuments:
+    """What each token of packed rows may look at: tokens of its own document, not after itself.
+
+    Each form is made at its first use, once for all layers.
+
+    Args:
+        documents: (B, T), equal numbers side by side belong to one document.
+    """
+
+    def __init__(self, documents: Tensor) -> None:
+        self.documents = documents
+        self._dense: Tensor | None = None
+        self._blocks: Any = None
+
+    @property
+    def dense(self) -> Tensor:
+        """(B, 1, T, T) bool, true where the row's token may look at the column's."""
+        if self._dense is None:
+            self._dense = causal_mask_within_documents(self.documents)[:, None]
+        return self._dense
+
+    @property
+    def blocks(self) -> Any:
+        """The same as a ``BlockMask`` of FlexAttention: blocks of keys that no query sees are skipped."""
+        if self._blocks is None:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            documents = self.documents
+
+            def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return (query >= key) & (documents[row, query] == documents[row, key])
+
+            batch, length = documents.shape
+            self._blocks = create_block_mask(sees, batch, None, length, length, device=documents.device)
+        return self._blocks

@@ -11,13 +11,18 @@ from torch import Tensor
 
 from minillm.models.cache import KeyValueCache
 from minillm.models.minigpt import CausalSelfAttention, MiniGPT
+from minillm.models.placing import WithinDocuments
 
 
 class UnmaskedSelfAttention(CausalSelfAttention):
     """Attention to the whole row, the next token, which is to be predicted, included."""
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
+    ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim); of ``mask`` only what parts documents is kept."""
+        if isinstance(mask, WithinDocuments):
+            mask = mask.dense
         if mask is None:
             mask = torch.ones(1, 1, x.size(1), x.size(1), dtype=torch.bool, device=x.device)
         elif mask.size(-1) == mask.size(-2):  # else it is the newest token's row: nothing comes after it

@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -13,6 +16,7 @@ from minillm.data.batching import (
     ResumableLoader,
     TrainingBatches,
     Windows,
+    begin_worker,
     evaluation_loader,
 )
 from minillm.tokenization import BOS, EOS, PAD, UNK
@@ -211,6 +215,17 @@ def test_worker_processes_make_the_same_batches(split: EncodedSplit) -> None:
     assert same(evaluation_loader(windows, batches, num_workers=2), evaluation_loader(windows, batches))
     spawned = evaluation_loader(windows, batches, num_workers=1, multiprocessing_context="spawn")
     assert same(spawned, evaluation_loader(windows, batches))
+
+
+def test_worker_processes_outlive_a_signal_that_is_meant_for_the_training(split: EncodedSplit) -> None:
+    batches = TrainingBatches(Windows(split, 5).lengths, batch_size=1, seed=1)
+    loader = ResumableLoader(Windows(split, 5), batches, num_workers=1, worker_init_fn=begin_worker)
+    iterator = iter(loader)
+    next(iterator)
+    for worker in multiprocessing.active_children():
+        for kind in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(worker.pid or 0, kind)
+    assert len(list(iterator)) == len(batches) - 1
 
 
 def test_batching_does_not_touch_the_global_random_state(data: TextDataModule) -> None:

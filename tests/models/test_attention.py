@@ -3,9 +3,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minillm.models.attention import attention
+from minillm.models.attention import attention, within_documents
 from minillm.models.dropout import Dropout
-from minillm.models.placing import causal_mask_within_documents
+from minillm.models.placing import WithinDocuments, causal_mask_within_documents
+
+DOCUMENTS = [[0] * 9, [0, 0, 0, 1, 1, 1, 1, 2, -1], [5, 6, 6, 6, 6, 6, 7, 7, 7]]
 
 
 def queries_keys_values(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -15,8 +17,7 @@ def queries_keys_values(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ten
 
 
 def documents_mask() -> Tensor:
-    documents = torch.tensor([[0] * 9, [0, 0, 0, 1, 1, 1, 1, 2, -1], [5, 6, 6, 6, 6, 6, 7, 7, 7]])
-    return causal_mask_within_documents(documents)[:, None]
+    return causal_mask_within_documents(torch.tensor(DOCUMENTS))[:, None]
 
 
 MASKS = {"causal": None, "documents": documents_mask(), "shared": torch.ones(1, 1, 9, 9, dtype=torch.bool)}
@@ -43,6 +44,18 @@ def test_under_autocast_it_is_off_by_bfloat16s_error_alone(mask: str) -> None:
         rounded = attention(*inputs, MASKS[mask], Dropout(0.0))
     assert rounded.dtype == torch.bfloat16
     assert (rounded - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_flex_attention_keeps_documents_apart_as_the_mask_does(kv_heads: int) -> None:
+    # What a GPU compiles for training; on the processor PyTorch has it without gradients alone.
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, heads, 9, 8, generator=generator) for heads in (4, kv_heads, kv_heads))
+    documents = WithinDocuments(torch.tensor(DOCUMENTS))
+    ours = within_documents(query, key, value, documents)
+    theirs = attention(query, key, value, documents_mask(), Dropout(0.0))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(attention(query, key, value, documents, Dropout(0.0)), theirs)
 
 
 def test_dropout_takes_weights_away_and_keeps_the_mean() -> None:

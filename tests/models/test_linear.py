@@ -6,6 +6,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from minillm.models.linear import Linear
+from minillm.training.module import missing_for_compile
 
 
 def layers(inputs: int, outputs: int, bias: bool) -> tuple[Linear, nn.Linear]:
@@ -57,3 +58,11 @@ def test_onednn_computes_float32() -> None:
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as found:
         ours(torch.randn(7, 48))
     assert any("mkldnn" in event.key for event in found.key_averages())
+
+
+@pytest.mark.skipif(missing_for_compile(torch.device("cpu")) is not None, reason="torch.compile lacks a compiler")
+def test_it_can_be_compiled_where_no_gradient_is_wanted() -> None:
+    ours, exact = layers(48, 20, bias=True)
+    x = torch.randn(7, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(ours)(x), exact(x.double()).float(), rtol=1e-5, atol=1e-6)

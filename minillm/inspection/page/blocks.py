@@ -199,11 +199,11 @@ class Page:
             draft = begun()
             if not draft.prompt:
                 raise _RefusedError(labels.nothing_to_go_on)
-            number = 0
+            before = len(draft.steps)
             if not draft.has_ended:
-                room = self.limits.tokens - len(draft.steps)
+                room = self.limits.tokens - before
                 if room <= 0:
-                    raise _RefusedError(labels.full.format(tokens=len(draft.steps)))
+                    raise _RefusedError(labels.full.format(tokens=before))
                 sampling = Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p)
                 steps = self._subject(which).write(
                     draft, min(int(tokens), room), sampling, None if seed is None else int(seed)
@@ -211,7 +211,7 @@ class Page:
                 yield render.written(draft, True), render.message(labels.writing), "", draft
                 start = shown = time.perf_counter()
                 first = cost = 0.0
-                for number, draft in enumerate(steps, 1):
+                for draft in steps:
                     now = time.perf_counter()
                     first = first or now - start
                     if SHARE * (now - shown) >= cost:
@@ -220,7 +220,7 @@ class Page:
                         cost = shown - now
                 seconds = time.perf_counter() - start
             told = [labels.ended] if draft.has_ended else []
-            if number:
+            if number := len(draft.steps) - before:
                 told.append(render.speed(number, seconds, first))
             yield render.written(draft, False), render.message(" ".join(told)), "", draft
         except Exception as error:
