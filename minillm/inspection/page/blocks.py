@@ -24,6 +24,30 @@ AT_ONCE = 4  # visitors who are answered at the same time; the others wait in a 
 QUEUED = 64  # who comes after that many is told that the page is busy
 OWN: dict[str, Any] = {"api_visibility": "private"}  # nothing that another program could ask for
 # Buttons in a component's HTML; its listener stays while what it shows comes and goes.
+# One stop of the Tab key for a whole text: within it the arrows go from token to token.
+ARROWS = """
+element.addEventListener('keydown', event => {
+  const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity}[event.key]
+  const tokens = [...(event.target.closest('.passage')?.querySelectorAll('button.token') ?? [])]
+  const at = tokens.indexOf(event.target)
+  if (!step || at < 0) return
+  event.preventDefault()
+  tokens[Math.min(Math.max(at + step, 0), tokens.length - 1)].focus()
+})
+element.addEventListener('focusin', event => {
+  if (!event.target.matches('.passage button.token')) return
+  for (const other of event.target.closest('.passage').querySelectorAll('[tabindex="0"]')) other.tabIndex = -1
+  event.target.tabIndex = 0
+})
+"""
+# Who asked for alternatives gets to them: they stand below the text, out of sight on a phone.
+REACHED = """
+watch('value', () => {
+  const section = element.querySelector('section')
+  section?.scrollIntoView({block: 'nearest'})
+  section?.focus({preventScroll: true})
+})
+"""
 PRESSED = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-place]')
@@ -111,8 +135,8 @@ class Page:
             go_on = gr.Button(labels.go_on, elem_id="go_on", min_width=110)
         draft = gr.State(Draft())
         status = _shown("", elem_id="status")
-        text = _shown("", elem_id="written", js=PRESSED)
-        alternatives = _shown("", elem_id="alternatives", js=PRESSED)
+        text = _shown("", elem_id="written", js=PRESSED + ARROWS)
+        alternatives = _shown("", elem_id="alternatives", js=PRESSED + REACHED)
         settings = [which, temperature, top_k, top_p, seed, tokens]
         outputs = [text, status, alternatives, draft]
         # The model's work is bounded for all that use it together, and each click's text replaces the one before.
@@ -128,7 +152,7 @@ class Page:
         labels = self.labels
         text = gr.Textbox(labels.text_example, label=labels.text, lines=4, max_lines=12, elem_id="text")
         button = gr.Button(labels.read, variant="primary", elem_id="read")
-        shown = _shown("", elem_id="readings", js=DETAILS)
+        shown = _shown("", elem_id="readings", js=DETAILS + ARROWS)
         button.click(self._read, text, shown, concurrency_id="model", api_name="read")
 
     def _attend_tab(self) -> None:
@@ -240,7 +264,7 @@ class Page:
     def _read(self, text: str) -> str:
         try:
             text = self._checked(text)
-            return self.render.readings([(subject.name, subject.read(text)) for subject in self.subjects])
+            return self.render.readings([(subject, subject.read(text)) for subject in self.subjects])
         except Exception as error:
             return self._excused(error)
 
@@ -265,8 +289,14 @@ class Page:
         if not text.strip():
             raise _RefusedError(self.labels.empty)
         if len(text) > self.limits.characters:
-            most = self.limits.characters
-            raise _RefusedError(self.labels.too_long.format(characters=f"{len(text):,}", most=f"{most:,}"))
+            count = self.render.count
+            raise _RefusedError(
+                self.labels.too_long.format(characters=count(len(text)), most=count(self.limits.characters))
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half a character, which a browser's script can send
+            raise _RefusedError(self.labels.not_unicode) from None
         return text
 
     def _check_tokens(self, tokens: int, most: int) -> None:
@@ -290,6 +320,9 @@ def _shown(value: str, elem_id: str | None = None, js: str | None = None) -> gr.
 
 
 def _sizes(subject: Subject) -> tuple[int, int]:
-    """Return how many layers and heads a model has."""
-    shape = subject.model.attention("").shape
-    return shape[0], shape[1]
+    """Return how many layers and heads a model has; one where its attention cannot be seen, as the tab then says."""
+    try:
+        layers, heads, *_ = subject.model.attention("").shape
+    except SettingError:
+        return 1, 1
+    return layers, heads
