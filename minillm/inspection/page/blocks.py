@@ -48,6 +48,8 @@ watch('value', () => {
   section?.focus({preventScroll: true})
 })
 """
+# The button of the alternative that was chosen is gone: the keyboard goes on from the text, not from the page's top.
+RETURNED = "() => {if (document.activeElement == document.body) document.querySelector('#written .passage')?.focus()}"
 PRESSED = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-place]')
@@ -144,6 +146,7 @@ class Page:
         begun = gr.on([write.click, prompt.submit], self._begin, [prompt, *settings], api_name="write", **writes)
         gone_on = go_on.click(self._go_on, [draft, *settings], **writes, **OWN)
         chosen = alternatives.select(self._choose, [draft, *settings], **writes, **OWN)
+        chosen.then(None, js=RETURNED, **OWN)
         running = [begun, gone_on, chosen]
         stop.click(self._stopped, draft, [text, status], show_progress="hidden", cancels=running, queue=False, **OWN)
         text.select(self._look, draft, [alternatives, status], show_progress="hidden", **OWN)

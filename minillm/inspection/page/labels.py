@@ -78,6 +78,7 @@ class Labels:
     empty: str
     not_unicode: str
     too_long: str
+    too_large: str
     too_many_tokens: str
     full: str
     nothing_to_go_on: str
@@ -167,6 +168,7 @@ ES = Labels(
     empty="Aquí no hay texto; escriba al menos una palabra.",
     not_unicode="El texto tiene caracteres rotos, que no son de ninguna escritura; escríbalo de nuevo.",
     too_long="El texto tiene {characters} caracteres; aquí caben {most}.",
+    too_large="Es demasiado texto de una vez; aquí caben {most} caracteres.",
     too_many_tokens="El texto tiene {tokens} trozos; aquí caben {most}. Acórtelo.",
     nothing_to_go_on="Todavía no hay texto que seguir; pulse antes «Escribir».",
     full="El texto ya tiene {tokens} trozos, y aquí no caben más.",
@@ -255,6 +257,7 @@ EN = Labels(
     empty="There is no text here; write at least a word.",
     not_unicode="The text has broken characters, which belong to no writing; type it again.",
     too_long="The text has {characters} characters; there is room for {most}.",
+    too_large="That is too much text at once; there is room for {most} characters.",
     too_many_tokens="The text has {tokens} tokens; there is room for {most}. Shorten it.",
     nothing_to_go_on="There is no text yet to go on with; choose “Write” first.",
     full="The text has {tokens} tokens already, and there is no room for more.",
