@@ -24,6 +24,32 @@ AT_ONCE = 4  # visitors who are answered at the same time; the others wait in a 
 QUEUED = 64  # who comes after that many is told that the page is busy
 OWN: dict[str, Any] = {"api_visibility": "private"}  # nothing that another program could ask for
 # Buttons in a component's HTML; its listener stays while what it shows comes and goes.
+# One stop of the Tab key for a whole text: within it the arrows go from token to token.
+ARROWS = """
+element.addEventListener('keydown', event => {
+  const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity}[event.key]
+  const tokens = [...(event.target.closest('.passage')?.querySelectorAll('button.token') ?? [])]
+  const at = tokens.indexOf(event.target)
+  if (!step || at < 0) return
+  event.preventDefault()
+  tokens[Math.min(Math.max(at + step, 0), tokens.length - 1)].focus()
+})
+element.addEventListener('focusin', event => {
+  if (!event.target.matches('.passage button.token')) return
+  for (const other of event.target.closest('.passage').querySelectorAll('[tabindex="0"]')) other.tabIndex = -1
+  event.target.tabIndex = 0
+})
+"""
+# Who asked for alternatives gets to them: they stand below the text, out of sight on a phone.
+REACHED = """
+watch('value', () => {
+  const section = element.querySelector('section')
+  section?.scrollIntoView({block: 'nearest'})
+  section?.focus({preventScroll: true})
+})
+"""
+# The button of the alternative that was chosen is gone: the keyboard goes on from the text, not from the page's top.
+RETURNED = "() => {if (document.activeElement == document.body) document.querySelector('#written .passage')?.focus()}"
 PRESSED = """
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-place]')
@@ -111,8 +137,8 @@ class Page:
             go_on = gr.Button(labels.go_on, elem_id="go_on", min_width=110)
         draft = gr.State(Draft())
         status = _shown("", elem_id="status")
-        text = _shown("", elem_id="written", js=PRESSED)
-        alternatives = _shown("", elem_id="alternatives", js=PRESSED)
+        text = _shown("", elem_id="written", js=PRESSED + ARROWS)
+        alternatives = _shown("", elem_id="alternatives", js=PRESSED + REACHED)
         settings = [which, temperature, top_k, top_p, seed, tokens]
         outputs = [text, status, alternatives, draft]
         # The model's work is bounded for all that use it together, and each click's text replaces the one before.
@@ -120,6 +146,7 @@ class Page:
         begun = gr.on([write.click, prompt.submit], self._begin, [prompt, *settings], api_name="write", **writes)
         gone_on = go_on.click(self._go_on, [draft, *settings], **writes, **OWN)
         chosen = alternatives.select(self._choose, [draft, *settings], **writes, **OWN)
+        chosen.then(None, js=RETURNED, **OWN)
         running = [begun, gone_on, chosen]
         stop.click(self._stopped, draft, [text, status], show_progress="hidden", cancels=running, queue=False, **OWN)
         text.select(self._look, draft, [alternatives, status], show_progress="hidden", **OWN)
@@ -128,7 +155,7 @@ class Page:
         labels = self.labels
         text = gr.Textbox(labels.text_example, label=labels.text, lines=4, max_lines=12, elem_id="text")
         button = gr.Button(labels.read, variant="primary", elem_id="read")
-        shown = _shown("", elem_id="readings", js=DETAILS)
+        shown = _shown("", elem_id="readings", js=DETAILS + ARROWS)
         button.click(self._read, text, shown, concurrency_id="model", api_name="read")
 
     def _attend_tab(self) -> None:
@@ -199,11 +226,11 @@ class Page:
             draft = begun()
             if not draft.prompt:
                 raise _RefusedError(labels.nothing_to_go_on)
-            had = len(draft.steps)
+            before = len(draft.steps)
             if not draft.has_ended:
-                room = self.limits.tokens - had
+                room = self.limits.tokens - before
                 if room <= 0:
-                    raise _RefusedError(labels.full.format(tokens=had))
+                    raise _RefusedError(labels.full.format(tokens=before))
                 sampling = Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p)
                 steps = self._subject(which).write(
                     draft, min(int(tokens), room), sampling, None if seed is None else int(seed)
@@ -220,8 +247,8 @@ class Page:
                         cost = shown - now
                 seconds = time.perf_counter() - start
             told = [labels.ended] if draft.has_ended else []
-            if len(draft.steps) > had:
-                told.append(render.speed(len(draft.steps) - had, seconds, first))
+            if number := len(draft.steps) - before:
+                told.append(render.speed(number, seconds, first))
             yield render.written(draft, False), render.message(" ".join(told)), "", draft
         except Exception as error:
             text, kept = (gr.skip(), gr.skip()) if draft is None else (render.written(draft, False), draft)
@@ -240,7 +267,7 @@ class Page:
     def _read(self, text: str) -> str:
         try:
             text = self._checked(text)
-            return self.render.readings([(subject.name, subject.read(text)) for subject in self.subjects])
+            return self.render.readings([(subject, subject.read(text)) for subject in self.subjects])
         except Exception as error:
             return self._excused(error)
 
@@ -265,8 +292,14 @@ class Page:
         if not text.strip():
             raise _RefusedError(self.labels.empty)
         if len(text) > self.limits.characters:
-            most = self.limits.characters
-            raise _RefusedError(self.labels.too_long.format(characters=f"{len(text):,}", most=f"{most:,}"))
+            count = self.render.count
+            raise _RefusedError(
+                self.labels.too_long.format(characters=count(len(text)), most=count(self.limits.characters))
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half a character, which a browser's script can send
+            raise _RefusedError(self.labels.not_unicode) from None
         return text
 
     def _check_tokens(self, tokens: int, most: int) -> None:
@@ -290,6 +323,9 @@ def _shown(value: str, elem_id: str | None = None, js: str | None = None) -> gr.
 
 
 def _sizes(subject: Subject) -> tuple[int, int]:
-    """Return how many layers and heads a model has."""
-    shape = subject.model.attention("").shape
-    return shape[0], shape[1]
+    """Return how many layers and heads a model has; one where its attention cannot be seen, as the tab then says."""
+    try:
+        layers, heads, *_ = subject.model.attention("").shape
+    except SettingError:
+        return 1, 1
+    return layers, heads

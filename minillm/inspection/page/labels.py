@@ -15,6 +15,10 @@ class Labels:
     title: str
     introduction: str
     other_language: str
+    about: str
+    context: str
+    kinds: Mapping[str, str]
+    """Of vocabularies, by the tokenizer's kind."""
     tabs: tuple[str, str, str, str]
     """Write, read, attend, audit."""
     model: str
@@ -34,6 +38,7 @@ class Labels:
     ended: str
     stopped: str
     hint_click: str
+    written_text: str
     alternatives_at: str
     alternative: str
     probability: str
@@ -45,6 +50,7 @@ class Labels:
     text_example: str
     legend: str
     details: str
+    hint_details: str
     unknown: str
     bits_per_byte: str
     unigram: str
@@ -62,6 +68,7 @@ class Labels:
     first_token: str
     verdicts: Mapping[str, str]
     """By `minillm.evaluation.schema.Verdict`."""
+    not_trusted: str
     marks: Mapping[str, str]
     """What a screen reader says of a check, by verdict."""
     checks: Mapping[str, str]
@@ -69,7 +76,9 @@ class Labels:
     not_evaluated: str
     report: str
     empty: str
+    not_unicode: str
     too_long: str
+    too_large: str
     too_many_tokens: str
     full: str
     nothing_to_go_on: str
@@ -83,6 +92,9 @@ ES = Labels(
     introduction="Un modelo de lenguaje calcula, tras cada palabra, cómo de probable es cada palabra siguiente. "
     "Aquí se ve cómo.",
     other_language="English",
+    about="{network}, {parameters} parámetros, vocabulario {kind} de {size}",
+    context=", {tokens} trozos de contexto",
+    kinds={"word": "de palabras", "bpe": "BPE"},
     tabs=("Escribir", "Leer", "Atender", "Auditar"),
     model="Modelo",
     prompt="Cómo empieza el texto",
@@ -100,7 +112,9 @@ ES = Labels(
     written="{tokens} trozos en {seconds} s: {speed} por segundo, el primero tras {first} ms.",
     ended="El modelo termina aquí el artículo.",
     stopped="Parado.",
-    hint_click="Pulse una palabra para ver qué otras podían ir ahí; elija una, y el texto sigue desde ella.",
+    hint_click="Pulse una palabra para ver qué otras podían ir ahí; elija una, y el texto sigue desde ella. "
+    "Con el teclado, las flechas van de palabra en palabra. ␣ es un espacio.",
+    written_text="El texto, palabra por palabra",
     alternatives_at="Qué podía ir en lugar de «{token}»",
     alternative="Seguir con «{token}»: probabilidad {probability}",
     probability="según el modelo",
@@ -112,6 +126,8 @@ ES = Labels(
     text_example="Madrid es la capital de España y de la Comunidad de Madrid.",
     legend="Sorpresa en bits",
     details="«{token}»: {bits} bits, puesto {rank}, probabilidad {probability}. Más probables: {alternatives}",
+    hint_details="Señale o toque una palabra para ver sus bits, su puesto y qué era más probable. "
+    "Con el teclado, las flechas van de palabra en palabra. ␣ es un espacio.",
     unknown="desconocida: el modelo lee [UNK]",
     bits_per_byte="Bits por byte de este texto (menos es mejor)",
     unigram="unigramas (cuenta palabras)",
@@ -128,10 +144,11 @@ ES = Labels(
     cell="«{row}» mira a «{column}»: {weight}",
     first_token="inicio",
     verdicts={
-        "fault": "Estas cifras no son de fiar",
-        "weak": "Estas cifras son de fiar, y dicen que el modelo aprendió poco",
-        "fine": "Estas cifras son de fiar: ninguna comprobación encontró un fallo",
+        "fault": "Las cifras de su evaluación no son de fiar",
+        "weak": "Las cifras de su evaluación son de fiar, y dicen que el modelo aprendió poco",
+        "fine": "Las cifras de su evaluación son de fiar: ninguna comprobación encontró un fallo",
     },
+    not_trusted="Las cifras de este modelo no son de fiar; la pestaña «Auditar» dice por qué.",
     marks={"fault": "fallo", "weak": "débil", "fine": "bien", "none": "sin comprobar"},
     checks={
         "determinism": "Determinismo",
@@ -146,10 +163,12 @@ ES = Labels(
         "selection": "Selección",
         "plausibility": "Verosimilitud",
     },
-    not_evaluated="Este modelo no está evaluado: python scripts/evaluate.py ckpt={checkpoint} paths.output_dir={run}",
+    not_evaluated="Este modelo no está evaluado. Así se evalúa: {command}",
     report="El informe entero",
     empty="Aquí no hay texto; escriba al menos una palabra.",
+    not_unicode="El texto tiene caracteres rotos, que no son de ninguna escritura; escríbalo de nuevo.",
     too_long="El texto tiene {characters} caracteres; aquí caben {most}.",
+    too_large="Es demasiado texto de una vez; aquí caben {most} caracteres.",
     too_many_tokens="El texto tiene {tokens} trozos; aquí caben {most}. Acórtelo.",
     nothing_to_go_on="Todavía no hay texto que seguir; pulse antes «Escribir».",
     full="El texto ya tiene {tokens} trozos, y aquí no caben más.",
@@ -162,6 +181,9 @@ EN = Labels(
     title="Inside a language model",
     introduction="After each word a language model computes how probable every next word is. Here you can watch it.",
     other_language="Español",
+    about="{network}, {parameters} parameters, {kind} vocabulary of {size}",
+    context=", {tokens} tokens of context",
+    kinds={"word": "word", "bpe": "BPE"},
     tabs=("Write", "Read", "Attend", "Audit"),
     model="Model",
     prompt="How the text begins",
@@ -180,7 +202,8 @@ EN = Labels(
     ended="Here the model ends the article.",
     stopped="Stopped.",
     hint_click="Choose a word to see which others could have stood there; choose one of them, and the text goes on "
-    "from it.",
+    "from it. On a keyboard the arrows go from word to word. ␣ is a space.",
+    written_text="The text, word by word",
     alternatives_at="What could have stood in place of “{token}”",
     alternative="Go on with “{token}”: probability {probability}",
     probability="by the model",
@@ -192,6 +215,8 @@ EN = Labels(
     text_example="Madrid es la capital de España y de la Comunidad de Madrid.",
     legend="Surprisal in bits",
     details="“{token}”: {bits} bits, rank {rank}, probability {probability}. Most probable: {alternatives}",
+    hint_details="Point at a word, or tap it, for its bits, its rank and what was more probable. "
+    "On a keyboard the arrows go from word to word. ␣ is a space.",
     unknown="unknown: the model reads [UNK]",
     bits_per_byte="Bits per byte of this text (less is better)",
     unigram="unigrams (counts words)",
@@ -208,10 +233,11 @@ EN = Labels(
     cell="“{row}” looks at “{column}”: {weight}",
     first_token="start",
     verdicts={
-        "fault": "These figures are not to be trusted",
-        "weak": "These figures can be believed, and say that little was learned",
-        "fine": "These figures can be believed: no check found a fault",
+        "fault": "The figures of its evaluation are not to be trusted",
+        "weak": "The figures of its evaluation can be believed, and say that little was learned",
+        "fine": "The figures of its evaluation can be believed: no check found a fault",
     },
+    not_trusted="The figures of this model are not to be trusted; the tab “Audit” says why.",
     marks={"fault": "fault", "weak": "weak", "fine": "fine", "none": "not checked"},
     checks={
         "determinism": "Determinism",
@@ -226,10 +252,12 @@ EN = Labels(
         "selection": "Selection",
         "plausibility": "Plausibility",
     },
-    not_evaluated="This model is not evaluated: python scripts/evaluate.py ckpt={checkpoint} paths.output_dir={run}",
+    not_evaluated="This model is not evaluated. This evaluates it: {command}",
     report="The whole report",
     empty="There is no text here; write at least a word.",
+    not_unicode="The text has broken characters, which belong to no writing; type it again.",
     too_long="The text has {characters} characters; there is room for {most}.",
+    too_large="That is too much text at once; there is room for {most} characters.",
     too_many_tokens="The text has {tokens} tokens; there is room for {most}. Shorten it.",
     nothing_to_go_on="There is no text yet to go on with; choose “Write” first.",
     full="The text has {tokens} tokens already, and there is no room for more.",

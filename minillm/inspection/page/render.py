@@ -1,14 +1,18 @@
 """HTML of what a model was asked: whatever a visitor or a model writes is text in it, and nothing else."""
 
 import math
+import shlex
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
+from minillm.command import spelled
 from minillm.inspection.page.asking import Draft, Place, Reading, Subject
 from minillm.inspection.page.labels import Labels
+from minillm.language_model import LanguageModel
 from minillm.tokenization import EOS
 
 MOST_BITS = 16.0  # the darkest colour
@@ -62,6 +66,10 @@ class Renderer:
         digits = 1 if share >= 0.001 or share == 0 else 4
         return self._in_digits(f"{100 * share:.{digits}f}") + " %"
 
+    def count(self, number: int) -> str:
+        """Return a whole number, in the language's digits."""
+        return f"{number:,}".replace(",", "." if self.labels.language == "es" else ",")
+
     def message(self, text: str, alert: bool = False) -> str:
         """Return a sentence; a screen reader says it at once."""
         return self._part("message", text=text, alert=alert)
@@ -99,23 +107,24 @@ class Renderer:
             first=f"{1000 * first:.0f}",
         )
 
-    def readings(self, readings: list[tuple[str, Reading]]) -> str:
+    def readings(self, readings: list[tuple[Subject, Reading]]) -> str:
         """Return a text as models read it, side by side.
 
         Args:
-            readings: the models' names, and what each read.
+            readings: the models, and what each read.
         """
         names = {"unigram": self.labels.unigram, "bigram": self.labels.bigram}
         shown = [
             {
-                "name": name,
+                "name": subject.name,
+                "verdict": subject.verdict,
                 "places": [(place, self._details(place)) for place in reading.places],
                 "figures": [
-                    (names.get(which, name), self._in_digits(f"{figure:.3f}"))
+                    (names.get(which, subject.name), self._in_digits(f"{figure:.3f}"))
                     for which, figure in reading.bits_per_byte.items()
                 ],
             }
-            for name, reading in readings
+            for subject, reading in readings
         ]
         return self._part("readings", readings=shown)
 
@@ -144,14 +153,26 @@ class Renderer:
             bits=self._in_digits(f"{place.bits:.1f}"),
             rank=place.rank,
             probability=self.percent(place.probability),
-            alternatives=", ".join(
-                f"{visible(alternative).unescape()} {self.percent(share)}" for alternative, share in place.alternatives
+            alternatives=" · ".join(
+                f"{_alone(alternative)} {self.percent(share)}" for alternative, share in place.alternatives
             ),
         )
 
     def _named(self, token_id: int, token: str) -> str:
         """Return a token as it is called where it stands alone."""
-        return self.labels.end_of_article if token_id == EOS else visible(_apart(token)[1]).unescape()
+        return self.labels.end_of_article if token_id == EOS else _alone(token)
+
+    def _about(self, model: LanguageModel) -> str:
+        """Return what a model is, in a few words."""
+        labels, network = self.labels, model.network
+        parameters = self.count(sum(parameter.numel() for parameter in network.parameters()))
+        about = labels.about.format(
+            network=type(network).__name__,
+            parameters=parameters,
+            kind=labels.kinds.get(model.tokenizer.kind, model.tokenizer.kind),
+            size=self.count(len(model.tokenizer)),
+        )
+        return about + labels.context.format(tokens=self.count(model.max_length))
 
     def _in_digits(self, figure: str) -> str:
         return figure.replace(".", ",") if self.labels.language == "es" else figure
@@ -168,6 +189,8 @@ class Renderer:
             share=_share,
             percent=self.percent,
             named=self._named,
+            about=self._about,
+            to_evaluate=_to_evaluate,
             report_at=lambda number: f"../report/{number}",
             **values,
         )
@@ -181,6 +204,17 @@ def _apart(piece: str) -> tuple[str, str]:
     """Return the space that a token begins with, where a line may end, and the rest of it."""
     own = piece.lstrip(" ") or piece
     return piece[: len(piece) - len(own)], own
+
+
+def _alone(token: str) -> str:
+    """Return a token that stands alone, where its space would not be seen: with and without one it is another token."""
+    gap, own = _apart(token)
+    return "␣" * len(gap) + visible(own).unescape().replace(" ", "␣")
+
+
+def _to_evaluate(checkpoint: Path) -> str:
+    said = [f"ckpt={checkpoint}", f"paths.output_dir={checkpoint.parent.parent}"]
+    return " ".join([spelled("evaluate"), *map(shlex.quote, said)])
 
 
 def _bits(probability: float) -> float:

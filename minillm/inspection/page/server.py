@@ -11,7 +11,7 @@ os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "HF
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from gradio.themes.utils.fonts import Font
 
 from minillm.errors import SettingError
@@ -63,7 +63,8 @@ def application(subjects: list[Subject], lang: Language | None, limits: Limits) 
         # Of a body that comes in pieces nobody knows how large it gets.
         size = "" if "transfer-encoding" in request.headers else request.headers.get("content-length", "0")
         if not size.isdecimal() or int(size) > LARGEST_REQUEST:
-            return Response(status_code=413)
+            labels = LABELS["es" if request.url.path.startswith("/es/") else "en"]
+            return JSONResponse({"detail": labels.too_large.format(most=limits.characters)}, status_code=413)
         response = await answer(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers["X-Content-Type-Options"] = "nosniff"
