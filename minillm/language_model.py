@@ -351,6 +351,7 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
         k: int = 10,
+        written: Sequence[int] = (),
     ) -> Iterator["Step"]:
         """Return an iterator over the steps in which `generate` would write: each token, and what it was drawn from.
 
@@ -366,9 +367,11 @@ class LanguageModel:
             repetition_penalty: see there.
             seed: see there.
             k: candidates shown at each step, at most the whole vocabulary; 0: none.
+            written: ids of tokens that stand after the prompt already, such as those of earlier steps and then another
+                one than was drawn: the writing goes on from there.
 
         Returns:
-            One `minillm.inspection.Step` per token.
+            One `minillm.inspection.Step` per new token.
 
         Raises:
             SettingError: as from `generate`, at once; or k under 0.
@@ -377,7 +380,7 @@ class LanguageModel:
         from minillm.inspection.steps import steps
 
         sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-        return steps(self, prompt, max_new_tokens, sampling, seed, k)
+        return steps(self, prompt, max_new_tokens, sampling, seed, k, written)
 
     def score(self, texts: str | Sequence[str], batch_size: int = 32) -> dict[str, float]:
         """Return how well the model predicts texts, each from [BOS] through [EOS] in windows of ``max_length``.

@@ -24,12 +24,15 @@ Result = TypeVar("Result")
 
 PACKAGE = Path(__file__).parent
 WORTH_PROCESSES = 8_000_000  # bytes of text, some seconds of work: to start processes for less takes longer
+CORES = "MINILLM_CORES"  # the environment's variable for how many of the machine's cores are for this program
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, see `minillm.launching` too."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES, "")
+    return max(1, min(int(share), there)) if share.isdecimal() else there
 
 
 def processes_for(size: int) -> int:

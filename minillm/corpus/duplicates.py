@@ -10,10 +10,8 @@ the texts are judged in their order, each against those kept before it.
 """
 
 import hashlib
-import re
 import tempfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,11 +21,11 @@ from typing import IO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from minillm.corpus.words import word_hashes, words_of
 from minillm.errors import SettingError
 
 VERSION = 2  # raised when the same texts would be judged otherwise
 REASONS = ("exact duplicate", "near duplicate")
-WORD = re.compile(r"\w+")
 MAX_PERM = 4096  # 32 KB a text, and seconds to set up the search; each time as many halve the error only by a half
 MAX_SHINGLE_WORDS = 100
 MISS, FALSE_ALARM = 0.9, 0.1  # what they cost when the bands are chosen: candidates are compared afterwards
@@ -74,11 +72,19 @@ class DuplicateFilter:
 
     def sketch(self, text: str) -> "Sketch":
         """Return the little of a text by which it is compared with others."""
+        return self.sketch_all([text])[0]
+
+    def sketch_all(self, texts: Sequence[str]) -> list["Sketch"]:
+        """Return the sketch of each text; together they take less time."""
         if not (self.exact or self.near):
-            return Sketch(0, None)
-        words = WORD.findall(text.lower())
-        digest = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:8], "little")
-        return Sketch(digest, signature(shingles(words, self.shingle_words), self.num_perm) if self.near else None)
+            return [Sketch(0, None) for _ in texts]
+        return [
+            Sketch(
+                int.from_bytes(hashlib.sha256(words.spelled).digest()[:8], "little"),
+                signature(_shingles(words.hashes, self.shingle_words), self.num_perm) if self.near else None,
+            )
+            for words in words_of(texts)
+        ]
 
     def start(self, folder: str | Path | None = None) -> "Sketches":
         """Return a place for the sketches of a corpus's texts, to be used in a ``with`` statement.
@@ -316,12 +322,11 @@ def shingles(words: list[str], length: int) -> np.ndarray:
         words: the text's words.
         length: words in a run.
     """
-    return runs(word_hashes(words), min(length, len(words)))
+    return _shingles(word_hashes(words), length)
 
 
-def word_hashes(words: list[str]) -> np.ndarray:
-    """Return (N,) uint64: a 32-bit hash of each word."""
-    return np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
+def _shingles(hashes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
+    return runs(hashes, min(length, len(hashes)))
 
 
 def runs(hashes: np.ndarray, length: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How a model writes: at each step what it expected, and what was drawn from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, cast
@@ -51,7 +51,13 @@ class Step:
 
 
 def steps(
-    model: LanguageModel, prompt: str, max_new_tokens: int, sampling: Sampling, seed: int | None, k: int
+    model: LanguageModel,
+    prompt: str,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int | None,
+    k: int,
+    written: Sequence[int] = (),
 ) -> Iterator[Step]:
     """Yield what `LanguageModel.steps` says of a continuation; what cannot be continued is refused at once."""
     check_count(k, least=0)
@@ -59,12 +65,14 @@ def steps(
     ids = model.prompt_ids(prompt, max_new_tokens)
     model.check_fits("prompt", prompt, ids)
     network = cast(CachedNetwork, model.network)
-    return _steps(model, prompt, draws(network, [ids], max_new_tokens, sampling, seed, model.device), sampling, k)
+    drawn = draws(network, [[*ids, *written]], max_new_tokens, sampling, seed, model.device)
+    return _steps(model, prompt, [*written], drawn, sampling, k)
 
 
-def _steps(model: LanguageModel, prompt: str, drawn: Iterator[Draw], sampling: Sampling, k: int) -> Iterator[Step]:
+def _steps(
+    model: LanguageModel, prompt: str, written: list[int], drawn: Iterator[Draw], sampling: Sampling, k: int
+) -> Iterator[Step]:
     name = cache(model.tokenizer.text)
-    written: list[int] = []
     for draw in drawn:
         [token] = draw.tokens
         assert token is not None  # a row alone goes on until it ends

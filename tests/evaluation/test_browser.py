@@ -1,28 +1,22 @@
 """Pages as Chromium shows them, and TensorBoard on a run that scripts/train.py made."""
 
 import re
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 
 from minillm.evaluation.comparison import compare
 from minillm.evaluation.report import write_report
 from minillm.evaluation.results import read_evaluation
 from minillm.evaluation.schema import Evaluation, Verdict
+from tests.browsing import DESKTOP, IN_CHROMIUM, PHONE, chromium, errors, eventually, view
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's packages chromium and chromium-driver"),
-]
-DESKTOP, PHONE = 1280, 390
+pytestmark = IN_CHROMIUM
 # TensorBoard's pages are custom elements, whose content a plain look at the document does not see.
 ELEMENTS = """
     const found = []
@@ -40,31 +34,8 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-quic", "no-first-run"),
-        *("disable-background-networking", "disable-component-update", "disable-sync", "hide-scrollbars"),
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options, ChromeService(str(DRIVER)))
-    yield chrome
-    chrome.quit()
-
-
-def view(browser: Chrome, url: str, width: int, scheme: str = "light") -> None:
-    """Open a page on a screen of some width."""
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get(url)
-
-
-def errors(browser: Chrome) -> list[str]:
-    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
 
 
 def check_page(browser: Chrome, page: Path, screenshots: Path, drawings: int) -> None:
@@ -150,13 +121,6 @@ def test_tensorboard_shows_the_run_and_its_evaluation(
         assert tab == "timeseries" or len(images(browser)) == (7 if tab == "images" else 0)  # of those, what is in view
         assert errors(browser) == []
         browser.save_screenshot(str(tmp_path / f"tensorboard_{tab.partition('&')[0]}.png"))
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return holds()
 
 
 def shows(browser: Chrome, text: str) -> bool:

@@ -1,0 +1,192 @@
+"""HTML of what a model was asked: whatever a visitor or a model writes is text in it, and nothing else."""
+
+import math
+import unicodedata
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from minillm.inspection.page.asking import Draft, Place, Reading, Subject
+from minillm.inspection.page.labels import Labels
+from minillm.tokenization import EOS
+
+MOST_BITS = 16.0  # the darkest colour
+LEGEND = (0, 2, 4, 8, 12, 16)
+MARKS = {"fault": "✗", "weak": "!", "fine": "✓", "none": "–"}
+# Of these a page shows nothing, or they turn the text around.
+UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+# Gradio makes a template of its own of what a component shows; these begin its parts.
+BRACES = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;"}
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("minillm.inspection.page"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def visible(text: str, in_lines: bool = False) -> Markup:
+    r"""Return a text with a sign for every character that nobody would see.
+
+    Args:
+        text: any.
+        in_lines: whether a line that ends does so here too.
+
+    >>> str(visible("a\tb\n<i>\u202e\x00")), str(visible("a\nb", in_lines=True))
+    ('a⇥b↵&lt;i&gt;U+202EU+0000', 'a↵\nb')
+    """
+    signs = {"\n": "↵\n" if in_lines else "↵", "\t": "⇥\t" if in_lines else "⇥"}
+    return escape("".join(signs.get(each) or (_sign(each) if not each.isprintable() else each) for each in text))
+
+
+def _sign(character: str) -> str:
+    return f"U+{ord(character):04X}" if unicodedata.category(character) in UNSEEN else character
+
+
+class Renderer:
+    """Makes the parts of the page in one language.
+
+    Args:
+        labels: its words.
+        text_language: of what the models write and read, such as "es".
+    """
+
+    def __init__(self, labels: Labels, text_language: str) -> None:
+        self.labels, self.text_language = labels, text_language
+
+    def percent(self, share: float) -> str:
+        """Return a share as a percentage, in the language's digits."""
+        digits = 1 if share >= 0.001 or share == 0 else 4
+        return self._in_digits(f"{100 * share:.{digits}f}") + " %"
+
+    def message(self, text: str, alert: bool = False) -> str:
+        """Return a sentence; a screen reader says it at once."""
+        return self._part("message", text=text, alert=alert)
+
+    def head(self, subjects: list[Subject], other: Labels) -> str:
+        """Return the page's beginning."""
+        language = other.language
+        return self._part("head", subjects=subjects, other_language=language, other_page=f"../{language}/")
+
+    def written(self, draft: Draft, busy: bool) -> str:
+        """Return a text that was written, each token a button.
+
+        Args:
+            draft: the text.
+            busy: whether more is to come.
+        """
+        return self._part("written", draft=draft, busy=busy)
+
+    def alternatives(self, draft: Draft, place: int) -> str:
+        """Return the candidates at a token as buttons."""
+        return self._part("alternatives", step=draft.steps[place], place=place)
+
+    def speed(self, tokens: int, seconds: float, first: float) -> str:
+        """Return how fast tokens were written.
+
+        Args:
+            tokens: how many.
+            seconds: that they took.
+            first: seconds until the first one was there.
+        """
+        return self.labels.written.format(
+            tokens=tokens,
+            seconds=self._in_digits(f"{seconds:.1f}"),
+            speed=f"{tokens / max(seconds, 1e-9):.0f}",
+            first=f"{1000 * first:.0f}",
+        )
+
+    def readings(self, readings: list[tuple[str, Reading]]) -> str:
+        """Return a text as models read it, side by side.
+
+        Args:
+            readings: the models' names, and what each read.
+        """
+        names = {"unigram": self.labels.unigram, "bigram": self.labels.bigram}
+        shown = [
+            {
+                "name": name,
+                "places": [(place, self._details(place)) for place in reading.places],
+                "figures": [
+                    (names.get(which, name), self._in_digits(f"{figure:.3f}"))
+                    for which, figure in reading.bits_per_byte.items()
+                ],
+            }
+            for name, reading in readings
+        ]
+        return self._part("readings", readings=shown)
+
+    def heat(self, tokens: list[str], weights: Any, layer: int, head: int) -> str:
+        """Return where a head looks, as a table.
+
+        Args:
+            tokens: T of them, [BOS] first.
+            weights: (T, T), a row per token that looks.
+            layer: from 1 on.
+            head: from 1 on.
+        """
+        ahead = sum(weight for number, row in enumerate(weights) for weight in row[number + 1 :]) / len(weights)
+        named = [self.labels.first_token, *(visible(token.strip() or token) for token in tokens[1:])]
+        return self._part("heat", tokens=named, weights=weights, layer=layer, head=head, ahead=ahead)
+
+    def audit(self, subjects: list[Subject]) -> str:
+        """Return what the audits of the models say."""
+        return self._part("audit", subjects=subjects)
+
+    def _details(self, place: Place) -> str:
+        """Return all that is known of a token in a sentence."""
+        token = visible(_apart(place.surface)[1]).unescape() or self.labels.end_of_article
+        return self.labels.details.format(
+            token=f"{token} ({self.labels.unknown})" if place.unknown else token,
+            bits=self._in_digits(f"{place.bits:.1f}"),
+            rank=place.rank,
+            probability=self.percent(place.probability),
+            alternatives=", ".join(
+                f"{visible(alternative).unescape()} {self.percent(share)}" for alternative, share in place.alternatives
+            ),
+        )
+
+    def _named(self, token_id: int, token: str) -> str:
+        """Return a token as it is called where it stands alone."""
+        return self.labels.end_of_article if token_id == EOS else visible(_apart(token)[1]).unescape()
+
+    def _in_digits(self, figure: str) -> str:
+        return figure.replace(".", ",") if self.labels.language == "es" else figure
+
+    def _part(self, part: str, **values: Any) -> str:
+        html = _templates.get_template("fragments.html.jinja").render(
+            part=part,
+            labels=self.labels,
+            text_language=self.text_language,
+            apart=_apart,
+            legend=LEGEND,
+            marks=MARKS,
+            bits=_bits,
+            share=_share,
+            percent=self.percent,
+            named=self._named,
+            report_at=lambda number: f"../report/{number}",
+            **values,
+        )
+        return html.translate(BRACES)
+
+
+_templates.filters["visible"] = visible
+
+
+def _apart(piece: str) -> tuple[str, str]:
+    """Return the space that a token begins with, where a line may end, and the rest of it."""
+    own = piece.lstrip(" ") or piece
+    return piece[: len(piece) - len(own)], own
+
+
+def _bits(probability: float) -> float:
+    return -math.log2(max(probability, 2**-MOST_BITS))
+
+
+def _share(bits: float) -> str:
+    """Return how dark a token is, 0 to 100."""
+    return f"{100 * min(bits, MOST_BITS) / MOST_BITS:.0f}"
