@@ -18,7 +18,7 @@ from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.before_after import before_and_after
-from minillm.evaluation.dashboards import log_evaluation, log_layout
+from minillm.evaluation.dashboards import log_evaluation
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.report import write_report
@@ -93,7 +93,6 @@ def train(config: DictConfig) -> float | None:
     signals.how = partial(how_to_go_on, run)
     if config.ckpt_path is None:
         begin_log(loggers)
-    log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
     if "pruning" in callbacks and callbacks["pruning"].pruned:
         return None
