@@ -36,7 +36,7 @@ from minillm.training import build_trainer
         ("gradient_clip_val", float("nan"), "must be at least 0"),
         ("reload_dataloaders_every_n_epochs", -1, "must be at least 0"),
         ("max_tokens", 0, "must be at least 1, such as 10000000, and at most"),
-        ("max_tokens", 10**18, "and at most 1000000000000000, or null"),
+        ("max_tokens", 10**18, "must be at least 1, such as 10000000, and at most"),
         ("max_time", "abc", "must be a time over 0, such as 00:01:30:00"),
         ("max_time", "00:00:00:00", "must be a time over 0"),
         ("max_time", "9999999999d", "must be a time over 0"),
