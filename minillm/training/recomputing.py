@@ -58,4 +58,4 @@ class ActivationCheckpointing(L.Callback):
         """Change the blocks, before anybody shares them out."""
         for block in blocks_of(cast(nn.Module, pl_module.network), "activation_checkpointing", True):
             if not isinstance(block, Recomputing):
-                block.__class__ = _recomputing(type(block))
+                block.__class__ = _recomputing(type(block))  # type: ignore[arg-type] # a class is hashable

@@ -12,13 +12,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import sharded_worker
 import torch
 from torch import nn
 
 import minillm
+from minillm.callbacks import EMA, LearningRateFinder
 from minillm.checkpoint import read_checkpoint
+from minillm.errors import SettingError
+from minillm.models import MiniGPT
+from minillm.tokenization import WordTokenizer
+from minillm.training import TrainingModule, adamw, build_trainer, warmup_schedule
 
 TEXTS = ["En el año 1492, Colón llegó a América con tres carabelas.", "La ciudad tiene un puerto."]
 STEPS, MORE = 50, 54
@@ -64,6 +70,13 @@ def figures(folder: Path) -> dict[str, dict[str, Any]]:
     return {**two_processes(folder, cases), "alone": alone}
 
 
+def assert_alike(ours: torch.Tensor, theirs: torch.Tensor, name: str) -> None:
+    """Check that two tensors are the same matrix; after 50 steps of Muon in bfloat16 a few hundredths apart."""
+    assert type(ours) is torch.Tensor
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).norm() <= 0.1 * theirs.norm() + 1e-6, name
+
+
 def column(figures: dict[str, Any], name: str = "train/loss") -> list[float]:
     return [step[name] for step in figures["steps"] if name in step]
 
@@ -94,7 +107,7 @@ def test_recomputed_activations_give_the_same_numbers(figures: dict[str, Any]) -
     assert figures["recomputing"]["steps"] == figures["minigpt_fsdp"]["steps"]
 
 
-def test_on_one_process_too(tmp_path: Path, figures: dict[str, Any]) -> None:
+def test_recomputed_activations_do_so_on_one_process_without_sharding(tmp_path: Path, figures: dict[str, Any]) -> None:
     calls = []
     hook = nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module).__name__))
     try:
@@ -102,7 +115,7 @@ def test_on_one_process_too(tmp_path: Path, figures: dict[str, Any]) -> None:
     finally:
         hook.remove()
     assert recomputing["steps"] == figures["alone"]["steps"]
-    assert calls.count("CausalSelfAttention") > 2 * 20 * 3 > calls.count("Block") - 3 * 20  # again for each gradient
+    assert calls.count("CausalSelfAttention") == 2 * calls.count("Block")  # a block's parts, again for the gradient
 
 
 @pytest.mark.parametrize("model", ["minigpt", "modern"])
@@ -111,14 +124,14 @@ def test_a_checkpoint_is_that_of_ddp(model: str, folder: Path, figures: dict[str
     assert set(fsdp) == set(ddp)
     assert list(fsdp["state_dict"]) == list(ddp["state_dict"])
     for name, weights in ddp["state_dict"].items():
-        assert type(fsdp["state_dict"][name]) is torch.Tensor
-        torch.testing.assert_close(fsdp["state_dict"][name], weights, rtol=0.01, atol=0.01, msg=name)
+        assert_alike(fsdp["state_dict"][name], weights, name)
     [theirs], [ours] = ddp["optimizer_states"], fsdp["optimizer_states"]
     assert ours["param_groups"] == theirs["param_groups"]
     assert list(ours["state"]) == list(theirs["state"])
     for number, state in theirs["state"].items():
+        assert list(ours["state"][number]) == list(state)
         for name, value in state.items():
-            torch.testing.assert_close(ours["state"][number][name], value, rtol=0.01, atol=0.01)
+            assert_alike(ours["state"][number][name], value, f"{number} {name}")
 
 
 def test_a_checkpoint_is_complete_in_itself(folder: Path, figures: dict[str, Any]) -> None:
@@ -136,7 +149,13 @@ def test_two_processes_go_on_from_one_and_from_two(figures: dict[str, Any]) -> N
 
 def test_one_process_goes_on_from_two(folder: Path, figures: dict[str, Any]) -> None:
     checkpoint = str(folder / "modern_fsdp/last.ckpt")
-    arguments = {"model": "modern", "strategy": "auto", "steps": MORE, "optimizer": "muon", "devices": 1}
+    arguments: dict[str, Any] = {
+        "model": "modern",
+        "strategy": "auto",
+        "steps": MORE,
+        "optimizer": "muon",
+        "devices": 1,
+    }
     ours, theirs = (
         sharded_worker.run(folder, f"{kind}_alone", ckpt_path=checkpoint.replace("fsdp", kind), **arguments)
         for kind in ("fsdp", "ddp")
@@ -149,3 +168,42 @@ def test_a_damaged_checkpoint_is_named_by_all_processes(folder: Path, figures: d
     second = json.loads((folder / "damaged.second.json").read_text())
     assert figures["damaged"]["error"] == second["error"]
     assert "damaged.ckpt: is damaged" in second["error"]
+
+
+@pytest.mark.parametrize("callback", [EMA(), LearningRateFinder("unused")])
+def test_a_callback_that_needs_whole_weights_is_refused_by_name(callback: L.Callback) -> None:
+    with pytest.raises(SettingError, match=f"strategy=fsdp2: .*the callback {type(callback).__name__} does not work"):
+        build_trainer(accelerator="cpu", strategy="fsdp2", callbacks=[callback], logger=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "64-true"}, "precision=64-true: does not work with strategy=fsdp2"),
+        ({"gradient_clip_val": 1.0}, "gradient_clip_val=1.0: does not work with strategy=fsdp2"),
+    ],
+)
+def test_what_sharding_does_not_know_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        build_trainer(accelerator="cpu", strategy="fsdp2", logger=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "options", "message"),
+    [
+        (
+            MiniGPT(9, 8, 8, 1, 2),
+            torch.optim.Adagrad,
+            {"strategy": "fsdp2"},
+            "optimizer._target_=Adagrad: is not known",
+        ),
+        (nn.Linear(2, 2), adamw, {"strategy": "fsdp2"}, "trainer.strategy=fsdp2: .*Linear has no `blocks`"),
+        (nn.Linear(2, 2), adamw, {"activation_checkpointing": True}, "activation_checkpointing=True: .*no `blocks`"),
+    ],
+)
+def test_a_network_or_an_optimizer_that_cannot_is_refused_before_anything_is_read(
+    network: nn.Module, optimizer: Any, options: dict[str, Any], message: str
+) -> None:
+    trainer = build_trainer(accelerator="cpu", logger=False, **options)
+    with pytest.raises(SettingError, match=message):
+        TrainingModule(network, WordTokenizer(), optimizer, warmup_schedule).check_trainer(trainer)

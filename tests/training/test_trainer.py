@@ -43,7 +43,11 @@ from minillm.training import build_trainer
         ("max_time", {}, "must be a time over 0"),
         ("max_time", {"hours": -1}, "must be a time over 0"),
         ("max_time", {"fortnights": 1}, "must be a time over 0"),
-        ("strategy", "fsdp", "shards the parameters, which callbacks.gradient_clipping, callbacks.ema, optimizer=muon"),
+        (
+            "strategy",
+            "fsdp",
+            "shards the parameters in a way that gradient clipping, Muon and checkpoints do not know; fsdp2",
+        ),
         ("strategy", "deepspeed_stage_2", "shards the parameters"),
         ("precision", "16-true", "keeps the weights in half precision"),
         ("precision", "bf16-true", "keeps the weights in half precision"),
