@@ -19,7 +19,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the READMEs, whose links begin at the repository's root; name the pages in order, the rest at the end."""
     with_folder = {source: f"]({page})" for page, source in READMES.items()}
     for page, source in READMES.items():
-        text = (Path(config.config_file_path).parent / source).read_text(encoding="utf-8").replace("](docs/", "](")
+        text = (Path(config.config_file_path).parents[1] / source).read_text(encoding="utf-8").replace("](docs/", "](")
         for name, link in with_folder.items():
             text = text.replace(f"]({name})", link)
         files.append(File.generated(config, page, content=text))
