@@ -58,7 +58,10 @@ def without_comment(line: str) -> str:
 
 def script_and_arguments(command: str) -> tuple[str, list[str]] | None:
     """Return a script's name and its arguments; None where a command is no call of a script."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a line of a command that goes on in the next one
+        return None
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
     if words[:1] == ["python"] and len(words) > 1 and words[1].startswith("scripts/"):
