@@ -28,6 +28,7 @@ from minillm.signals import Interrupted, signals
 
 PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended
 WIDEST = 120  # longer lines are hard to read
+PLUGINS = {f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm")}
 FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
 
@@ -153,8 +154,11 @@ def _report(error: Exception, leave: bool = True) -> None:
         return
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)
-    elif isinstance(error, MissingConfigException) and error.missing_cfg_file == "hydra/launcher/joblib":
-        status, text = 2, "hydra/launcher=joblib: is not installed; pip install -e '.[sweep]'"
+    elif isinstance(error, MissingConfigException) and error.missing_cfg_file in PLUGINS:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        status, text = 2, f"{group}={choice}: is not installed; pip install -e '.[sweep]'"
+    elif type(error).__module__ == "submitit.core.utils":  # a job was ended, or the queue takes none
+        status, text = 1, f"hydra/launcher: {error}"
     elif isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         status, text = 2, str(error)
     elif isinstance(error, OSError) and error.filename is not None:

@@ -43,8 +43,9 @@ class SettingError(MiniLLMError, ValueError):
         return f"{self.setting}={shown(self.value)}: {self.advice}"
 
     def within(self, group: str) -> "SettingError":
-        """Return the same error with the setting's full name, ``group.setting``."""
-        return SettingError(f"{group}.{self.setting}" if group else self.setting, self.value, self.advice)
+        """Return the same error with the setting's full name, ``group.setting``; one that names the group stays."""
+        inner = group and group != self.setting
+        return SettingError(f"{group}.{self.setting}" if inner else self.setting, self.value, self.advice)
 
 
 class OutsideError(MiniLLMError):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 
 from minillm.errors import OutsideError, SettingError
 
@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
 VERIFIED = "MINILLM_VERIFIED"  # an environment variable: processes that this one starts need not verify again
 TEMPORARY = ".minillm.tmp"
+MOUNTS = Path("/proc/mounts")
+LEASE = 300.0  # seconds after which a lock is free that its holder, on another machine, does not touch any more
+# Disks over a network, by the names that Linux has for them.
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "glusterfs"}
+NETWORK |= {"panfs", "orangefs", "pvfs2", "wekafs", "ocfs2", "gfs2"}
+NETWORK |= {f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "s3fs", "rclone", "gcsfuse", "juicefs", "goofys")}
 
 
 @contextmanager
@@ -130,16 +136,45 @@ def damaged_files(folder: Path) -> list[str]:
 def locked(path: Path) -> AbstractContextManager[object]:
     """Return a lock, held from now to the end of its ``with``, on all that is made at or from a path.
 
+    On a disk over a network it holds over machines: there the system's locks may hold on each machine alone, without
+    a word, so that it is a file which only one can make, and which its holder touches as long as it lives.
+
     Raises:
         OSError: nothing can be written beside the path, not even a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
+    file = path.with_suffix(".lock")
+    lock = SoftFileLease(file, lease_duration=LEASE) if network_disk(path.parent) else FileLock(file)
     try:
         return lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process that prepares the same data")
         return lock.acquire()
+
+
+def network_disk(path: Path) -> str | None:
+    """Return the kind of the disk that a path is on, such as nfs4, where it is one over a network; else None.
+
+    Of systems without /proc/mounts nothing is known: None.
+
+    Args:
+        path: it need not exist.
+    """
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    resolved = path.resolve()
+    kind, longest = "", -1
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]))
+        # Where one is mounted over another the later line counts.
+        if len(point.parts) >= longest and resolved.is_relative_to(point):
+            kind, longest = fields[2], len(point.parts)
+    return kind if kind in NETWORK else None
 
 
 def problem_of(error: OSError) -> str:
@@ -189,7 +224,12 @@ def _lock(path: Path) -> int | None:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove what writers that died have left in a folder: nobody holds a lock on it."""
+    """Remove what writers that died have left in a folder: nobody holds a lock on it.
+
+    Not on a disk over a network, where a writer on another machine may hold a lock that is not seen here.
+    """
+    if network_disk(folder):
+        return
     for path in folder.glob(f".*{TEMPORARY}"):
         with suppress(OSError):
             lock = _lock(path)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,12 +24,21 @@ Result = TypeVar("Result")
 
 PACKAGE = Path(__file__).parent
 WORTH_PROCESSES = 8_000_000  # bytes of text, some seconds of work: to start processes for less takes longer
+CORES = "MINILLM_CORES"  # the environment's variable for how many of the machine's cores are for this program
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, see `minillm.launching` too."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES, "")
+    return max(1, min(int(share), there)) if share.isdecimal() else there
+
+
+def environment() -> dict[str, str]:
+    """Return the variables with which another process finds this package and keeps to one thread."""
+    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    return {**ONE_THREAD, "PYTHONPATH": path}
 
 
 def processes_for(size: int) -> int:
@@ -125,6 +134,59 @@ def in_order(
             yield from zip(batch, future.result(), strict=True)
         if given.fault:
             raise given.fault
+
+
+def apart(
+    function: Callable[[list[Item]], list[Any]], batches: Sequence[list[Item]], processes: int, fresh: bool = False
+) -> Iterator[None]:
+    """Have the function work on each batch, in no order; yield as often as one has ended.
+
+    A process that is ended from outside takes its batch with it and no other one: a new process goes on with the next.
+
+    Args:
+        function: leaves what it makes of a batch on disk. It can be pickled, and so can the batches.
+        batches: what it works on.
+        processes: how many work, beside this one.
+        fresh: each batch gets a process of its own.
+
+    Raises:
+        Exception: what the function raised.
+    """
+    workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    started: list[_Worker] = []
+
+    def start() -> None:
+        started.append(_Worker(function))
+        workers.put(started[-1])
+
+    def work(batch: list[Item]) -> None:
+        worker, ended = workers.get(), fresh
+        try:
+            worker.work(batch)
+        except EndedError:
+            ended = True
+        finally:
+            if ended:
+                worker.end()
+                start()
+            else:
+                workers.put(worker)
+
+    with ThreadPoolExecutor(processes) as threads:  # each waits for one process
+        try:
+            for _ in range(min(processes, len(batches))):
+                start()
+            for future in as_completed([threads.submit(work, batch) for batch in batches]):
+                future.result()
+                yield
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for worker in list(started):
+                worker.end()
+
+
+class EndedError(OutsideError):
+    """A process that shares the work was ended from outside."""
 
 
 class _UntilFault(Iterable[Item]):
@@ -276,12 +338,11 @@ class _Worker:
 
     def __init__(self, function: Callable[..., Any], serve: Callable[[], None] | None = None) -> None:
         serve = serve or _serve
-        path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import {serve.__name__} as serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+            env={**os.environ, **environment()},
         )
         self._function: Callable[..., Any] | None = function
 
@@ -325,7 +386,7 @@ class _Worker:
             yield
         except (EOFError, OSError, pickle.UnpicklingError) as fault:
             advice = "it was ended from outside, perhaps for want of memory; run the same command again"
-            raise OutsideError(f"a process that shares the work has ended early: {advice}") from fault
+            raise EndedError(f"a process that shares the work has ended early: {advice}") from fault
 
     def end(self) -> None:
         """End the process, whatever it does."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.command import spelled
@@ -38,7 +40,12 @@ class _Owned:
 
     folder: Path
     made: bool
-    lock: FileLock
+    lock: FileLock | None  # None: others may work in it too
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self.lock is not None:
+            self.lock.release()
 
 
 _owned: list[_Owned] = []
@@ -48,7 +55,8 @@ class RunFolder(Callback):
     """Before Hydra writes anything: makes the run's folder, or the sweep's, and locks it; refuses one that is in use.
 
     A folder that is named by the time gets a number where another run began in the same second. The system releases the
-    lock when the process ends, however it ends.
+    lock when the process ends, however it ends. Of a sweep each run's folder is locked too, in the process that it runs
+    in; the sweep's own is not where several workers may share it, as in a search.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -58,6 +66,22 @@ class RunFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Own the folder of a sweep, in which each run has one of its own."""
         _own(config, "sweep")
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Own the folder of one of a sweep's runs."""
+        if config.hydra.mode is RunMode.MULTIRUN and not is_further_process():
+            folder = Path(config.hydra.runtime.output_dir)
+            try:
+                _owned.append(_Owned(folder, False, _locked(folder, "hydra.sweep.dir")))
+            except Exception as error:
+                raise RefusedError(error) from error
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let go of the folder of one of a sweep's runs: this process may go on with another one."""
+        folder = Path(config.hydra.runtime.output_dir)
+        for owned in [owned for owned in _owned if owned.folder == folder]:
+            _owned.remove(owned)
+            owned.release()
 
 
 def release(discard: bool) -> None:
@@ -72,7 +96,7 @@ def release(discard: bool) -> None:
         if discard and owned.made and all(map(_is_at_first, files)):
             _close_logs(owned.folder)
             shutil.rmtree(owned.folder, ignore_errors=True)
-        owned.lock.release()
+        owned.release()
 
 
 def _close_logs(folder: Path) -> None:
@@ -103,12 +127,8 @@ def _own(config: DictConfig, kind: str) -> None:
         else:
             made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise SettingError(key, folder, "another run is at work there; choose another folder") from error
-        _owned.append(_Owned(folder, made, lock))
+        shared = kind == "sweep" and config.hydra.sweeper._target_ != BASIC_SWEEPER
+        _owned.append(_Owned(folder, made, None if shared else _locked(folder, key)))
         for place in folder, *filter(Path.is_dir, folder.iterdir()):
             remove_left_overs(place)
         if kind == "sweep":
@@ -116,6 +136,16 @@ def _own(config: DictConfig, kind: str) -> None:
         _check_unused(config, kind, folder)
     except Exception as error:
         raise RefusedError(error) from error
+
+
+def _locked(folder: Path, key: str) -> FileLock:
+    """Lock a folder for this process; ``key`` is the setting that chooses it."""
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SettingError(key, folder, "another run is at work there; choose another folder") from error
+    return lock
 
 
 def _new(folder: Path) -> Path:

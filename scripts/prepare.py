@@ -1,4 +1,4 @@
-"""Prepare the data alone: `python scripts/prepare.py data=wikipedia`; train.py then finds it done."""
+"""Prepare the data alone, here or on a cluster: `python scripts/prepare.py data=wikipedia`; train.py finds it done."""
 
 from omegaconf import DictConfig
 
@@ -8,10 +8,11 @@ from minillm.cli import script
 from minillm.configuration import instantiate
 
 
-@script("prepare", {"seed": int}, groups=("data", "tokenizer"))
+@script("prepare", {"seed": int}, groups=("data", "tokenizer", "engine"))
 def prepare(config: DictConfig) -> None:
     """Fetch, clean, filter, split and encode the articles; show the funnel and where everything lies."""
-    data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
+    engine = instantiate(config, "engine")
+    data = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"), engine=engine)
     data.prepare_data()
     data.setup()
     console.show_data(data.manifest, data.corpus.prepare())

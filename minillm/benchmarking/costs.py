@@ -75,8 +75,8 @@ class CorpusCosts:
         whole, parts = folder / "dump.xml.bz2", [folder / f"dump-{n + 1}.xml.bz2" for n in range(self.parts)]
         size, _ = write_dump([whole], pages), write_dump(parts, pages)
         try:
-            one, kept = self._prepare(whole, size, folder / "whole")
-            several, _ = self._prepare(folder / "dump-*.xml.bz2", size, folder / "parts")
+            one, kept = self.prepare(whole, size, folder / "whole")
+            several, _ = self.prepare(folder / "dump-*.xml.bz2", size, folder / "parts")
             seconds = self._evaluation(whole, folder / "whole", folder / "run") if self.steps else None
         finally:
             shutil.rmtree(folder)  # the next one is larger
@@ -89,8 +89,12 @@ class CorpusCosts:
             "evaluation_seconds": seconds,
         }
 
-    def _prepare(self, dump: Path, size: int, data_dir: Path) -> tuple[Prepared, int]:
-        """Prepare a dump; return what it cost, and how many articles were kept."""
+    def prepare(self, dump: Path, size: int, data_dir: Path) -> tuple[Prepared, int]:
+        """Prepare a dump of so many bytes of XML; return what it cost, and how many articles were kept.
+
+        Raises:
+            OutsideError: the script fails; the message is its own.
+        """
         seconds, cpu_seconds, peak = _run("prepare", *self._data(dump, data_dir))
         [manifest] = (data_dir / "corpus").glob("*/manifest.json")
         kept = json.loads(manifest.read_text(encoding="utf-8"))["funnel"]["kept"]

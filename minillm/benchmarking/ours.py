@@ -140,8 +140,8 @@ def loop(
 ) -> None:
     """Train the same module in a bare loop; the arguments are those of `train`."""
     turns.imported(_device(settings))
-    plain_loop, facts = _loop(settings, tokenizer, vocab_size)
-    plain_loop.run(turns, _rows(settings, rows), steps, warmup, **facts)
+    bare, facts = plain_loop(settings, tokenizer, vocab_size)
+    bare.run(turns, rows_of(settings, rows), steps, warmup, **facts)
 
 
 def scale(turns: Turns, tokenizer: str, forks: bool) -> None:
@@ -180,16 +180,16 @@ def _scale_one(turns: Turns, tokenizer: str, about: dict[str, Any], send: Callab
         if device != "cpu":
             gc.collect()  # the size before
             torch.cuda.reset_peak_memory_stats(device)
-        plain_loop, facts = _loop(settings, tokenizer, about["vocab_size"])
-        plain_loop.network.train()
-        endless = Endless(_rows(settings, about["rows"]))
+        bare, facts = plain_loop(settings, tokenizer, about["vocab_size"])
+        bare.network.train()
+        endless = Endless(rows_of(settings, about["rows"]))
         source = iter(endless)
-        plain_loop.steps(source, about["warmup"])
+        bare.steps(source, about["warmup"])
         endless.restart()
         steps = about["steps"]
-        taken = [seconds(lambda: plain_loop.steps(source, steps), device) for _ in range(about["rounds"])]
+        taken = [seconds(lambda: bare.steps(source, steps), device) for _ in range(about["rounds"])]
         tokens = endless.tokens / len(taken)
-        send({"seconds": taken, "tokens": tokens, "memory": turns.memory(), "precision": plain_loop.precision, **facts})
+        send({"seconds": taken, "tokens": tokens, "memory": turns.memory(), "precision": bare.precision, **facts})
     except Exception as error:
         send({"failed": " ".join(f"{type(error).__name__}: {error}".split())})
 
@@ -229,7 +229,8 @@ def _never_end(network: nn.Module, vocab_size: int) -> None:
                 module.weight[EOS] = 0
 
 
-def _loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Loop, dict[str, Any]]:
+def plain_loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Loop, dict[str, Any]]:
+    """Return a bare loop around what `build` makes, and what is known of the network; the arguments are its own."""
     config = OmegaConf.create(settings)
     # The trainer sets up the process, and knows device and precision.
     trainer = instantiate(config, "trainer", callbacks=[], logger=False)
@@ -240,7 +241,7 @@ def _loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Lo
     warnings.filterwarnings("ignore", ".*trainer. reference is not registered.*")  # nothing is logged here
     optimizer = module.make_optimizer(module.network.named_parameters())
     clipping = settings["callbacks"].get("gradient_clipping") or {}
-    plain_loop = Loop(
+    bare = Loop(
         module,
         lambda batch: module.training_step(batch, 0),
         optimizer,
@@ -249,7 +250,7 @@ def _loop(settings: dict[str, Any], tokenizer: str, vocab_size: int) -> tuple[Lo
         clipping.get("max_norm", float("inf")),
         module.make_scheduler(optimizer, 1_000_000),
     )
-    return plain_loop, _facts(module, settings, vocab_size)
+    return bare, _facts(module, settings, vocab_size)
 
 
 def _facts(module: TrainingModule, settings: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -270,13 +271,14 @@ def _tokenizer(path: str) -> Tokenizer:
     return load_tokenizer(Path(path).read_text(encoding="utf-8"))
 
 
-def _rows(settings: dict[str, Any], path: str) -> Rows:
+def rows_of(settings: dict[str, Any], path: str) -> Rows:
+    """Return the batches at a path, as a composed config's settings have them."""
     return Rows(path, settings["data"]["max_length"], settings["data"]["batch_size"])
 
 
 def _batches(config: DictConfig, rows: str | None) -> Iterable[Batch]:
     if rows is not None:
-        return _rows(plain(config), rows)
+        return rows_of(plain(config), rows)
     data: TextDataModule = instantiate(config, "data", tokenizer=instantiate(config, "tokenizer"))
     data.prepare_data()
     data.setup()

@@ -227,6 +227,30 @@ class Corpus(TypedDict):
     sizes: list[CorpusSize]
 
 
+class TrainingProcesses(TypedDict):
+    """Training with DDP in so many processes, each on a core."""
+
+    processes: int
+    parameters: int
+    tokens_per_second: Spread
+    """Of one process; over rounds and processes."""
+    lost: Spread
+    """Share of the time that the exchange of gradients takes, against the same steps without it."""
+
+
+class PreparedBy(Prepared):
+    """Preparing a dump in so many processes."""
+
+    processes: int
+
+
+class Processes(TypedDict):
+    """What a further process brings."""
+
+    training: list[TrainingProcesses]
+    preparation: list[PreparedBy]
+
+
 class Result(TypedDict):
     """The whole file."""
 
@@ -238,4 +262,4 @@ class Result(TypedDict):
     config: dict[str, Any]
     """The composed configuration."""
     parts: dict[str, Any]
-    """By name: Training, Decoding, Text, Data, Scaling, Quality, Corpus, or Skipped."""
+    """By name: Training, Decoding, Text, Data, Scaling, Quality, Corpus, Processes, or Skipped."""

@@ -8,6 +8,7 @@ import lightning as L
 
 from minillm.errors import SettingError
 from minillm.files import written_whole
+from minillm.study import open_storage
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -25,7 +26,7 @@ class Pruning(L.Callback):
     Args:
         dirpath: the run's folder.
         monitor: the figure.
-        storage: the address of the study's database.
+        storage: the study's storage, see `minillm.study.open_storage`.
         study_name: its name there.
         trial: the run's number in it.
         pruner: decides; it counts validations, from 1.
@@ -41,7 +42,9 @@ class Pruning(L.Callback):
 
         self.dirpath, self.monitor, self.trial = Path(dirpath), monitor, trial
         try:
-            self.study = optuna.load_study(study_name=study_name, storage=storage, pruner=pruner)
+            if "://" not in storage and not Path(storage).is_file():
+                raise FileNotFoundError(storage)  # opening a journal would make it
+            self.study = optuna.load_study(study_name=study_name, storage=open_storage(storage), pruner=pruner)
         except Exception as error:  # whatever the database's driver raises
             raise SettingError("storage", storage, "holds no study; a search is started with --multirun") from error
         self.validations = 0

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from minillm.corpus import cleaning, duplicates, quality, split, store
+from minillm.corpus import cleaning, duplicates, quality, split, spreading, store
 from minillm.corpus.article import Article
 from minillm.corpus.cleaning import Cleaner
 from minillm.corpus.duplicates import DuplicateFilter, Sketches
@@ -31,12 +32,14 @@ from minillm.corpus.examining import Examined, examine_all
 from minillm.corpus.fingerprint import fingerprint, is_fingerprint, libraries
 from minillm.corpus.lock import LockWriter
 from minillm.corpus.quality import AUTO, MAJORITY, QualityFilter, language_of
-from minillm.corpus.sources import Source
+from minillm.corpus.sources import InParts, Source
 from minillm.corpus.split import SPLITS, check_shares, split_of
+from minillm.corpus.spreading import Spread
 from minillm.corpus.store import DamagedStoreError, RawStore, set_aside
+from minillm.engines import Engine, Local
 from minillm.errors import OutsideError, SettingError
 from minillm.files import damaged_files, is_whole, locked, problem_of, written_whole
-from minillm.parallel import batches, in_order, processes_for
+from minillm.parallel import batches, cores, in_order, processes_for
 from minillm.progress import track
 
 log = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ class Corpus:
         split: the parts of the articles that train, val and test get.
         data_dir: folder for everything that is kept.
         prepared: fingerprint of a corpus that is prepared already: it is opened, and the source is never asked.
+        engine: where the work runs, if it is to be done; it changes nothing of what comes out. None: on this machine.
 
     Raises:
         SettingError: a value that cannot work; on use also settings that leave a split without articles, and a
@@ -105,6 +109,7 @@ class Corpus:
     num_articles: int | None = 1000
     split: Sequence[float] = (0.7, 0.15, 0.15)
     prepared: str | None = None
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         if self.prepared is not None and not is_fingerprint(self.prepared):
@@ -191,11 +196,20 @@ class Corpus:
         except OSError as error:
             return self._found(raw, source, error)
         with lock:
+            if (known := self._known(raw, source)) is not None:
+                return known
             try:
                 return self._made(raw, source)
             except DamagedStoreError as error:
                 log.warning("%s: set aside as %s, and its articles are fetched again", error, set_aside(raw).name)
                 return self._made(raw, source)
+
+    def _known(self, raw: Path, source: dict[str, Any]) -> Path | None:
+        """Return the folder of the prepared corpus of articles that were read in parts, where it is there."""
+        if (summary := spreading.known(_parts_of(raw), self.num_articles)) is None:
+            return None
+        folder = self._folder_of(self._made_from(summary.digest, source))
+        return folder if is_whole(folder) else None
 
     def _found(self, raw: Path, source: dict[str, Any], problem: OSError) -> Path:
         """Return the folder of the prepared corpus where nothing can be written.
@@ -203,9 +217,11 @@ class Corpus:
         Raises:
             SettingError: it is not there.
         """
+        if (known := self._known(raw, source)) is not None:
+            return known
         if os.access(raw, os.R_OK):
             with RawStore(raw, read_only=True) as store:
-                folder = self._folder_of(self._made_from(store, source))
+                folder = self._folder_of(self._made_from(store.digest(self.num_articles), source))
                 if self._wanted(store) == 0 and is_whole(folder):
                     return folder
         advice = f"cannot be written: {problem_of(problem)}"
@@ -213,28 +229,70 @@ class Corpus:
 
     def _made(self, raw: Path, source: dict[str, Any]) -> Path:
         """Return the folder of the prepared corpus, made if need be."""
+        engine = self.engine if self.engine and self.engine.tasks else None
+        in_parts = engine or spreading.known(_parts_of(raw), self.num_articles)
+        if in_parts and not self._holds_all(raw):
+            engine = engine or Local(tasks=cores())
+            if isinstance(self.source, InParts) and (parts := self.source.pieces()):
+                return self._made_of_parts(parts, _parts_of(raw), engine, source)
         with RawStore(raw) as store:
-            made_from = self._made_from(store, source)
-            if self._wanted(store) == 0 and is_whole(folder := self._folder_of(made_from)):
-                return folder
-            self._mend(store)
-            self._read(store, source)
-            made_from = self._made_from(store, source)
-            folder = self._folder_of(made_from)
-            if not is_whole(folder):
-                try:
-                    folder.parent.mkdir(parents=True, exist_ok=True)
-                    with written_whole(folder, folder=True) as unfinished:
-                        self._write(store, unfinished, {"fingerprint": folder.name, **made_from})
-                except OSError as error:
-                    raise OutsideError(f"{folder}: cannot be written ({problem_of(error)})") from error
+            return self._made_of_store(store, engine, source)
+
+    def _holds_all(self, raw: Path) -> bool:
+        """Return whether there is a store with all articles that are wanted: then nothing need be read."""
+        if not raw.exists():
+            return False
+        with RawStore(raw) as store:
+            return self._wanted(store) == 0
+
+    def _made_of_store(self, store: RawStore, engine: Engine | None, source: dict[str, Any]) -> Path:
+        """Return the folder of the corpus of a store; its articles go to an engine's tasks as files."""
+        made_from = self._made_from(store.digest(self.num_articles), source)
+        if self._wanted(store) == 0 and is_whole(folder := self._folder_of(made_from)):
+            return folder
+        self._mend(store)
+        self._read(store, source)
+        made_from = self._made_from(store.digest(self.num_articles), source)
+        folder = self._folder_of(made_from)
+        if is_whole(folder):
+            return folder
+        if engine is None:
+            return self._finished(folder, _Stored(store, self.num_articles), made_from)
+        stored = _Stored(store, self.num_articles)
+        with _work(self.data_dir, folder) as work:
+            articles = islice(store, stored.articles)
+            join, summary = spreading.exported(articles, stored.articles, engine.tasks or 1, work)
+            summary = summary._replace(counts=stored.counts)
+            spread = Spread(join, summary, engine, work, stored.origin)
+            spread.fetched = stored.fetched
+            return self._finished(folder, spread, made_from)
+
+    def _made_of_parts(self, parts: list[Any], raw: Path, engine: Engine, source: dict[str, Any]) -> Path:
+        """Return the folder of the corpus of a source that is read in parts."""
+        assert isinstance(self.source, InParts)
+        join, summary = spreading.read(self.source, parts, self.num_articles, engine, raw)
+        made_from = self._made_from(summary.digest, source)
+        folder = self._folder_of(made_from)
+        if is_whole(folder):
+            return folder
+        with _work(self.data_dir, folder) as work:
+            return self._finished(folder, Spread(join, summary, engine, work), made_from)
+
+    def _finished(self, folder: Path, articles: "_Stored | Spread", made_from: dict[str, Any]) -> Path:
+        """Write the folder of the prepared corpus."""
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(folder, folder=True) as unfinished:
+                self._write(articles, unfinished, {"fingerprint": folder.name, **made_from})
+        except OSError as error:
+            raise OutsideError(f"{folder}: cannot be written ({problem_of(error)})") from error
         return folder
 
-    def _made_from(self, store: RawStore, source: dict[str, Any]) -> dict[str, Any]:
-        """Return everything that decides what the prepared corpus holds."""
+    def _made_from(self, digest: str, source: dict[str, Any]) -> dict[str, Any]:
+        """Return everything that decides what the prepared corpus holds: not where the work was done."""
         return {
             "source": {"name": self.source.name, **source},
-            "articles": store.digest(self.num_articles),
+            "articles": digest,
             "settings": {
                 "cleaning": asdict(self.cleaner),
                 "quality": asdict(self.quality),
@@ -294,25 +352,24 @@ class Corpus:
         if wanted is None or len(store) - held < wanted:
             store.set_meta("complete", True)  # the source has no more: nobody needs to ask again
 
-    def _write(self, store: RawStore, folder: Path, made_from: dict[str, Any]) -> None:
+    def _write(self, articles: "_Stored | Spread", folder: Path, made_from: dict[str, Any]) -> None:
         """Write the three splits, who wrote their articles, the lock of all that was read, and the manifest."""
-        read = len(store) if self.num_articles is None else min(len(store), self.num_articles)
-        origin = store.get_meta("origin")
+        read, origin = articles.articles, articles.origin
         dropped: Counter[str] = Counter()
         removed: Counter[str] = Counter()
         longest = 0
-        language, quality = self._language(store, read)
+        language, quality = self._language(articles)
         with (
             _Dropped(folder / DROPPED) as leavings,
             _Spool(folder) as spool,
-            self.duplicates.start(folder) as sketches,
+            self.duplicates.start(folder, articles.engine) as sketches,
         ):
             # Of a dump nothing but its name: one file and its parts give the same lock.
             with LockWriter(folder / LOCK, {"name": self.source.name, **(origin or {})}) as lock:
-                articles = track(islice(store, read), "preparing articles", read)
-                size = store.size * read // max(1, len(store))
-                for article, (text, shorter, reason, sketch) in self._examined(articles, size, quality):
-                    lock.add(article)
+                examined = articles.examined(self.cleaner, quality, self.duplicates, self.min_length)
+                for article, sha256, found in track(examined, "preparing articles", read):
+                    text, shorter, reason, sketch = found
+                    lock.add(article, sha256)
                     removed.update(shorter)
                     longest = max(longest, len(text))
                     if sketch is None:
@@ -328,7 +385,7 @@ class Corpus:
         empty = [name for name, share in zip(SPLITS, self.split, strict=True) if share and not splits[name]["articles"]]
         if empty:
             raise self._too_few(funnel, " and ".join(empty), longest, made_from["source"])
-        reading = {"requested": self.num_articles, "fetched": len(store), **store.get_meta("counts", {})}
+        reading: dict[str, Any] = {"requested": self.num_articles, "fetched": articles.fetched, **articles.counts}
         if origin:
             reading["origin"] = origin
         manifest = {**made_from, "reading": reading, "funnel": funnel, "cleaning": dict(removed), "splits": splits}
@@ -336,11 +393,11 @@ class Corpus:
             manifest["language"] = language
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
-    def _language(self, store: RawStore, read: int) -> tuple[dict[str, Any] | None, QualityFilter]:
+    def _language(self, articles: "_Stored | Spread") -> tuple[dict[str, Any] | None, QualityFilter]:
         """Return which language most articles have, where that was to be found, and what drops those in others."""
         if self.quality.language != AUTO:
             return None, self.quality
-        texts = (self.cleaner.clean(text[:JUDGED_CHARACTERS])[0] for text in store.texts(JUDGED, read))
+        texts = (self.cleaner.clean(text[:JUDGED_CHARACTERS])[0] for text in articles.texts(JUDGED))
         found = language_of(texts)
         one = found is not None and found.share >= MAJORITY
         told = {"found": found and found.code, "share": found.share if found else 0.0, "others_dropped": one}
@@ -375,13 +432,6 @@ class Corpus:
                     writer.add(batch.take(pa.array(rows[name], pa.int64())))
         return {name: writer.counts for name, writer in writers.items()}
 
-    def _examined(
-        self, articles: Iterator[Article], size: int, quality: QualityFilter
-    ) -> Iterator[tuple[Article, Examined]]:
-        """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
-        work = partial(examine_all, self.cleaner, quality, self.duplicates, self.min_length)
-        yield from in_order(work, batches(articles, SHARED), processes_for(size))
-
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int, source: dict[str, Any]) -> SettingError:
         """Return the error for splits without articles; it blames the setting that did most to it."""
         read, kept = funnel["read"], funnel["kept"]
@@ -403,6 +453,37 @@ class Corpus:
             )
             return SettingError("data.source.parts", parts, advice)
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
+
+
+class _Stored:
+    """Articles in a raw store, as the corpus is made of them: they stream through the processes of this machine.
+
+    Args:
+        store: the store.
+        num_articles: how many first ones; None: all.
+    """
+
+    def __init__(self, store: RawStore, num_articles: int | None) -> None:
+        self._store = store
+        self.engine: Engine | None = None
+        self.fetched = len(store)
+        self.articles = self.fetched if num_articles is None else min(self.fetched, num_articles)
+        self.counts: dict[str, int] = store.get_meta("counts", {})
+        self.origin: dict[str, Any] | None = store.get_meta("origin")
+
+    def texts(self, number: int) -> Iterator[str]:
+        """Yield the texts of so many articles at most, evenly over all."""
+        return self._store.texts(number, self.articles)
+
+    def examined(
+        self, cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int
+    ) -> Iterator[tuple[Article, str | None, Examined]]:
+        """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
+        size = self._store.size * self.articles // max(1, self.fetched)
+        work = partial(examine_all, cleaner, quality, duplicates, min_length)
+        shares = batches(islice(self._store, self.articles), SHARED)
+        for article, examined in in_order(work, shares, processes_for(size)):
+            yield article, None, examined
 
 
 class _Spool:
@@ -442,6 +523,23 @@ class _Spool:
         self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SPOOLED))
         self._rows.clear()
         self._size = 0
+
+
+def _parts_of(raw: Path) -> Path:
+    """Return the folder of the articles that were read in parts, beside the raw store that it is in place of."""
+    return raw.with_suffix(".parts")
+
+
+@contextlib.contextmanager
+def _work(data_dir: str | Path, folder: Path) -> Iterator[Path]:
+    """Make the folder for the results of tasks; what it is for is whole at its end, and nobody needs it any more."""
+    work = (Path(data_dir) / "work" / folder.name).absolute()
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutsideError(f"{work}: cannot be written ({problem_of(error)})") from error
+    yield work
+    shutil.rmtree(work, ignore_errors=True)
 
 
 class _Dropped:

@@ -10,12 +10,11 @@ the texts are judged in their order, each against those kept before it.
 """
 
 import hashlib
-import re
+import shutil
 import tempfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
@@ -23,11 +22,12 @@ from typing import IO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from minillm.corpus.words import word_hashes, words_of
+from minillm.engines import Engine, Task
 from minillm.errors import SettingError
 
 VERSION = 2  # raised when the same texts would be judged otherwise
 REASONS = ("exact duplicate", "near duplicate")
-WORD = re.compile(r"\w+")
 MAX_PERM = 4096  # 32 KB a text, and seconds to set up the search; each time as many halve the error only by a half
 MAX_SHINGLE_WORDS = 100
 MISS, FALSE_ALARM = 0.9, 0.1  # what they cost when the bands are chosen: candidates are compared afterwards
@@ -74,19 +74,28 @@ class DuplicateFilter:
 
     def sketch(self, text: str) -> "Sketch":
         """Return the little of a text by which it is compared with others."""
-        if not (self.exact or self.near):
-            return Sketch(0, None)
-        words = WORD.findall(text.lower())
-        digest = int.from_bytes(hashlib.sha256(" ".join(words).encode()).digest()[:8], "little")
-        return Sketch(digest, signature(shingles(words, self.shingle_words), self.num_perm) if self.near else None)
+        return self.sketch_all([text])[0]
 
-    def start(self, folder: str | Path | None = None) -> "Sketches":
+    def sketch_all(self, texts: Sequence[str]) -> list["Sketch"]:
+        """Return the sketch of each text; together they take less time."""
+        if not (self.exact or self.near):
+            return [Sketch(0, None) for _ in texts]
+        return [
+            Sketch(
+                int.from_bytes(hashlib.sha256(words.spelled).digest()[:8], "little"),
+                signature(_shingles(words.hashes, self.shingle_words), self.num_perm) if self.near else None,
+            )
+            for words in words_of(texts)
+        ]
+
+    def start(self, folder: str | Path | None = None, engine: Engine | None = None) -> "Sketches":
         """Return a place for the sketches of a corpus's texts, to be used in a ``with`` statement.
 
         Args:
             folder: where they lie on disk meanwhile; None: where temporary files go.
+            engine: has a task for each band where there are many texts; None: the bands are sorted here.
         """
-        return Sketches(self, folder)
+        return Sketches(self, folder, engine)
 
     def reasons(self, texts: Iterable[str]) -> Iterator[str | None]:
         """Yield for each text how it repeats an earlier one, one of `REASONS`; None where it does not."""
@@ -117,10 +126,14 @@ class Sketches:
     Args:
         duplicates: what counts as a duplicate.
         folder: where they lie on disk meanwhile; None: where temporary files go.
+        engine: has a task for each band where there are many texts, which sees the folder; None: no tasks.
     """
 
-    def __init__(self, duplicates: DuplicateFilter, folder: str | Path | None = None) -> None:
+    def __init__(
+        self, duplicates: DuplicateFilter, folder: str | Path | None = None, engine: Engine | None = None
+    ) -> None:
         self.duplicates = duplicates
+        self._engine, self._folder = engine, Path(folder or tempfile.gettempdir()).absolute()
         self._bands, self._rows = bands(duplicates.threshold, duplicates.num_perm) if duplicates.near else (0, 0)
         # Files without a name: whatever becomes of this process, nothing of them stays.
         self._signatures, self._values, self._groups = (
@@ -202,7 +215,7 @@ class Sketches:
     def _firsts(self) -> NDArray[np.int32]:
         """Return, for each text, the number of the first one that has its words, (N,)."""
         firsts = np.arange(self._count, dtype=np.int32)
-        for numbers, begins in self._sorted(0):
+        for numbers, begins in _sorted(self._values, self._count, self._bands, 0):
             firsts[numbers] = np.repeat(numbers[begins], np.diff(begins, append=len(numbers)))
         return firsts
 
@@ -213,39 +226,33 @@ class Sketches:
         """
         sizes = [np.zeros(1, dtype=np.int64)]
         total = 0
-        for band in range(self._bands):
-            group = np.zeros(self._count, dtype=np.int32)
-            for numbers, begins in self._sorted(1 + band, firsts):
-                size = np.diff(begins, append=len(numbers))
-                shared = size > 1
-                group[numbers] = np.repeat(np.where(shared, total + np.cumsum(shared), 0), size)
-                sizes.append(np.minimum(size[shared] - 1, COMPARED))  # the last one is compared with by none
-                total += int(shared.sum())
+        for group, size in self._groups_of_bands(firsts == np.arange(self._count)):
+            group[group > 0] += total
             self._groups.write(group.tobytes())
+            sizes.append(np.minimum(size - 1, COMPARED))  # the last one is compared with by none
+            total += len(size)
         return _Kept(np.concatenate(sizes))
 
-    def _sorted(self, column: int, firsts: NDArray[np.int32] | None = None) -> Iterator[tuple[NDArray, NDArray]]:
-        """Yield the numbers of texts, those with the same value side by side and in order, and where a value begins.
-
-        Args:
-            column: of the values.
-            firsts: leave out those that are not their own first.
-        """
-        parts = -(-self._count // SORTED)
-        for part in range(parts):  # the values are spread evenly, so each part has as many of them
-            found, where = [], []
-            for block, start in enumerate(range(0, self._count, BLOCK)):
-                offset = (block * (1 + self._bands) + column) * BLOCK * 8
-                values = _read(self._values, offset, min(BLOCK, self._count - start), np.uint64)
-                mine = values % np.uint64(parts) == part
-                if firsts is not None:
-                    mine &= firsts[start : start + len(values)] == np.arange(start, start + len(values))
-                found.append(values[mine])
-                where.append((start + np.flatnonzero(mine)).astype(np.int32))
-            values = np.concatenate(found)
-            order = np.argsort(values, kind="stable")
-            values = values[order]
-            yield np.concatenate(where)[order], np.flatnonzero(np.append(len(values) > 0, values[1:] != values[:-1]))
+    def _groups_of_bands(self, originals: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Yield what `_groups_of` returns of each band, one after the other; of many texts each band is a task."""
+        if self._engine is None or self._count <= SORTED:
+            for band in range(self._bands):
+                yield _groups_of(self._values, self._count, self._bands, band, originals)
+            return
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="bands-") as name:
+            folder = Path(name)
+            self._values.seek(0)
+            with (folder / "values").open("wb") as values:
+                shutil.copyfileobj(self._values, values, 1 << 20)
+            np.save(folder / "originals.npy", originals)
+            tasks = [
+                Task(partial(write_groups, folder, self._bands, band), folder / str(band))
+                for band in range(self._bands)
+            ]
+            self._engine.run(tasks, folder, "looking for duplicates")
+            for task in tasks:
+                with task.result.open("rb") as file:
+                    yield np.load(file), np.load(file)
 
     def _near(self, start: int, stop: int, kept: "_Kept") -> set[int]:
         """Return which texts of a block are near-duplicates of earlier ones; remember the others."""
@@ -301,6 +308,65 @@ class _Kept:
         self._counts[groups] += 1
 
 
+def write_groups(folder: Path, bands: int, band: int, path: Path) -> None:
+    """Write the groups of a band, and how many texts each has.
+
+    Args:
+        folder: of the values, and of which texts are no copies.
+        bands: how many there are.
+        band: which one.
+        path: the file to write.
+    """
+    originals = np.load(folder / "originals.npy")
+    with (folder / "values").open("rb") as values, path.open("wb") as file:
+        for array in _groups_of(values, len(originals), bands, band, originals):
+            np.save(file, array)
+
+
+def _groups_of(
+    values: IO[bytes], count: int, bands: int, band: int, originals: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the group of each text, numbered from 1, 0 where no other one has its value; and the groups' sizes."""
+    group, sizes, total = np.zeros(count, dtype=np.int32), [np.zeros(0, dtype=np.int64)], 0
+    for numbers, begins in _sorted(values, count, bands, 1 + band, originals):
+        size = np.diff(begins, append=len(numbers))
+        shared = size > 1
+        group[numbers] = np.repeat(np.where(shared, total + np.cumsum(shared), 0), size)
+        sizes.append(size[shared])
+        total += int(shared.sum())
+    return group, np.concatenate(sizes)
+
+
+def _sorted(
+    values: IO[bytes], count: int, bands: int, column: int, taken: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Yield the numbers of texts, those with the same value side by side and in order, and where a value begins.
+
+    Args:
+        values: what `Sketches` writes.
+        count: texts.
+        bands: how many there are.
+        column: of the values.
+        taken: leave out the other texts.
+    """
+    parts = -(-count // SORTED)
+    for part in range(parts):  # the values are spread evenly, so each part has as many of them
+        found, where = [], []
+        for block, start in enumerate(range(0, count, BLOCK)):
+            offset = (block * (1 + bands) + column) * BLOCK * 8
+            here = _read(values, offset, min(BLOCK, count - start), np.uint64)
+            mine = here % np.uint64(parts) == part
+            if taken is not None:
+                mine &= taken[start : start + len(here)]
+            found.append(here[mine])
+            where.append((start + np.flatnonzero(mine)).astype(np.int32))
+        all_values = np.concatenate(found)
+        order = np.argsort(all_values, kind="stable")
+        in_order = all_values[order]
+        begins = np.flatnonzero(np.append(len(in_order) > 0, in_order[1:] != in_order[:-1]))
+        yield np.concatenate(where)[order], begins
+
+
 def _read(file: IO[bytes], offset: int, count: int, dtype: type[np.generic]) -> NDArray:
     """Return values at a place of a file; not through a memory map, whose pages would pile up."""
     file.seek(offset)
@@ -316,12 +382,11 @@ def shingles(words: list[str], length: int) -> np.ndarray:
         words: the text's words.
         length: words in a run.
     """
-    return runs(word_hashes(words), min(length, len(words)))
+    return _shingles(word_hashes(words), length)
 
 
-def word_hashes(words: list[str]) -> np.ndarray:
-    """Return (N,) uint64: a 32-bit hash of each word."""
-    return np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
+def _shingles(hashes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
+    return runs(hashes, min(length, len(hashes)))
 
 
 def runs(hashes: np.ndarray, length: int) -> np.ndarray:

@@ -42,7 +42,9 @@ def examine_all(
         quality.reason(article.title, article.text, text) or ("too short" if len(text) < min_length else None)
         for article, (text, _) in zip(articles, cleaned, strict=True)
     ]
+    kept = [text for (text, _), reason in zip(cleaned, reasons, strict=True) if not reason]
+    sketches = iter(duplicates.sketch_all(kept))
     return [
-        Examined(text, shorter, reason, None if reason else duplicates.sketch(text))
+        Examined(text, shorter, reason, None if reason else next(sketches))
         for (text, shorter), reason in zip(cleaned, reasons, strict=True)
     ]

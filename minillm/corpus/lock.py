@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,15 +56,23 @@ class LockWriter:
         self._file.write(SEAL + self._digest.hexdigest() + END)
         self._file.close()
 
-    def add(self, article: Article) -> None:
-        """Write an article's revision, if its source knows it."""
+    def add(self, article: Article, sha256: str | None = None) -> None:
+        """Write an article's revision, if its source knows it.
+
+        Args:
+            article: the article.
+            sha256: of the text that its source gave, where that is not in the article any more.
+        """
         if not article.revision_id:
             return
-        sha256 = article.wikitext_sha256 or article.sha256
-        revision = LockedRevision(
-            article.page_id, article.revision_id, sha256, article.title, bool(article.wikitext_sha256)
-        )
-        self._write(self._separator + json.dumps(asdict(revision), ensure_ascii=False))
+        revision = {
+            "page_id": article.page_id,
+            "revision_id": article.revision_id,
+            "sha256": article.wikitext_sha256 or sha256 or article.sha256,
+            "title": article.title,
+            "wikitext": bool(article.wikitext_sha256),
+        }
+        self._write(self._separator + json.dumps(revision, ensure_ascii=False))
         self._separator = ",\n"
 
     def _write(self, text: str) -> None:

@@ -20,6 +20,8 @@ VERSION = 1  # raised when the same article would be judged otherwise
 REASONS = ("redirect", "disambiguation", "list", "not Spanish", "other language")
 
 REDIRECT = re.compile(r"\s*#\s*redirec(?:t|ci[óo]n)\b", re.IGNORECASE)
+MAY = ("pued", "podría")  # one of them is in what the next pattern finds, within so many characters
+BEGINNING = 310
 DISAMBIGUATION = re.compile(  # "Mercurio puede referirse a:" and a list
     r"[^\n]{0,300}\b(?:pueden?|podría) (?:referirse|hacer referencia|aludir|significar|designar)\b"
     r"[^\n]{0,80}:\s*\n\s*\S",
@@ -200,8 +202,9 @@ class _Identifier:
         states = np.zeros(1, dtype=np.int64)
         while len(states):
             reached[states] = True
-            states = np.unique(moves[self._rows[states] // 256])
-            states = states[~reached[states]]
+            following = np.zeros(len(reached), dtype=bool)
+            following[moves[np.unique(self._rows[states] // 256)]] = True
+            states = np.flatnonzero(following & ~reached)
             depth += bool(len(states))
         return depth
 
@@ -212,17 +215,17 @@ def _identifier() -> _Identifier:
 
 
 def _is_disambiguation(title: str, raw_text: str) -> bool:
-    return (
-        title.casefold().endswith("(desambiguación)")
-        or "{{desambigua" in raw_text.lower()
-        or DISAMBIGUATION.match(raw_text.lstrip()) is not None
-    )
+    if title.casefold().endswith("(desambiguación)") or ("{{" in raw_text and "{{desambigua" in raw_text.lower()):
+        return True
+    text = raw_text.lstrip()
+    begins = text[:BEGINNING].lower()
+    return any(word in begins for word in MAY) and DISAMBIGUATION.match(text) is not None
 
 
 def _is_list(raw_text: str, clean_text: str) -> bool:
     """Tell whether more than half of the characters are in list items."""
     lines = trailing_sections(raw_text).splitlines()
-    bulleted = sum(len(line) for line in lines if BULLET.match(line))
+    bulleted = sum(len(line) for line in lines if not line[:1].isalpha() and BULLET.match(line))
     if bulleted > sum(map(len, lines)) / 2:
         return True
     lines = clean_text.split("\n")

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from minillm.corpus.article import Article
 from minillm.errors import OutsideError
+from minillm.files import network_disk
 
 VERSION = 2  # raised when the schema changes
 SCHEMA = """
@@ -43,7 +44,8 @@ class DamagedStoreError(OutsideError):
 class RawStore:
     """Articles of one source, in order of arrival, each held once by its page_id.
 
-    Several processes may open the same file; `minillm.corpus.Corpus` lets one write at a time.
+    Several processes may open the same file; `minillm.corpus.Corpus` lets one write at a time. On a disk over a network
+    one process alone may, and the others are refused: SQLite cannot be trusted to share a file between machines.
 
     Args:
         path: the SQLite file; made, with its folders, where there is none.
@@ -67,7 +69,12 @@ class RawStore:
             # Without isolation level each statement commits itself; in WAL mode a commit survives the process.
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._connection.text_factory = _decode
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            if network_disk(self.path):
+                # WAL needs memory that all who open the file share: over a network there is none. One process has it.
+                self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._connection.execute("PRAGMA journal_mode=DELETE")
+            else:
+                self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.executescript(SCHEMA)
 

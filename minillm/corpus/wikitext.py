@@ -18,6 +18,7 @@ from minillm.corpus.cleaning import (
     BARS,
     BRACES,
     BRACKETS,
+    BULLETS,
     CLOSED_REF,
     TABLE,
     TEMPLATE,
@@ -25,6 +26,7 @@ from minillm.corpus.cleaning import (
     comments,
     elements,
     html_entities,
+    in_lines,
     markup,
     until_stable,
 )
@@ -44,9 +46,10 @@ NO_WORD = re.compile(r"\W+")
 SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
 ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
-EMPHASIS = re.compile("'{2,3}(?:'')?")
-ITEM = re.compile(r"^[:;]*+[*#][*#:;]*+[ \t]*+", re.MULTILINE)
-INDENT = re.compile(r"^[:;]++[ \t]*+", re.MULTILINE)
+EMPHASIS = re.compile("'''?(?:'')?")
+ITEM = re.compile(r"[:;]*+[*#][*#:;]*+[ \t]*+")  # at the beginning of a line, as the next one
+INDENT = re.compile(r"[:;]++[ \t]*+")
+INDENTS = (":", ";")
 RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
 BRACKET = re.compile(r"\[\[|\[(?=(?:[a-z]{2,6}:)?//|mailto:)|\]|<(/?+)([a-z][a-z0-9]*+)\b[^<>]*>", re.IGNORECASE)
 UNPAIRED = ("br", "hr", "wbr", "img")
@@ -174,8 +177,13 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
         text = until_stable(TABLE, "", BARS, text)
     if "[[" in text:
         text = until_stable(WIKI_LINK, lambda match: _link(match[1], dialect), BRACKETS, text)
-    text = INDENT.sub("", ITEM.sub("* ", text))
-    text = STRAY.sub("", RULE.sub("", markup(html_entities(text))))
+    if "*" in text or "#" in text:
+        text = in_lines(ITEM, "* ", BULLETS, text)
+    text = markup(html_entities(in_lines(INDENT, "", INDENTS, text)))
+    if "-" in text and "----" in text:
+        text = RULE.sub("", text)
+    if any(sign in text for sign in "{}[]"):
+        text = STRAY.sub("", text)
     return KEPT.sub(lambda match: kept[int(match[1])], text).strip() if kept else text.strip()
 
 

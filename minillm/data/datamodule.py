@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,9 @@ from minillm.data.batching import (
     evaluation_loader,
 )
 from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
-from minillm.data.encoded import EncodedSplit, write_split
+from minillm.data.encoded import EncodedSplit, encode_range, join_pieces, ranges, write_split
 from minillm.data.subset import bounded
+from minillm.engines import Engine, Task
 from minillm.errors import OutsideError, SettingError
 from minillm.files import is_whole, locked, problem_of, written_whole
 from minillm.memory import MAX_LENGTH
@@ -73,6 +75,7 @@ class TextDataModule(L.LightningDataModule):
         augmentation: what is changed in the training split, anew each epoch; None: nothing.
         curriculum: what training begins with; None: everything.
         prepared: fingerprint of a corpus that is prepared already, see `minillm.corpus.Corpus`.
+        engine: where data that is not prepared yet is; None: on this machine.
 
     Raises:
         SettingError: a setting that cannot work.
@@ -101,6 +104,7 @@ class TextDataModule(L.LightningDataModule):
         augmentation: Augmentation | None = None,
         curriculum: Curriculum | None = None,
         prepared: str | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
         tokenizer.check_size(vocab_size)
@@ -137,7 +141,9 @@ class TextDataModule(L.LightningDataModule):
             split=tuple(split),
             data_dir=Path(data_dir),
             prepared=prepared,
+            engine=engine,
         )
+        self.engine = engine
         if not all(self.corpus.split):
             raise SettingError("split", list(split), "leaves val or test without articles; [0.7,0.15,0.15] would do")
         self.unfitted_tokenizer = tokenizer
@@ -190,6 +196,9 @@ class TextDataModule(L.LightningDataModule):
 
     def _encode(self) -> None:
         """Fit the tokenizer on the training split, encode all three, and write them with their manifest."""
+        if self.engine and self.engine.tasks:
+            self._encode_in_tasks(self.engine)
+            return
         self.unfitted_tokenizer.fit(self._texts_to_fit(), self.vocab_size)
         with written_whole(self.folder, folder=True) as folder:
             counts = {}
@@ -199,17 +208,51 @@ class TextDataModule(L.LightningDataModule):
                 counts[name] = write_split(
                     folder / f"{name}.arrow", articles, self.unfitted_tokenizer, processes=processes_for(size)
                 )
-            self.unfitted_tokenizer.save(folder / TOKENIZER)
-            manifest = {
-                "version": VERSION,
-                "fingerprint": self.folder.name,
-                "tokenizer": {**self.unfitted_tokenizer.describe(), "vocab_size": len(self.unfitted_tokenizer)},
-                "splits": counts,
-                "fitted_share": self._fitted_share,
-                "libraries": libraries("tokenizer"),
-                "corpus": self.corpus.manifest,
+            self._describe(folder, counts)
+
+    def _encode_in_tasks(self, engine: Engine) -> None:
+        """Do the same with an engine; what was done before a run was broken off is not done again."""
+        work = (self.data_dir / "work" / self.folder.name).absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        fitted = work / TOKENIZER
+        if not fitted.exists():
+            self.unfitted_tokenizer.fit(self._texts_to_fit(), self.vocab_size)
+            with written_whole(fitted) as file:
+                self.unfitted_tokenizer.save(file)
+        self.unfitted_tokenizer = load_tokenizer(fitted.read_text(encoding="utf-8"))
+        corpus = self.corpus.prepare().absolute()
+        total = sum(self.corpus.manifest["splits"][name]["articles"] for name in SPLITS)
+        tasks: dict[str, list[Task]] = {}
+        for name in SPLITS:
+            articles = self.corpus.manifest["splits"][name]["articles"]
+            tasks[name] = [
+                Task(
+                    partial(encode_range, corpus / f"{name}.arrow", start, stop, fitted),
+                    work / f"{name}-{start}-{stop}",
+                )
+                for start, stop in ranges(articles, total, engine.tasks or 1)
+            ]
+        engine.run([task for name in SPLITS for task in tasks[name]], work, "encoding articles")
+        with written_whole(self.folder, folder=True) as folder:
+            counts = {
+                name: join_pieces([task.result for task in tasks[name]], folder / f"{name}.arrow") for name in SPLITS
             }
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+            self._describe(folder, counts)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _describe(self, folder: Path, counts: dict[str, dict[str, int | float]]) -> None:
+        """Write the tokenizer and the manifest."""
+        self.unfitted_tokenizer.save(folder / TOKENIZER)
+        manifest = {
+            "version": VERSION,
+            "fingerprint": self.folder.name,
+            "tokenizer": {**self.unfitted_tokenizer.describe(), "vocab_size": len(self.unfitted_tokenizer)},
+            "splits": counts,
+            "fitted_share": self._fitted_share,
+            "libraries": libraries("tokenizer"),
+            "corpus": self.corpus.manifest,
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def _articles(self, split: str, *columns: str) -> Iterator[dict[str, Any]]:
         """Yield the articles of a split as rows; nothing of what was used stays in memory."""

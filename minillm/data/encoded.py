@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minillm.errors import OutsideError
 from minillm.parallel import batches, in_order
-from minillm.tokenization import BOS, EOS, UNK, Tokenizer
+from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
 from minillm.tokenization.tokenizer import encoded_rows
 
 SCHEMA = pa.schema(
@@ -25,11 +25,12 @@ SCHEMA = pa.schema(
         ("unknown_bytes", pa.int64()),  # sum over [UNK] tokens of (bytes of the surface form + 1)
     ]
 )
+BATCH = 500  # articles that are written at a time
 SHARED = 64  # articles that a process encodes at a time
 
 
 def write_split(
-    path: Path, articles: Iterable[dict[str, Any]], tokenizer: Tokenizer, batch_size: int = 500, processes: int = 1
+    path: Path, articles: Iterable[dict[str, Any]], tokenizer: Tokenizer, batch_size: int = BATCH, processes: int = 1
 ) -> dict[str, int | float]:
     """Encode articles and write them to an Arrow file, a batch at a time; return what `EncodedSplit.describe` does.
 
@@ -47,6 +48,73 @@ def write_split(
     return writer.describe()
 
 
+def ranges(articles: int, total: int, tasks: int) -> list[tuple[int, int]]:
+    """Return where to cut a split into tasks: where `write_split` begins another batch.
+
+    Args:
+        articles: of the split.
+        total: of all splits.
+        tasks: into about how many tasks all splits are cut.
+
+    >>> ranges(1200, 2000, 2)
+    [(0, 1000), (1000, 1200)]
+    """
+    size = -(-max(1, total // tasks) // BATCH) * BATCH
+    return [(start, min(start + size, articles)) for start in range(0, articles, size)]
+
+
+def encode_range(articles: Path, start: int, stop: int, tokenizer: Path, path: Path) -> None:
+    """Encode some articles of a split and write them as `write_split` does.
+
+    Args:
+        articles: the split, as `minillm.corpus.Corpus` wrote it.
+        start: the first article.
+        stop: the one after the last.
+        tokenizer: a file of a fitted tokenizer.
+        path: the file to write.
+    """
+    write_split(path, _rows(articles, start, stop), load_tokenizer(tokenizer.read_text(encoding="utf-8")))
+
+
+def _rows(path: Path, start: int, stop: int) -> Iterator[dict[str, Any]]:
+    """Yield page_id and text of some articles; of those before them nothing but their number is read."""
+    position = 0
+    with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            begin, end = max(start - position, 0), min(stop - position, len(batch))
+            position += len(batch)
+            if begin < end:
+                yield from batch.select(["page_id", "text"]).slice(begin, end - begin).to_pylist()
+            if position >= stop:
+                return
+
+
+def join_pieces(pieces: Iterable[Path], path: Path) -> dict[str, int | float]:
+    """Write what `encode_range` wrote to one file, as if one `write_split` had; return what that does.
+
+    Raises:
+        OutsideError: a piece is damaged.
+    """
+    articles = targets = size = unknown = 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for piece in pieces:
+            try:
+                with pa.OSFile(str(piece)) as content, pa.ipc.open_file(content) as reader:
+                    for number in range(reader.num_record_batches):
+                        batch = reader.get_batch(number)
+                        tokens = batch["tokens"].flatten().to_numpy(zero_copy_only=True)
+                        articles += len(batch)
+                        targets += len(tokens) - len(batch)
+                        size += int(batch["bytes"].to_numpy().sum())
+                        unknown += int(np.count_nonzero(tokens == UNK))
+                        writer.write_batch(batch)
+            except (pa.ArrowException, ValueError) as error:
+                raise OutsideError(
+                    f"{piece}: is damaged ({error}); remove it and run the same command again"
+                ) from error
+    return _description(articles, targets, size, unknown)
+
+
 class SplitWriter:
     """Writes encoded documents to an Arrow file, some at a time, for `EncodedSplit` to read.
 
@@ -55,7 +123,7 @@ class SplitWriter:
         batch_size: documents held and written at once.
     """
 
-    def __init__(self, path: Path, batch_size: int = 500) -> None:
+    def __init__(self, path: Path, batch_size: int = BATCH) -> None:
         self._batch_size = batch_size
         self._rows: list[tuple[int, NDArray[np.int32], int, int]] = []
         self._articles = self._targets = self._bytes = self._unknown = 0

@@ -17,6 +17,9 @@ from minillm.tokenization import UNK
 from minillm.training.predictions import Predictions, predict
 
 SUMMED = ("nats", "hits", "unknown", "unknown_hits")  # over each window, see `ArticleSums`
+# On the processor: pieces of memory of over 32 MiB go back to the system each time, and to get them anew, page by page,
+# takes half as long as the product that fills them.
+LOGITS_AT_ONCE = 2**22
 
 
 class Measured(NamedTuple):
@@ -58,17 +61,20 @@ def measure(
     batches = EvaluationBatches(windows.lengths, batch_size, *processes())
     place = torch.device(device) if has_float64(device) else torch.device("cpu")
     sums = torch.zeros(len(SUMMED), len(batches.items), dtype=torch.float64, device=place)
-    done = 0
+    done, at_once = 0, batch_size
     for batch in evaluation_loader(windows, batches):
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(torch.device(device).type, enabled=False):
-            logits = network(batch["inputs"])
-        predictions = predict(logits, batch["targets"], with_distribution=counts is not None)
-        rows = len(batch["inputs"])
-        sums[:, done : done + rows] = _summed(predictions.to(place))
-        done += rows
-        if counts is not None:
-            counts.update(predictions, batch["inputs"])
+        parts = (batch[name].to(device).split(at_once) for name in ("inputs", "targets"))
+        for inputs, targets in zip(*parts, strict=True):
+            with torch.autocast(torch.device(device).type, enabled=False):
+                logits = network(inputs)
+            predictions = predict(logits, targets, with_distribution=counts is not None)
+            rows = len(inputs)
+            sums[:, done : done + rows] = _summed(predictions.to(place))
+            done += rows
+            if counts is not None:
+                counts.update(predictions, inputs)
+            if logits.device.type == "cpu":
+                at_once = max(1, min(batch_size, LOGITS_AT_ONCE * rows // logits.numel()))
     articles = _by_article(documents, windows, batches, sums)
     figures, tokens, unknown = articles.figures, int(articles.tokens.sum()), int(articles.unknown.sum())
     return Measured(

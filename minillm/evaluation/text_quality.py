@@ -7,11 +7,12 @@ from sacrebleu.metrics.bleu import BLEU
 from minillm.evaluation.schema import Sample
 from minillm.generation import Sampling
 from minillm.language_model import LanguageModel
+from minillm.parallel import batches
 
 PROMPT_WORDS, REFERENCE_WORDS = 16, 32
 # Enough for 32 words in any tokenizer that is of use; a word costs 1.2 to 2 tokens.
 MAX_NEW_TOKENS = 3 * REFERENCE_WORDS
-ROWS = 128  # prompts continued at once: bounds the memory
+ROWS = 64  # prompts continued at once: bounds the memory
 
 
 def continuation_pairs(texts: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -25,10 +26,14 @@ def continuation_pairs(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def continue_greedily(model: LanguageModel, prompts: Sequence[str]) -> list[str]:
     """Return the first 32 words that the model puts behind each prompt."""
-    continuations: list[str] = []
-    for first in range(0, len(prompts), ROWS):
-        continuations += model.continue_batch(prompts[first : first + ROWS], MAX_NEW_TOKENS, Sampling(temperature=0))
-    return [" ".join(text.split()[:REFERENCE_WORDS]) for text in continuations]
+    # Prompts of one length outgrow the window together: then it is read again for all of them at once, not for each.
+    order = sorted(range(len(prompts)), key=lambda number: len(model.tokenizer.encode(prompts[number])))
+    continuations = [""] * len(prompts)
+    for chosen in batches(order, ROWS):
+        texts = model.continue_batch([prompts[number] for number in chosen], MAX_NEW_TOKENS, Sampling(temperature=0))
+        for number, text in zip(chosen, texts, strict=True):
+            continuations[number] = " ".join(text.split()[:REFERENCE_WORDS])
+    return continuations
 
 
 def bleu_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -55,11 +55,11 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
     guesses = torch.full_like(targets.flatten(), PAD)
     distribution = nats.new_zeros(vocab_size) if with_distribution else None
     rows = max(1, LOGITS_AT_ONCE.get(logits.device.type, LOGITS_AT_ONCE_ELSEWHERE) // vocab_size)
-    for chosen in places.split(rows):
-        scores = flat[chosen].float()
+    for chosen in places.split(rows) if len(places) else ():
+        given = _rows(flat, chosen).float()
         target = targets.flatten()[chosen]
-        highest, guess = scores.max(dim=-1, keepdim=True)
-        scores -= highest  # a copy: the caller's logits stay
+        highest, guess = _highest(given)
+        scores = given - highest  # a copy: the caller's logits stay
         own = scores.gather(-1, target[:, None])
         exponentials = scores.exp_()
         total = exponentials.sum(dim=-1, keepdim=True)
@@ -70,3 +70,21 @@ def predict(logits: Tensor, targets: Tensor, with_distribution: bool = False) ->
             distribution += (total.reciprocal().mT @ exponentials).squeeze(0)
     shape = targets.shape
     return Predictions(targets, nats.view(shape), guesses.view(shape), confidences.view(shape), distribution)
+
+
+def _rows(flat: Tensor, places: Tensor) -> Tensor:
+    """Return some rows, as a view where they lie side by side; on a GPU to look at the places takes longer."""
+    if flat.device.type == "cpu":
+        first, last = int(places[0]), int(places[-1])
+        if last - first + 1 == len(places):
+            return flat[first : last + 1]
+    return flat[places]
+
+
+def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest score of each row and its place, (N, 1) each; of equal ones the first."""
+    if scores.device.type != "cpu":
+        return scores.max(dim=-1, keepdim=True)
+    # NumPy's search takes a twelfth of the time of PyTorch's, which compares one number after another.
+    place = torch.from_numpy(scores.detach().numpy().argmax(axis=-1, keepdims=True))
+    return scores.gather(-1, place), place

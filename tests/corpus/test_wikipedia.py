@@ -322,7 +322,7 @@ def test_a_damaged_article_is_fetched_again_into_its_place(
     wiki: Wiki, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = WikipediaSource(wiki.api_url, text="extracts")
-    before = Corpus(source, tmp_path, num_articles=20, min_length=1, duplicates=KEEP_ALL)
+    before = Corpus(source, tmp_path, num_articles=120, min_length=1, duplicates=KEEP_ALL)
     before.prepare()
     (raw,) = (tmp_path / "raw").glob("*.sqlite")
     with RawStore(raw) as store:
@@ -331,7 +331,7 @@ def test_a_damaged_article_is_fetched_again_into_its_place(
             "UPDATE articles SET text = 'Otro.' WHERE page_id IN (?, ?)", (articles[3].page_id, articles[7].page_id)
         )
     with caplog.at_level(logging.WARNING):
-        Corpus(source, tmp_path, num_articles=20, min_length=2, duplicates=KEEP_ALL).prepare()
+        Corpus(source, tmp_path, num_articles=120, min_length=2, duplicates=KEEP_ALL).prepare()
     assert f"article {articles[3].page_id} ({articles[3].title}) is damaged and is fetched again" in caplog.text
     with RawStore(raw) as store:
         assert list(store) == articles

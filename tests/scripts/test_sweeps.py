@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from minillm.checkpoint import read_checkpoint
+from minillm.study import open_storage
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def sweep(run_script: Run, tiny: tuple[str, ...]) -> Run:
 
 
 def trials(folder: str | Path) -> list[FrozenTrial]:
-    return optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/study.db").trials
+    return optuna.load_study(study_name=None, storage=open_storage(f"{folder}/study.journal")).trials
 
 
 def values(folder: str | Path) -> list[tuple[Any, ...]]:
@@ -149,7 +150,8 @@ def test_a_search_that_was_interrupted_goes_on_within_the_run(
         (["hydra.sweeper.n_trials=many"], "hydra.sweeper.n_trials=many: must be int"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: must be at least 1"),
         (["hydra.sweeper.direction=up"], "hydra.sweeper.direction=up: must be Literal"),
-        (["hydra.sweeper.storage=here", "seed=1,2"], "hydra.sweeper.storage=here: cannot be used: "),
+        (["hydra.sweeper.storage=no://where", "seed=1,2"], "hydra.sweeper.storage=no://where: cannot be used: "),
+        (["hydra.sweeper.storage=no/where", "seed=1,2"], "hydra.sweeper.storage=no/where: cannot be used: "),
         (
             ["hydra.sweeper.pruner.n_startup_trials=-1", "seed=1,2"],
             "hydra.sweeper.pruner=optuna.pruners.MedianPruner: ",
@@ -189,7 +191,7 @@ def test_a_figure_that_no_validation_has_cannot_be_searched_for(sweep: Run) -> N
 def test_a_search_that_is_started_as_a_single_run_is_refused(train: Run) -> None:
     ended = train("hydra/sweeper=optuna", "hydra.run.dir=run")
     assert ended.status == 2
-    assert ended.stderr.splitlines()[-1].startswith("error: callbacks.pruning.storage=sqlite:///")
+    assert ended.stderr.splitlines()[-1].startswith("error: callbacks.pruning.storage=")
     assert "--multirun" in ended.stderr
 
 

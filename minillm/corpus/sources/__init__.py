@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from minillm.corpus.sources.files import FilesSource
     from minillm.corpus.sources.hub import HubSource
     from minillm.corpus.sources.sample import SampleSource
-    from minillm.corpus.sources.source import Source
+    from minillm.corpus.sources.source import InParts, Source
     from minillm.corpus.sources.wikipedia import WikipediaSource
 
-__all__ = ["DumpSource", "FilesSource", "HubSource", "SampleSource", "Source", "WikipediaSource"]
+__all__ = ["DumpSource", "FilesSource", "HubSource", "InParts", "SampleSource", "Source", "WikipediaSource"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # only the libraries of the source that is asked for are loaded
-        return getattr(import_module(f"{__name__}.{name.removesuffix('Source').lower() or 'source'}"), name)
+        module = "source" if name in ("Source", "InParts") else name.removesuffix("Source").lower()
+        return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -91,29 +91,45 @@ class DumpSource:
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dump's order; see `Source.articles`."""
-        yield from islice(self._articles(held, shows_progress=limit is None), limit)
-
-    def _articles(self, held: Held, shows_progress: bool) -> Iterator[Article]:
         files = self._files()
         self._check_headers(files)
+        size = sum(file.stat().st_size for file in files)
+        with reading("reading the dump", size, shown=limit is None) as progress:
+            for article in self.joined(self._outcomes(files, held, progress), limit, held):
+                progress.add_article()
+                yield article
+
+    def pieces(self) -> list[tuple[Path, int | None]]:
+        """Return the files, each with how many processes work on it; see `InParts.pieces`."""
+        files = self._files()
+        self._check_headers(files)
+        return [(file.absolute(), 1 if len(files) > 1 else self.processes) for file in files]
+
+    def read(self, part: tuple[Path, int | None]) -> Iterator[Article | Left]:
+        """Yield what becomes of each page of the main namespace in a file; see `InParts.read`."""
+        file, processes = part
+        return chain.from_iterable(self._converted((), file, lambda position: None, processes or cores()))
+
+    def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Held) -> Iterator[Article]:
+        """Yield the articles, and count the other pages; see `InParts.joined`."""
+        yield from islice(self._joined(outcomes, held), limit)
+
+    def _joined(self, outcomes: Iterable[Article | Left], held: Held) -> Iterator[Article]:
         left_out = LeftOut(self.path, "pages")
         counts = Counter(redirect=0, disambiguation=0)
-        size = sum(file.stat().st_size for file in files)
-        with reading("reading the dump", size, shown=shows_progress) as progress:
-            try:
-                for outcome in self._each_once(self._outcomes(files, held, progress)):
-                    if isinstance(outcome, Article):
-                        progress.add_article()
-                        yield outcome
-                    elif outcome.reason != "held":
-                        counts[outcome.reason] += 1
-                        if outcome.problem:
-                            left_out.add(outcome.name, outcome.problem)
-                left_out.sum_up()
-            finally:
-                # One that only fetches a damaged article again does not come as far as an earlier one did.
-                if counts.total() >= sum(held.get_meta("counts", {}).values()):
-                    held.set_meta("counts", dict(counts))
+        try:
+            for outcome in self._each_once(outcomes):
+                if isinstance(outcome, Article):
+                    yield outcome
+                elif outcome.reason != "held":
+                    counts[outcome.reason] += 1
+                    if outcome.problem:
+                        left_out.add(outcome.name, outcome.problem)
+            left_out.sum_up()
+        finally:
+            # One that only fetches a damaged article again does not come as far as an earlier one did.
+            if counts.total() >= sum(held.get_meta("counts", {}).values()):
+                held.set_meta("counts", dict(counts))
 
     def _outcomes(self, files: list[Path], held: Held, progress: Reading) -> Iterator[Article | Left]:
         """Yield what becomes of each page of the main namespace, in order."""

@@ -5,9 +5,9 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from minillm.corpus.article import Article
 from minillm.corpus.ids import VALID, number_of
 from minillm.corpus.sources import cutting
 from minillm.corpus.sources.cutting import Cut
+from minillm.corpus.sources.export import Left
 from minillm.corpus.sources.hash_set import HashSet
 from minillm.corpus.sources.left_out import LeftOut
 from minillm.corpus.sources.paths import files_at
@@ -117,24 +118,39 @@ class FilesSource:
 
     def articles(self, limit: int | None, held: Container[int]) -> Iterator[Article]:
         """Yield the articles in the files' order; see `Source.articles`."""
-        new = (article for article in self._articles() if article.page_id not in held)
+        yield from self.joined(chain.from_iterable(map(self.read, self.pieces())), limit, held)
+
+    def pieces(self) -> list[tuple[str, Path, int]]:
+        """Return the files, each with its name and how many there are; see `InParts.pieces`."""
+        files = self._files()
+        return [(name, file.absolute(), len(files)) for name, file in files.items()]
+
+    def read(self, part: tuple[str, Path, int]) -> Iterator[Article | Left]:
+        """Yield what becomes of each record of a file; see `InParts.read`."""
+        name, file, files = part
+        for line, load in self._records(name, file, files):
+            try:
+                outcome: Article | Left = self._article(name, line, load())
+            except (ValueError, RecursionError) as error:
+                outcome = self._left(file, line, error)
+            yield outcome
+
+    def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Container[int]) -> Iterator[Article]:
+        """Yield the articles; one whose identity comes again gets another one; see `InParts.joined`."""
+        new = (article for article in self._each_itself(outcomes) if article.page_id not in held)
         yield from islice(new, limit)
 
-    def _articles(self) -> Iterator[Article]:
+    def _each_itself(self, outcomes: Iterable[Article | Left]) -> Iterator[Article]:
         seen, repeats = HashSet(), Counter[int]()
         left_out = LeftOut(self.path)
-        files = self._files()
-        for name, file in files.items():
-            for line, load in self._records(name, file, len(files)):
-                try:
-                    article = self._article(name, line, load())
-                except (ValueError, RecursionError) as error:
-                    self._leave_out(left_out, file, line, error)
-                    continue
-                if not seen.add(article.page_id):
-                    repeats[article.page_id] += 1
-                    article = replace(article, page_id=_identity(article.page_id, repeats[article.page_id]))
-                yield article
+        for outcome in outcomes:
+            if isinstance(outcome, Left):
+                left_out.add(outcome.name, outcome.problem)
+                continue
+            if not seen.add(outcome.page_id):
+                repeats[outcome.page_id] += 1
+                outcome = replace(outcome, page_id=_identity(outcome.page_id, repeats[outcome.page_id]))
+            yield outcome
         left_out.sum_up()
 
     def _records(self, name: str, file: Path, files: int) -> Iterator[tuple[int, Callable[[], Any]]]:
@@ -206,8 +222,8 @@ class FilesSource:
             place=record.get(PLACE),
         )
 
-    def _leave_out(self, left_out: LeftOut, file: Path, line: int, error: Exception) -> None:
-        """Refuse a record that cannot be used, or warn of it."""
+    def _left(self, file: Path, line: int, error: Exception) -> Left:
+        """Refuse a record that cannot be used, or say what is wrong with it."""
         problem = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnicodeDecodeError):
             line += error.object.count(b"\n", 0, error.start)
@@ -215,7 +231,7 @@ class FilesSource:
         if self.on_error == "refuse":
             advice = "mend it, or leave such records out with data.source.on_error=skip"
             raise self._unusable(f"{file}:{line} {problem}; {advice}") from error
-        left_out.add(f"{file}:{line}", problem)
+        return Left("unusable", -1, f"{file}:{line}", problem)
 
     def _files(self) -> dict[str, Path]:
         """Return the files by their names within the folder, in the order of these names."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 
 from minillm.corpus.article import Article
 from minillm.corpus.ids import VALID, number_of
+from minillm.corpus.sources.export import Left
 from minillm.corpus.sources.left_out import LeftOut
 from minillm.corpus.sources.source import Held
 from minillm.errors import OutsideError, SettingError
@@ -65,8 +66,33 @@ class HubSource:
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield the articles in the dataset's order; see `Source.articles`."""
         total, rows = self._rows(held)
-        new = self._articles(rows, held)
-        yield from track(new, "reading articles", total) if limit is None else islice(new, limit)
+        new = self.joined((self._outcome(row, held) for row in rows), limit, held)
+        yield from track(new, "reading articles", total) if limit is None else new
+
+    def pieces(self) -> list[Path]:
+        """Return the parquet files of a folder; none of a dataset on the hub; see `InParts.pieces`."""
+        if not self._folder:
+            return []
+        self._local_rows()
+        return [file.absolute() for file in self._files()]
+
+    def read(self, part: Path) -> Iterator[Article | Left]:
+        """Yield what becomes of each row of a file; see `InParts.read`."""
+        return map(self._outcome, self._read([part]))
+
+    def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Held) -> Iterator[Article]:
+        """Yield the articles, each id once; see `InParts.joined`."""
+        yield from islice(self._joined(outcomes, held), limit)
+
+    def _joined(self, outcomes: Iterable[Article | Left], held: Held) -> Iterator[Article]:
+        left_out = LeftOut(self.path, "rows")
+        for number, outcome in enumerate(outcomes, 1):
+            if isinstance(outcome, Left):
+                if outcome.problem:
+                    left_out.add(f"{self.path}: row {number:,}", outcome.problem)
+            elif outcome.page_id not in held:
+                yield outcome
+        left_out.sum_up()
 
     def _rows(self, held: Held) -> tuple[int | None, Iterator[dict[str, Any]]]:
         """Return how many rows there are, where that is known, and the rows."""
@@ -123,19 +149,16 @@ class HubSource:
             except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise self._unusable(f"{file} is damaged ({error})") from error
 
-    def _articles(self, rows: Iterator[dict[str, Any]], held: Held) -> Iterator[Article]:
-        left_out = LeftOut(self.path, "rows")
-        for number, row in enumerate(rows, 1):
-            url, title, text = row["url"], row["title"], row["text"]
-            if (page_id := number_of(row["id"])) is None:
-                left_out.add(f"{self.path}: row {number:,}", f"has no id {VALID}")
-            elif page_id in held:  # skipped by its id alone, without a look at its text
-                continue
-            elif not (isinstance(title, str) and isinstance(text, str) and isinstance(url or "", str)):
-                left_out.add(f"{self.path}: row {number:,}", "has a title, text or url that is no text")
-            else:
-                yield Article(page_id, title, text, url=url or "", licence=LICENCE)
-        left_out.sum_up()
+    @staticmethod
+    def _outcome(row: dict[str, Any], held: Container[int] = ()) -> Article | Left:
+        url, title, text = row["url"], row["title"], row["text"]
+        if (page_id := number_of(row["id"])) is None:
+            return Left("unusable", -1, problem=f"has no id {VALID}")
+        if page_id in held:  # skipped by its id alone, without a look at its text
+            return Left("held", page_id)
+        if not (isinstance(title, str) and isinstance(text, str) and isinstance(url or "", str)):
+            return Left("unusable", page_id, problem="has a title, text or url that is no text")
+        return Article(page_id, title, text, url=url or "", licence=LICENCE)
 
     def _check(self, columns: list[str] | tuple[str, ...]) -> None:
         if lacking := [column for column in COLUMNS if column not in columns]:

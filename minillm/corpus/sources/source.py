@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from minillm.corpus.article import Article
+from minillm.corpus.sources.export import Left
 
 
 class Held(Container[int], Protocol):
@@ -60,4 +61,38 @@ class Source(Protocol):
         Raises:
             SettingError: the source's settings, or the input they name, cannot be used.
             OutsideError: a fault outside the program; what was yielded so far is good.
+        """
+
+
+@runtime_checkable
+class InParts(Source, Protocol):
+    """A source whose input is in parts that can be read each on its own, on whatever machine sees it.
+
+    ``joined(chain.from_iterable(map(read, pieces())), ...)`` is what ``articles(...)`` yields.
+    """
+
+    def pieces(self) -> list[Any]:
+        """Return what `read` takes, in the order of the articles; empty where it cannot be read in parts.
+
+        Raises:
+            SettingError: the input cannot be used, as far as its beginning tells.
+        """
+
+    def read(self, part: Any) -> Iterator[Article | Left]:
+        """Yield what becomes of each record of a part, in order.
+
+        Raises:
+            SettingError: the input cannot be used.
+            OutsideError: a fault outside the program; what was yielded so far is good.
+        """
+
+    def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Held) -> Iterator[Article]:
+        """Yield the articles of the outcomes of all parts: what the parts cannot know of each other is settled here.
+
+        Nothing is taken of the outcomes ahead of the article that is yielded, and an article's text is not looked at.
+
+        Args:
+            outcomes: of all parts, in order.
+            limit: yield at most so many articles; None for all there are.
+            held: what the corpus has already.
         """

@@ -1,16 +1,16 @@
 """Was the text that judges the network also learned from?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
-from operator import itemgetter
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.corpus.duplicates import WORD, runs, word_hashes
+from minillm.corpus.duplicates import runs
+from minillm.corpus.passages import Runs, find
+from minillm.corpus.words import Words, words_of
 from minillm.errors import SettingError
 from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.finding import Finding, finding
@@ -66,10 +66,10 @@ class Contamination:
             sentence = "Contamination was not checked: the text that the network learned from is not at hand."
             return finding("none", sentence, self.sequences)
         looked_for = [
-            _LookedFor(name, _words(split.texts[index]))
+            _LookedFor(name, words)
             for name, split in subject.samples.items()
             if name != "train"
-            for index in evenly(len(split.texts), self.max_articles)
+            for words in words_of([split.texts[index] for index in evenly(len(split.texts), self.max_articles)])
         ]
         shares, copies = self._found(looked_for, subject.splits["train"])
         # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
@@ -98,28 +98,28 @@ class Contamination:
             the share of each split's 13-word sequences that stand in it, and the articles that one of its articles
             nearly repeats, with the greatest similarity.
         """
-        passages = _Index([article.sequences(SEQUENCE) for article in looked_for])
-        phrases = _Index([article.sequences(SHINGLE) for article in looked_for])
-        find = partial(_find, passages.keys, phrases.keys)
+        passages, phrases = (
+            _Index([np.unique(runs(article.words.hashes, length)) for article in looked_for])
+            for length in (SEQUENCE, SHINGLE)
+        )
+        find_both = partial(find, Runs(passages.keys, SEQUENCE), Runs(phrases.keys, SHINGLE))
         texts = train.texts if train.whole is None else train.whole
-        processes = processes_for(train.bytes)
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
-        pairs: list[tuple[int, int]] = []  # of a training article and one that may nearly repeat it
-        for number, (_, found) in enumerate(in_order(find, batches(texts, TEXTS_AT_ONCE), processes)):
+        # Of each training article that some may nearly repeat: these, and its phrases that may not be common. A phrase
+        # is among them in so many articles at most as make it common, which bounds the memory.
+        pairs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
+        for _, found in in_order(find_both, batches(texts, TEXTS_AT_ONCE), processes_for(train.bytes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
             # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
             # remains so, and the few others are counted again in the end.
-            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
-            pairs += [(number, article) for article in np.flatnonzero(shared >= self.shared).tolist()]
+            rare = found.phrases[spread[found.phrases] <= self.common]
+            if len(rare) >= self.shared and len(articles := np.flatnonzero(phrases.shared(rare) >= self.shared)):
+                pairs.append((articles, rare))
         most = np.zeros(len(looked_for), dtype=np.int64)
-        for (_, of_one), text in zip(
-            groupby(pairs, key=itemgetter(0)), _picked(texts, [number for number, _ in pairs]), strict=True
-        ):
-            [found] = find([text])
-            shared = phrases.shared(found.phrases[spread[found.phrases] <= self.common])
-            articles = [article for _, article in of_one]
+        for articles, rare in pairs:
+            shared = phrases.shared(rare[spread[rare] <= self.common])
             most[articles] = np.maximum(most[articles], shared[articles])
         own = phrases.shared(np.flatnonzero(spread <= self.common))
         similarity = most / np.maximum(1, own)
@@ -127,7 +127,7 @@ class Contamination:
         copies = [
             {
                 "split": looked_for[index].split,
-                "begins": " ".join(looked_for[index].words[:6]),
+                "begins": " ".join(looked_for[index].words.spelled.decode().split(" ")[:6]),
                 "similarity": float(similarity[index]),
             }
             for index in close.tolist()
@@ -139,29 +139,11 @@ class Contamination:
         return shares, copies
 
 
-@runtime_checkable
-class TextsAtHand(Protocol):
-    """Texts of which each can be had by itself."""
-
-    def __getitem__(self, number: int) -> str: ...
-
-
 class _LookedFor(NamedTuple):
     """An article of a split that judges the network."""
 
     split: str
-    words: list[str]
-
-    def sequences(self, length: int) -> NDArray[np.uint64]:
-        """Return the distinct hashes of all runs of so many words."""
-        return np.unique(runs(word_hashes(self.words), length))
-
-
-class _Found(NamedTuple):
-    """What a training text has of what is looked for: places in the keys of the two indices."""
-
-    passages: NDArray[np.int64]
-    phrases: NDArray[np.int64]
+    words: Words
 
 
 class _Index:
@@ -179,7 +161,7 @@ class _Index:
         self.keys, self._first = np.unique(together[order], return_index=True)
         self._last = np.append(self._first[1:], len(together))
 
-    def shared(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def shared(self, places: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return (articles,) how many of the sequences at these places each article has."""
         counts = self._last[places] - self._first[places]
         begins = np.repeat(self._first[places] - np.cumsum(counts) + counts, counts)
@@ -191,34 +173,3 @@ class _Index:
         wanted[list(articles)] = True
         place = np.repeat(np.arange(len(self.keys)), self._last - self._first)
         return np.unique(place[wanted[self._owner]])
-
-
-def _find(passages: NDArray[np.uint64], phrases: NDArray[np.uint64], texts: Sequence[str]) -> list[_Found]:
-    """Return what each text has of the keys of both indices."""
-    found = []
-    for text in texts:
-        hashes = word_hashes(_words(text))
-        found.append(_Found(_places(passages, runs(hashes, SEQUENCE)), _places(phrases, runs(hashes, SHINGLE))))
-    return found
-
-
-def _places(keys: NDArray[np.uint64], sequences: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the distinct places in the sorted keys of those sequences that are among them."""
-    if not len(keys):
-        return np.zeros(0, np.int64)
-    sequences = np.unique(sequences)  # in order they are found in half the time: each near the one before
-    places = np.minimum(np.searchsorted(keys, sequences), len(keys) - 1)
-    return places[keys[places] == sequences]
-
-
-def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
-
-
-def _picked(texts: Iterable[str], numbers: Sequence[int]) -> Iterator[str]:
-    """Yield the texts at these places, each once; the places are in ascending order."""
-    if isinstance(texts, TextsAtHand):
-        yield from (texts[number] for number in dict.fromkeys(numbers))
-    elif numbers:
-        wanted = set(numbers)
-        yield from (text for number, text in enumerate(islice(texts, numbers[-1] + 1)) if number in wanted)
