@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from minillm.command import CONF
 from minillm.configuration import check_types
 from minillm.errors import MiniLLMError, SettingError
 from minillm.help_page import help_page
+from minillm.launch import dismiss, is_further_process, launched
 from minillm.mistyped import check_form, choice_error, setting_error
 from minillm.signals import Interrupted, signals
 
@@ -74,15 +76,19 @@ def script(
             os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
             os.environ[FULL_ERROR] = "1"
             signals.answer()
-            discard = False
+            discard, stopped, failed = False, False, True
             try:
                 if {"--help", "-h"} & {*sys.argv[1:]}:
                     print(help_page(config_name, CONF, min(shutil.get_terminal_size().columns, WIDEST)))
                     return None
+                if "trainer" not in groups:
+                    _check_alone()
                 _check_null(sys.argv[1:])
                 check_form(sys.argv[1:], config_name, CONF)
                 sys.argv[1:] = [_quoted(argument, texts) for argument in arguments(sys.argv[1:])]
-                return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+                result = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
+                failed = False
+                return result
             except BrokenPipeError:  # whoever reads has read enough, such as head
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(PIPE_CLOSED)
@@ -93,12 +99,16 @@ def script(
                 _report(_explained(error, sys.argv[1:], config_name))
                 raise
             except SystemExit as end:
-                discard = end.code == 2 or isinstance(end, Interrupted)
-                if isinstance(end, Interrupted):
-                    signals.say()
+                stopped = isinstance(end, Interrupted)
+                discard = end.code == 2 or stopped
+                failed = end.code not in (None, 0)
                 raise
             finally:
                 run_folder.release(discard)
+                if failed:
+                    dismiss()
+                if stopped:
+                    signals.say()
                 signals.restore()
 
         return command
@@ -119,6 +129,14 @@ def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
         if not config.get(group):
             choice = HydraConfig.get().runtime.choices.get(group)
             raise SettingError(group, choice, f"leaves nothing to work with; one of {_choices(group)} would do")
+
+
+def _check_alone() -> None:
+    """Refuse several processes, each of which would do all the work and write the same files."""
+    process = launched()
+    if process is not None and process.world_size > 1:
+        advice = f"{process.by} started so many of a script that works in one; only train.py shares its work"
+        raise SettingError("processes", process.world_size, advice)
 
 
 def _choices(group: str) -> str:
@@ -152,6 +170,10 @@ def _report(error: Exception, leave: bool = True) -> None:
     """
     if os.environ[TRACEBACKS] != "0" or isinstance(error, BrokenPipeError):
         return
+    is_told = is_further_process() and launched() is not None  # by the first process, which meets the same
+    if leave and is_told and isinstance(error, SettingError | HydraException | OmegaConfBaseException):
+        time.sleep(2)  # torchrun ends all as soon as one fails, and the line would be lost
+        sys.exit(2)
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)
     elif isinstance(error, MissingConfigException) and error.missing_cfg_file in PLUGINS:

@@ -403,7 +403,7 @@ class LanguageModel:
     def score_documents(self, documents: IdentifiedDocuments, batch_size: int = 32) -> dict[str, float]:
         """Return what `score` does, of documents in this model's tokens, [BOS] first and [EOS] last."""
         windows = Windows(documents, self.max_length)
-        metric = LanguageModelling().to(self.device)
+        metric = LanguageModelling(alone=True).to(self.device)
         with torch.inference_mode():
             for batch in evaluation_loader(windows, EvaluationBatches(windows.lengths, batch_size)):
                 on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}

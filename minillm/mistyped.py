@@ -64,7 +64,7 @@ KNOWN_AS: Mapping[str, tuple[str, ...]] = {
     "temp": ("sampling.temperature",),
     "text": ("prompt", "data.source.path"),
     "time": ("trainer.max_time",),
-    "tokens": ("max_new_tokens",),
+    "tokens": ("trainer.max_tokens", "max_new_tokens"),
     "vocab": ("data.vocab_size",),
     "vocabulary": ("data.vocab_size",),
     "warmup": ("scheduler.warmup",),

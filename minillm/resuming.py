@@ -24,7 +24,8 @@ from minillm.command import CONF, spelled
 from minillm.configuration import flat, plain
 from minillm.errors import SettingError
 from minillm.files import written_whole
-from minillm.signals import NOTHING_YET, is_further_process
+from minillm.launch import is_further_process
+from minillm.signals import NOTHING_YET
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,11 @@ MAY_CHANGE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.started_by",
     "trainer.precision",
     "trainer.deterministic",
     "trainer.benchmark",
+    "trainer.activation_checkpointing",
     "training.compile",
     "data.num_workers",
     "data.source.processes",
@@ -65,6 +68,7 @@ MAY_CHANGE = (
     "trainer.min_epochs",
     "trainer.min_steps",
     "trainer.max_time",
+    "trainer.max_tokens",
     "callbacks.elapsed_time.*",
     "callbacks.early_stopping._target_",
     "callbacks.early_stopping.patience",
@@ -97,7 +101,7 @@ MAY_CHANGE = (
 )
 
 # What `trainer=gpu` and the like say: the machine. The length that stands in the same file is not said by it.
-OF_A_TRAINER = ("accelerator", "devices", "num_nodes", "strategy")
+OF_A_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "started_by")
 # Groups of several objects: a choice says which there are, and not what each is set to.
 GROUPS_OF_MANY = ("callbacks", "logger")
 
@@ -213,6 +217,8 @@ def completed(config: DictConfig) -> DictConfig:
     changed = [key for key in {**default, **after} if default.get(key, MISSING) != after.get(key, MISSING)]
     taken = [key for key in dict.fromkeys([*named, *changed]) if key not in ("resume", "ckpt_path")]
     taken = [key for key in taken if after.get(key, MISSING) != before.get(key, MISSING)]
+    if not any(word.key_or_group == "resume" for word in words):
+        taken = []  # a job that is run again has the command line that its run began with
     _check(taken, before, after, f"the run in {folder}", "leave it out, or begin a new run with it")
     said = {value for key, value in after.items() if key.endswith("_target_")}
     _check_targets(own, said | _targets_of_the_project(), "")
@@ -264,14 +270,17 @@ def record(config: DictConfig) -> None:
     if is_further_process():
         return
     folder = Path(config.resume) / ".hydra"
-    new = [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+    words = list(HydraConfig.get().overrides.task)
+    new = [word for word in words if not word.startswith("resume=")]
+    if len(new) == len(words):
+        new = []  # the job's own, see `completed`
     folder.mkdir(exist_ok=True)
     log.info("goes on from %s%s", config.ckpt_path, f" with {' '.join(new)}" if new else "")
     overrides = folder / "overrides.yaml"
-    words = yaml.safe_load(overrides.read_text(encoding="utf-8")) if overrides.is_file() else None
+    said = yaml.safe_load(overrides.read_text(encoding="utf-8")) if overrides.is_file() else None
     for path, content in (
         (folder / "config.yaml", OmegaConf.to_yaml(config)),
-        (overrides, yaml.dump([*(words or []), *new])),
+        (overrides, yaml.dump([*(said or []), *new])),
     ):
         with written_whole(path) as file:
             file.write_text(content, encoding="utf-8")

@@ -1,8 +1,13 @@
 """A run's folder is its own: made for it alone, and locked while it works."""
 
+import hashlib
+import json
 import logging
+import os
+import platform
 import shlex
 import shutil
+import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -16,11 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from minillm.command import spelled
-from minillm.errors import SettingError
+from minillm.errors import OutsideError, SettingError
 from minillm.files import remove_left_overs
-from minillm.signals import NOTHING_YET, is_further_process, signals
+from minillm.launch import agreed, end_without_first, is_further_process, launched
+from minillm.signals import NOTHING_YET, signals
 
 LOCK = ".lock"
+JOB = ".job-"  # a job of Slurm whose training the folder has
+VISIBLE = 60.0  # seconds after which a folder is seen from another machine, if ever
 # What is in a folder before a run has trained anything.
 AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -109,33 +117,100 @@ def _close_logs(folder: Path) -> None:
 
 
 def _is_at_first(file: Path) -> bool:
-    return file.parts[0] in AT_FIRST or file.suffix == ".log"
+    return file.parts[0] in AT_FIRST or file.suffix == ".log" or file.name.startswith(JOB)
 
 
 def _own(config: DictConfig, kind: str) -> None:
-    if is_further_process():
-        return  # the first one has seen to it
+    process = launched()
     try:
-        node = config.hydra[kind]
-        folder, key = Path(str(node.dir)), f"hydra.{kind}.dir"
-        if "${now:" in OmegaConf.to_yaml(node):
-            folder, made = _new(folder), True
-            with read_write(config.hydra):
-                node.dir = str(folder)
-                # A sweep's runs are composed anew, of what was overridden.
-                config.hydra.overrides.hydra.append(f"{key}='{folder}'")
-        else:
-            made = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
-        shared = kind == "sweep" and config.hydra.sweeper._target_ != BASIC_SWEEPER
-        _owned.append(_Owned(folder, made, None if shared else _locked(folder, key)))
-        for place in folder, *filter(Path.is_dir, folder.iterdir()):
-            remove_left_overs(place)
         if kind == "sweep":
-            signals.how = partial(_how_to_go_on, folder)
-        _check_unused(config, kind, folder)
+            if process is not None and process.world_size > 1:
+                advice = f"several processes of {process.by} share one run"
+                raise SettingError("--multirun", "true", f"{advice}; hydra/launcher=submitit_slurm makes jobs of them")
+            _own_first(config, kind)
+            return
+        # Whatever the time is in another process, and whatever it finds on the disk: all do what the first one does.
+        place = agreed("run", lambda: json.dumps(_own_first(config, kind)))
+        if is_further_process() and place:
+            _follow(config, **json.loads(place))
     except Exception as error:
         raise RefusedError(error) from error
+
+
+def _follow(config: DictConfig, folder: str, resume: str | None) -> None:
+    """Work in the folder that the first process owns, and write nothing there."""
+    agreed("corpus")  # until then the folder may go again, and Hydra would make it anew
+    deadline = time.monotonic() + VISIBLE
+    while not Path(folder).is_dir():
+        end_without_first()  # it was refused, and its folder is gone
+        if time.monotonic() > deadline:
+            advice = "cannot be seen from this machine; a run's folder and data must be on a disk that all nodes share"
+            raise OutsideError(f"{folder} ({platform.node()}): {advice}")
+        time.sleep(1)
+    with read_write(config.hydra):
+        config.hydra.run.dir, config.hydra.output_subdir = folder, None
+    if resume is not None:
+        config.resume = resume
+    logging.disable(logging.WARNING)  # it would be in the log as often as there are processes
+
+
+def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
+    """Own the folder; return where it is, and the run that the training goes on with."""
+    node = config.hydra[kind]
+    key = f"hydra.{kind}.dir"
+    job = os.environ.get("SLURM_JOB_ID") if kind == "run" and "resume" in config and config.resume is None else None
+    note = None if job is None else _note(config, job)
+    known = None if note is None else _noted(config, note)
+    if known is not None:
+        folder, made = known, False
+        with read_write(config.hydra):
+            node.dir = str(folder)
+        if any(folder.glob("checkpoints/*.ckpt")):
+            config.resume = str(folder)
+            with read_write(config.hydra):
+                config.hydra.output_subdir = None  # Hydra's record of the run is kept
+    elif "${now:" in OmegaConf.to_yaml(node):
+        folder, made = _new(Path(str(node.dir))), True
+        with read_write(config.hydra):
+            node.dir = str(folder)
+            # A sweep's runs are composed anew, of what was overridden.
+            config.hydra.overrides.hydra.append(f"{key}='{folder}'")
+    else:
+        folder = Path(str(node.dir))
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    shared = kind == "sweep" and config.hydra.sweeper._target_ != BASIC_SWEEPER
+    _owned.append(_Owned(folder, made, None if shared else _locked(folder, key)))
+    for place in folder, *filter(Path.is_dir, folder.iterdir()):
+        remove_left_overs(place)
+    if kind == "sweep":
+        signals.how, signals.requeues = partial(_how_to_go_on, folder), False
+    _check_unused(config, kind, folder)
+    if note is not None and known is None:
+        (folder / note).touch()
+    return {"folder": str(folder.resolve()), "resume": config.get("resume")}
+
+
+def _note(config: DictConfig, job: str) -> str:
+    """Return the name of the file in a run's folder by which its job finds it when Slurm runs the job again.
+
+    It names the job, its step and the command line: what all tries have in common.
+    """
+    words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    command = hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
+    return f"{JOB}{job}.{os.environ.get('SLURM_STEP_ID', 'batch')}-{command}"
+
+
+def _noted(config: DictConfig, note: str) -> Path | None:
+    """Return the folder of the job's training, where Slurm runs the job again and the folder is there."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return None
+    node = config.hydra.run
+    written = Path(str(OmegaConf.to_container(node, resolve=False)["dir"]))  # type: ignore[index, call-overload]
+    above, below = Path(str(node.dir)), Path(note)
+    while "${now:" in str(written):  # the first try's time was another
+        written, above, below = written.parent, above.parent, "*" / below
+    return next((found.parent for found in above.glob(str(below))), None)
 
 
 def _locked(folder: Path, key: str) -> FileLock:

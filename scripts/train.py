@@ -1,12 +1,14 @@
 """Train a model: `python scripts/train.py model=minigpt data.vocab_size=5000`; `--help` says more."""
 
+import minillm.starting  # noqa: F401 # a signal is answered from here on
+
+# isort: split
 import logging
 from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-import minillm.starting  # noqa: F401 # a signal is answered from here on
 from minillm import console
 from minillm.callbacks import Interruption
 from minillm.callbacks.checkpointing import begin_log
@@ -16,7 +18,7 @@ from minillm.configuration import instantiate, plain
 from minillm.errors import SettingError
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.before_after import before_and_after
-from minillm.evaluation.dashboards import log_evaluation, log_layout
+from minillm.evaluation.dashboards import log_evaluation
 from minillm.evaluation.evaluation import write_evaluation
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.report import write_report
@@ -24,6 +26,7 @@ from minillm.evaluation.results import figures, test_figures
 from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.initializing import fill, initial_tokenizer, initialized, origin_if_at_hand
 from minillm.language_model import load
+from minillm.launch import agreed, is_further_process
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
 from minillm.run_folder import check_unused
 from minillm.signals import signals
@@ -50,6 +53,8 @@ def _complete(config: DictConfig) -> DictConfig:
 )
 def train(config: DictConfig) -> float | None:
     """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
+    # The first of several processes checks everything and prepares the data, then the others begin.
+    corpus = agreed("corpus") if is_further_process() else None
     seed_everything(config.seed)
     settings = plain(config)
     run = Path(config.paths.output_dir)
@@ -64,13 +69,16 @@ def train(config: DictConfig) -> float | None:
     trainer = instantiate(config, "trainer", callbacks=[*callbacks.values(), Interruption()], logger=loggers)
     make_module = partial(instantiate, config, "training", optimizer=optimizer, scheduler=scheduler, settings=settings)
     outline = outline_network(settings["model"], config.data.vocab_size)
-    make_module(network=outline, tokenizer=data.unfitted_tokenizer)
+    make_module(network=outline, tokenizer=data.unfitted_tokenizer).check_trainer(trainer)
     if config.ckpt_path is not None:
         check_resumable(config.ckpt_path, settings)
     if config.resume is not None:
         record(config)
 
-    data.prepare_data()
+    if corpus is None:
+        agreed("corpus", data.prepare)
+    else:
+        data.follow(corpus)
     data.setup()
     console.show_data(data.manifest, data.corpus.prepare())
     tokenizer = data.tokenizer
@@ -85,7 +93,6 @@ def train(config: DictConfig) -> float | None:
     signals.how = partial(how_to_go_on, run)
     if config.ckpt_path is None:
         begin_log(loggers)
-    log_layout(loggers)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
     if "pruning" in callbacks and callbacks["pruning"].pruned:
         return None

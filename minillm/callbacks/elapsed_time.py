@@ -3,7 +3,8 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Timer
+
+from minillm.clock import clock_of
 
 
 class ElapsedTime(L.Callback):
@@ -13,6 +14,5 @@ class ElapsedTime(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the time of the trainer's clock, which a time limit goes by too."""
-        for clock in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(clock, Timer):
-                pl_module.log("train/seconds", clock.time_elapsed())
+        if (clock := clock_of(trainer)) is not None:
+            pl_module.log("train/seconds", clock.time_elapsed())

@@ -26,6 +26,8 @@ class EMA(L.Callback):
         SettingError: decay outside [0, 1).
     """
 
+    needs_whole_weights = True
+
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise SettingError("decay", decay, "must be at least 0 and under 1, such as 0.999")

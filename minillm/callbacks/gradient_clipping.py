@@ -5,6 +5,7 @@ import torch
 from torch.optim import Optimizer
 
 from minillm.errors import SettingError
+from minillm.training.sharding import whole
 
 
 class GradientClipping(L.Callback):
@@ -25,4 +26,4 @@ class GradientClipping(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Clip all gradients together."""
         norm = torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.max_norm)
-        pl_module.log("train/grad_norm", norm)
+        pl_module.log("train/grad_norm", whole(norm))

@@ -11,9 +11,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
-from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from minillm.clock import clock_of
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ class ProgressBar(LightningProgressBar):
     validation, and the time that is left of the whole training; then the loss on the training split, tokens per second
     and the share of the machine's speed. Where there is no terminal it has all. Epochs are counted from 1.
 
-    The time left is that of the remaining steps at the speed so far, validations included, or of ``trainer.max_time``
-    where that ends sooner; an early stop ends sooner still.
+    The time left is that of the remaining steps at the speed so far, validations included, or what a limit of time or
+    tokens leaves where that ends sooner; an early stop ends sooner still.
 
     While the bar is shown, what is logged stands above it.
     """
@@ -154,9 +155,8 @@ class ProgressBar(LightningProgressBar):
         steps = trainer.estimated_stepping_batches
         if done > 0 and math.isfinite(steps):
             seconds = max(0, steps - trainer.global_step) * (time.perf_counter() - self._start) / done
-        for clock in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(clock, Timer) and (remaining := clock.time_remaining()) is not None:
-                seconds = min(seconds, max(0.0, remaining))
+        if (clock := clock_of(trainer)) is not None and (remaining := clock.remaining()) is not None:
+            seconds = min(seconds, remaining)
         return str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else None
 
     def _beside(self, trainer: L.Trainer) -> str:

@@ -9,6 +9,7 @@ from minillm.errors import SettingError
 from minillm.generation import MAX_NEW_TOKENS, Sampling
 from minillm.language_model import LanguageModel
 from minillm.training import TrainingModule
+from minillm.training.sharding import is_sharded
 
 
 class TextSamples(L.Callback):
@@ -43,9 +44,10 @@ class TextSamples(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate and write."""
-        if not trainer.is_global_zero or not self.prompts:
-            return
         assert isinstance(pl_module, TrainingModule)
+        # All processes have a part in what a sharded network computes.
+        if not self.prompts or not (trainer.is_global_zero or is_sharded(pl_module.network)):
+            return
         samples = self.sample(LanguageModel(pl_module.network, pl_module.tokenizer))
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning has the validation's figures
         for logger in trainer.loggers:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 
+from minillm.clock import clock_of
 from minillm.errors import SettingError
 
 
@@ -92,6 +93,8 @@ class TimelyValidation(L.Callback):
         interval = max(60 * self.min_minutes, cost / self.max_share)
         steps = _left(trainer.max_steps, trainer.global_step) * trainer.accumulate_grad_batches
         left = min(trainer.num_training_batches - (trainer.fit_loop.batch_idx + 1), steps) * pace
+        if (clock := clock_of(trainer)) is not None and (remaining := clock.remaining()) is not None:
+            left = min(left, remaining)
         return trainer.strategy.reduce_boolean_decision(seconds >= interval and left >= interval)
 
     def _elapsed(self) -> float:

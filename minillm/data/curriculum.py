@@ -77,7 +77,8 @@ class Pace:
     Args:
         curriculum: how it grows.
         per_epoch: batches an epoch.
-        total: batches of the whole training; None where it has no end.
+        total: batches of the whole training; None where no number of them ends it.
+        done: returns the share of the training that is done by a limit of time or tokens; None: there is none.
 
     Raises:
         SettingError: a share of a training without an end.
@@ -86,17 +87,25 @@ class Pace:
     curriculum: Curriculum
     per_epoch: int
     total: int | None
+    done: Callable[[], float] | None = None
 
     def __post_init__(self) -> None:
-        if self.total is None and 0 < self.curriculum.warmup < 1:
+        if self.total is None and self.done is None and 0 < self.curriculum.warmup < 1:
             advice = "is a share of a training without an end; set trainer.max_epochs, or batches, such as 1000"
             raise SettingError("data.curriculum.warmup", self.curriculum.warmup, advice)
 
     def share(self, epoch: int, batch: int) -> float:
         """Return `Curriculum.share` at a batch of an epoch."""
-        warmup = self.curriculum.warmup
-        duration = round(warmup * (self.total or 0)) if warmup < 1 else int(warmup)
-        return self.curriculum.share(epoch * self.per_epoch + batch, duration)
+        warmup, number = self.curriculum.warmup, epoch * self.per_epoch + batch
+        total: float = self.total or 0
+        if self.done is not None and warmup < 1:
+            # The nearer limit ends the training: after so many batches, at the pace so far.
+            done = self.done()
+            expected = max(1, number) / done if done else math.inf
+            total = expected if self.total is None else min(total, expected)
+        if total == math.inf:
+            return self.curriculum.share(0, 1) if warmup else 1.0
+        return self.curriculum.share(number, round(warmup * total) if warmup < 1 else int(warmup))
 
 
 class EasiestFirst(TrainingBatches):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from minillm.clock import clock_of
 from minillm.corpus import SPLITS, Cleaner, Corpus, DuplicateFilter, QualityFilter, Source
 from minillm.corpus.fingerprint import fingerprint, libraries
 from minillm.corpus.split import uniform
@@ -166,6 +168,8 @@ class TextDataModule(L.LightningDataModule):
             OutsideError: a fault of the disk; see also `Corpus`.
         """
         self.corpus.prepare()
+        if self.corpus.prepared is not None and is_whole(self.folder):
+            return  # whoever follows another process has nothing to wait for
         try:
             lock = locked(self.folder)
         except OSError as error:
@@ -179,6 +183,19 @@ class TextDataModule(L.LightningDataModule):
                     self._encode()
                 except OSError as error:
                     raise OutsideError(f"{self.folder}: cannot be written ({problem_of(error)})") from error
+
+    def prepare(self) -> str:
+        """Do the work of `prepare_data`; return the fingerprint of the corpus, for the processes that `follow`."""
+        self.prepare_data()
+        return self.corpus.fingerprint
+
+    def follow(self, fingerprint: str) -> None:
+        """Use the corpus that another process has prepared, without a look at the raw articles that it was made of.
+
+        Args:
+            fingerprint: of the corpus.
+        """
+        self.corpus = replace(self.corpus, prepared=fingerprint)
 
     @property
     def folder(self) -> Path:
@@ -294,7 +311,9 @@ class TextDataModule(L.LightningDataModule):
         batches = TrainingBatches(dataset.lengths, self.batch_size, self.seed, *self._share())
         change: Callable[[Batch, int, int], Batch] | None = None
         if self.curriculum.by:
-            pace = Pace(self.curriculum, *self._training_batches(len(batches)))
+            clock = clock_of(self.trainer) if self.trainer else None
+            done = clock.share if clock is not None and clock.is_limited else None
+            pace = Pace(self.curriculum, *self._training_batches(len(batches)), done)
             if self.curriculum.by == "length":
                 change = partial(_shortened, pace=pace, max_length=self.max_length)
             else:

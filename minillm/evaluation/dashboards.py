@@ -12,18 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from minillm.evaluation.results import verdict_of
 from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
-LAYOUT = {"train and val": {"loss": ["Multiline", ["^train/loss$", "^val/loss$"]]}}
 MARKS: dict[Verdict, str] = {"fault": "🟥", "weak": "🟨", "fine": "🟩", "none": "⬜"}
-
-
-def log_layout(loggers: Iterable[Logger]) -> None:
-    """Have the custom-scalars tab show training and validation in one chart.
-
-    Args:
-        loggers: those of TensorBoard among them are written to.
-    """
-    for writer in _writers(loggers):
-        writer.add_custom_scalars(LAYOUT)
 
 
 def log_evaluation(loggers: Iterable[Logger], evaluation: Evaluation, figures: Mapping[str, Figure], step: int) -> None:

@@ -58,7 +58,9 @@ class Divergence(L.Callback):
         """Look at what is to be written."""
         states = [state for optimizer in checkpoint["optimizer_states"] for state in optimizer["state"].values()]
         values = [checkpoint["state_dict"].values(), *(state.values() for state in states)]
-        if not all_finite(value for group in values for value in group if isinstance(value, Tensor)):
+        finite = all_finite(value for group in values for value in group if isinstance(value, Tensor))
+        # Of a sharded network the first process alone has them.
+        if trainer.strategy.reduce_boolean_decision(not finite, all=False):
             self._end(trainer, "weights or the optimizer's averages are no finite numbers")
 
     def _check_figures(self, trainer: L.Trainer, split: str, figures: dict[str, Tensor]) -> None:

@@ -33,6 +33,9 @@ class LanguageModelling(ExactMetric):
     - accuracy: share of targets that the most probable token hits.
     - bits_per_byte: (nats / ln 2 + 8 x unknown_bytes) / bytes. The second term spells out what [UNK] hides, which keeps
       the figure the length of a code that can be decoded, and tokenizers comparable.
+
+    Args:
+        alone: of several processes, this one measures for itself, and the others need not be doing the same.
     """
 
     full_state_update = False
@@ -42,8 +45,8 @@ class LanguageModelling(ExactMetric):
     bytes: Tensor
     unknown_bytes: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, alone: bool = False) -> None:
+        super().__init__(sync_on_compute=not alone)
         self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("tokens", "correct", "bytes", "unknown_bytes"):
             self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")

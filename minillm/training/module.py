@@ -1,5 +1,6 @@
 """What training does with a network, behind Lightning's interface."""
 
+import inspect
 import os
 import re
 import shutil
@@ -11,16 +12,20 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._triton import has_triton
 
+from minillm.clock import clock_of
 from minillm.data import Batch
 from minillm.errors import SettingError
 from minillm.tokenization import Tokenizer
 from minillm.training.losses import TokenLosses, cross_entropy, linear_cross_entropy
 from minillm.training.metrics import LanguageModelling
 from minillm.training.predictions import predict
+from minillm.training.recomputing import ActivationCheckpointing, blocks_of
+from minillm.training.sharding import FullySharded, check_optimizer, is_sharded, shard
 
 
 def missing_for_compile(device: torch.device) -> str | None:
@@ -29,6 +34,12 @@ def missing_for_compile(device: torch.device) -> str | None:
         return None if has_triton() else "Triton"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     return None if any(shutil.which(name) for name in compilers if name) else "a C++ compiler"
+
+
+def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
+    """Return a block's forward: compiled in training, the plain one in validation and for decoding."""
+    plain, compiled = block.forward, torch.compile(block.forward)
+    return lambda *arguments: (compiled if block.training else plain)(*arguments)
 
 
 class HeadedNetwork(Protocol):
@@ -53,7 +64,8 @@ class TrainingModule(L.LightningModule):
             the loss never holds all of them.
         tokenizer: goes into the checkpoint, which is so complete in itself.
         optimizer: makes the optimizer of the named parameters, as any of PyTorch's does.
-        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step.
+        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step; with
+            a keyword ``done`` it can know the share that is done by a limit of time or tokens, see `warmup_schedule`.
         label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
         compile: whether torch.compile makes the training step's code: ``on``, ``off``, or ``auto``: on a GPU, where
             it can. On the processor the code that it makes is slower.
@@ -68,7 +80,7 @@ class TrainingModule(L.LightningModule):
         network: nn.Module,
         tokenizer: Tokenizer,
         optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer],
-        scheduler: Callable[[Optimizer, int | None], LRScheduler],
+        scheduler: Callable[..., LRScheduler],
         label_smoothing: float = 0.1,
         compile: str | bool = "auto",
         settings: dict[str, Any] | None = None,
@@ -87,6 +99,7 @@ class TrainingModule(L.LightningModule):
         self._check_optimizer()
         self.label_smoothing = label_smoothing
         self._hidden_or_logits = getattr(network, "hidden", network.forward)
+        self._device_mesh: DeviceMesh | None = None  # of a strategy that shards, which sets it
         self.val_metrics, self.test_metrics = LanguageModelling(), LanguageModelling()
 
     def _check_optimizer(self) -> None:
@@ -114,6 +127,24 @@ class TrainingModule(L.LightningModule):
         # A network that knows nothing of documents serves as well, where each row is one.
         return self.network(inputs) if documents is None else self.network(inputs, documents)
 
+    def configure_model(self) -> None:
+        """Share out the network's parameters where the strategy wants that; see `minillm.training.sharding`."""
+        if self._device_mesh is not None:
+            shard(self.network, self._device_mesh["data_parallel"])
+            self._hidden_or_logits = getattr(self.network, "hidden", self.network)
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Check that a trainer can train this; before anything is read.
+
+        Raises:
+            SettingError: it shards the parameters or recomputes activations, and network or optimizer cannot have that.
+        """
+        if isinstance(trainer.strategy, FullySharded):
+            blocks_of(self.network, "trainer.strategy", FullySharded.name)
+            check_optimizer(self.make_optimizer(self.network.named_parameters()))
+        if any(isinstance(callback, ActivationCheckpointing) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            blocks_of(self.network, "trainer.activation_checkpointing", True)
+
     def on_fit_start(self) -> None:
         """Choose the code of the training step; validation and test keep the plain one.
 
@@ -124,7 +155,11 @@ class TrainingModule(L.LightningModule):
         if self.compile_mode == "on" and missing:
             raise SettingError("training.compile", "on", f"needs {missing}; off would do")
         if self.compile_mode == "on" or (self.compile_mode == "auto" and self.device.type == "cuda" and not missing):
-            self._hidden_or_logits = torch.compile(self._hidden_or_logits)
+            if is_sharded(self.network):  # its blocks: what gathers their parameters is not to be compiled
+                for block in blocks_of(self.network, "training.compile", self.compile_mode):
+                    block.forward = _compiled_in_training(block)
+            else:
+                self._hidden_or_logits = torch.compile(self._hidden_or_logits)
 
     def log(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Log a figure; of a step that no logger takes (``log_every_n_steps``) nothing is kept.
@@ -193,7 +228,10 @@ class TrainingModule(L.LightningModule):
         except ValueError as error:  # the first place at which Lightning knows how many batches there are
             advice = f"must be at most the {self.trainer.fit_loop.max_batches} batches of an epoch"
             raise SettingError("trainer.val_check_interval", self.trainer.val_check_interval, advice) from error
-        scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps))
+        clock = clock_of(self.trainer)
+        knows_limits = "done" in inspect.signature(self.make_scheduler).parameters
+        limits = {"done": clock.share} if clock is not None and clock.is_limited and knows_limits else {}
+        scheduler = self.make_scheduler(optimizer, None if steps == float("inf") else int(steps), **limits)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

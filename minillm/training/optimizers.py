@@ -9,13 +9,18 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from minillm.errors import SettingError
+from minillm.training.sharding import gathered, local, share_of
 from minillm.training.trainer import has_fast_bfloat16
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 Role = Literal["matrices", "embeddings", "vectors"]
+
+# Elements of sharded matrices that are whole at once.
+WHOLE_AT_ONCE = 2**24
 
 
 def by_role(named_parameters: NamedParameters) -> dict[Role, list[nn.Parameter]]:
@@ -99,6 +104,9 @@ class Muon(Optimizer):
     sqrt(rows / columns), and so one learning rate serves all shapes. PyTorch's own Muon always computes in bfloat16, on
     a processor without it 25 times slower than need be, takes one matrix at a time, and knows no other parameters.
 
+    Where processes share out the parameters, each gathers some matrices of momenta at a time, orthogonalizes them, and
+    takes its share of the step.
+
     Args:
         named_parameters: of the network.
         lr: Muon's learning rate at its peak.
@@ -114,6 +122,8 @@ class Muon(Optimizer):
         SettingError: a value outside its range, or a network that has no embedding by that name, so that the roles of
             its parameters are not known.
     """
+
+    knows_shares = True
 
     def __init__(
         self,
@@ -173,26 +183,36 @@ class Muon(Optimizer):
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not parameters:
             return
-        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+        gradients = [local(cast(Tensor, parameter.grad)) for parameter in parameters]
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        average = [self.state[parameter]["momentum"] for parameter in parameters]
+        average = [local(self.state[parameter]["momentum"]) for parameter in parameters]
         torch._foreach_lerp_(average, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, average, group["momentum"]) if group["nesterov"] else average
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_([local(parameter) for parameter in parameters], 1 - group["lr"] * group["weight_decay"])
         # Matrices of one form are iterated at once; a tall one is the transpose of a wide one.
         batches: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
         for parameter, update in zip(parameters, updates, strict=True):
             batches.setdefault(tuple(sorted(parameter.shape)), []).append((parameter, update))
-        for batch in batches.values():
+        for batch in (part for alike in batches.values() for part in _at_once(alike)):
             dtype = _arithmetic(batch[0][0])
-            wide = [(update if update.size(0) <= update.size(1) else update.mT).to(dtype) for _, update in batch]
+            updates = [gathered(update, parameter) for parameter, update in batch]
+            wide = [(update if update.size(0) <= update.size(1) else update.mT).to(dtype) for update in updates]
             stacked = orthogonalize(torch.stack(wide), group["ns_steps"])
             for (parameter, _), direction in zip(batch, stacked, strict=True):
                 rows, columns = parameter.shape
                 scale = max(1.0, rows / columns) ** 0.5
-                parameter.add_(direction if rows <= columns else direction.mT, alpha=-group["lr"] * scale)
+                step = share_of(direction if rows <= columns else direction.mT, parameter)
+                local(parameter).add_(step, alpha=-group["lr"] * scale)
+
+
+def _at_once(alike: list[tuple[nn.Parameter, Tensor]]) -> Iterable[list[tuple[nn.Parameter, Tensor]]]:
+    """Yield matrices of one form in parts: all, or few enough of sharded ones that the device can hold them whole."""
+    matrix = alike[0][0]
+    number = max(1, WHOLE_AT_ONCE // matrix.numel()) if isinstance(matrix, DTensor) else len(alike)
+    for start in range(0, len(alike), number):
+        yield alike[start : start + number]
 
 
 def _arithmetic(tensor: Tensor) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Learning-rate schedules: a linear warmup, a time at the top, then one of three falls."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer
@@ -9,10 +10,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from minillm.errors import SettingError
 
 After = Literal["linear", "constant", "cosine", "sqrt"]
+FEW = 10  # steps
+SMALLEST = 1e-9  # share of a training: before its first step nothing is known of its length
 
 
 def learning_rate_factor(
-    step: int, total_steps: int, warmup_steps: int, after: After, decay_steps: int | None = None, final: float = 0.0
+    step: int,
+    total_steps: float,
+    warmup_steps: float,
+    after: After,
+    decay_steps: float | None = None,
+    final: float = 0.0,
 ) -> float:
     """Return what the learning rate is multiplied with at a step.
 
@@ -55,17 +63,23 @@ def warmup_schedule(
     after: After = "linear",
     decay: float | None = None,
     final: float = 0.0,
+    done: Callable[[], float] | None = None,
 ) -> LambdaLR:
     """Return a scheduler for every optimizer step.
 
+    Whatever ends the training first, the fall ends there. Of a limit that is no number of steps, such as a time, the
+    share that is done says at each step how many there will be. Such a warmup rises no faster than over `FEW` steps,
+    for the first ones are slow and would be taken for a short training.
+
     Args:
         optimizer: whose learning rates are scheduled, all by the same factor.
-        total_steps: optimizer steps of the whole training; None where it has no end.
+        total_steps: optimizer steps of the whole training; None where no number of them ends it.
         warmup: share of the training that the rise takes, under 1; or, from 1 on, its steps.
         after: the curve behind the warmup, see `learning_rate_factor`.
         decay: share or steps of the fall at the end, until which the rate stays at its peak (warmup-stable-decay, Hu
             et al. 2024); None: it falls from the warmup on.
         final: share of the peak that it falls to.
+        done: returns the share of the training that is done by other limits than steps; None: there are none.
 
     Raises:
         SettingError: a share outside its range, or a curve without an end to fall to.
@@ -78,14 +92,28 @@ def warmup_schedule(
         raise SettingError("scheduler.decay", decay, "scheduler=constant never falls; use scheduler=wsd, or null")
     if not 0 <= final <= 1:
         raise SettingError("scheduler.final", final, "must be a share of optimizer.lr from 0 to 1, such as 0.1")
-    if total_steps is None and (after != "constant" or 0 < warmup < 1):
+    if total_steps is None and done is None and (after != "constant" or 0 < warmup < 1):
         raise SettingError(
-            "trainer.max_epochs", -1, "a schedule needs an end; set it or use scheduler=constant scheduler.warmup=100"
+            "trainer.max_epochs",
+            -1,
+            "a schedule needs an end; set it, or trainer.max_time, or use scheduler=constant scheduler.warmup=100",
         )
-    steps = total_steps or 0
 
-    def steps_of(share: float) -> int:
-        return round(share * steps) if share < 1 else int(share)
+    def factor(step: int) -> float:
+        share = 0.0 if done is None else done()
+        if done is None or (total_steps is not None and step >= share * total_steps):
+            total = total_steps or 0
+            warmup_steps, decay_steps = (
+                length if length is None or length >= 1 else round(length * total) for length in (warmup, decay)
+            )
+            return learning_rate_factor(step, total, int(warmup_steps or 0), after, decay_steps, final)
+        # Another limit than steps is nearer: there will be as many of them as its share foretells.
+        expected = max(1, step) / max(share, SMALLEST)
+        warmup_steps, decay_steps = (
+            length if length is None or length >= 1 else length * expected for length in (warmup, decay)
+        )
+        if warmup and step < FEW:
+            warmup_steps = max(warmup_steps or 0, FEW)
+        return learning_rate_factor(step, expected, warmup_steps or 0, after, decay_steps, final)
 
-    warmup_steps, decay_steps = steps_of(warmup), None if decay is None else steps_of(decay)
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, warmup_steps, after, decay_steps, final))
+    return LambdaLR(optimizer, factor)

@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import logging
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,17 +13,36 @@ from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import disable_possible_user_warnings
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    StrategyRegistry,
+)
 
+from minillm.clock import TrainingClock
 from minillm.configuration import check_arguments
 from minillm.durations import parse_duration
 from minillm.errors import SettingError
+from minillm.launch import launched
 from minillm.training.checkpoint_io import WholeCheckpoints
 from minillm.training.divergence import Divergence
+from minillm.training.recomputing import ActivationCheckpointing
+from minillm.training.sharding import FullySharded
 
 
 class Bound(NamedTuple):
@@ -45,6 +66,7 @@ class Bound(NamedTuple):
         return value == self.special or (is_enough and value <= LARGEST)
 
 
+MOST_TOKENS = 10**15  # more than all that was ever written
 LARGEST = 10**9  # of any such number: more no training has, and times of so many steps overflow
 _BATCHES = Bound(0, "must be a share of the batches from 0.0 to 1.0, or a number of them")
 # Numbers of Lightning's Trainer that it takes whatever they are, or meets with a traceback when training has begun.
@@ -72,8 +94,11 @@ BOUNDS = {
     "reload_dataloaders_every_n_epochs": Bound(0, "must be at least 0"),
 }
 
-# Each process holds a part of the parameters. Until gradient clipping, EMA, Muon and checkpoints can handle that:
+# Each process holds a part of the parameters, in a form of its own; `FullySharded` is the one for which gradient
+# clipping, Muon and checkpoints are made.
 SHARDING: tuple[type, ...] = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+# Lightning's own callbacks that copy weights or put others in their place.
+NEEDS_WHOLE_WEIGHTS = (BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging)
 # The weights are float32 or finer, and so are the figures of the whole network.
 WHOLE_PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
@@ -104,7 +129,10 @@ def keep_freed_memory() -> None:
 def build_trainer(
     accelerator: str = "auto",
     precision: str | int = "auto",
+    activation_checkpointing: bool = False,
     max_time: str | Mapping[str, float] | None = None,
+    max_tokens: int | None = None,
+    started_by: str | None = None,
     **options: Any,
 ) -> L.Trainer:
     """Return Lightning's Trainer, which also ends a training that diverges, see `Divergence`.
@@ -113,9 +141,15 @@ def build_trainer(
         accelerator: as Lightning has it.
         precision: as Lightning has it; ``auto`` is bf16-mixed where the machine has bfloat16 in hardware, else 32-true.
             Not what keeps weights in half precision: figures are float32 in any case.
+        activation_checkpointing: keep a block's input alone for the gradient and compute the block again: the same
+            numbers in less memory, and about a third more work.
         max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
             such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
-        options: any further argument of Lightning's Trainer.
+        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs,
+            padding not counted; validated. None: no limit.
+        started_by: refuse a process that nothing or something else started: ``srun`` or ``torchrun``. None: do not.
+        options: any further argument of Lightning's Trainer; ``devices`` and ``num_nodes`` may be ``auto``: as many as
+            srun or torchrun started, else all there are on one machine.
 
     Raises:
         SettingError: an argument that cannot work.
@@ -129,14 +163,23 @@ def build_trainer(
     disable_possible_user_warnings()
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+    _fit_to_launch(options, started_by)
     check_arguments(L.Trainer, options)
     _check_numbers(options)
     _check_strategy(options.get("strategy"))
-    # The clock is Lightning's own, and always there: its state in the checkpoint is what a resumed run counts on from.
-    clock = Timer(_time_limit(max_time), verbose=False)
+    if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
+        advice = f"must be at least 1, such as 10000000, and at most {MOST_TOKENS}, or null"
+        raise SettingError("max_tokens", max_tokens, advice)
+    # The clock is always there: its state in the checkpoint is what a resumed run counts on from.
+    clock = TrainingClock(_time_limit(max_time), max_tokens)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
-    options["plugins"] = [WholeCheckpoints(), *(options.get("plugins") or [])]
+    if activation_checkpointing:
+        callbacks.append(ActivationCheckpointing())
+    strategy = options.get("strategy")
+    if strategy == FullySharded.name or isinstance(strategy, FullySharded):
+        options["inference_mode"] = False  # what is gathered in it could not be trained with
+    options["plugins"] = [WholeCheckpoints(), *_environment(), *(options.get("plugins") or [])]
     try:
         trainer = L.Trainer(accelerator=accelerator, precision=cast(Any, precision), callbacks=callbacks, **options)
     except (TypeError, ValueError, ImportError, RuntimeError, MisconfigurationException) as error:
@@ -146,10 +189,31 @@ def build_trainer(
         named += [name for name, value in chosen.items() if str(value).replace("-", "_") in text]
         culprit = named[0] if named else "accelerator"
         raise SettingError(culprit, chosen[culprit], text) from error
+    _check_launch(trainer, options)
     if type(trainer.precision_plugin) not in WHOLE_PRECISIONS:
         advice = "keeps the weights in half precision, and figures would not be float32; bf16-mixed would do"
         raise SettingError("precision", trainer.precision_plugin.precision, advice)
+    if isinstance(trainer.strategy, FullySharded):
+        _check_sharded(trainer)
     return trainer
+
+
+def _check_sharded(trainer: L.Trainer) -> None:
+    """Refuse what does not work where the parameters are sharded, or is not known to."""
+    if not isinstance(trainer.accelerator, CPUAccelerator | CUDAAccelerator):
+        name = type(trainer.accelerator).__name__
+        raise SettingError("accelerator", name, "does not work with strategy=fsdp2; cpu and gpu do")
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        advice = "does not work with strategy=fsdp2; bf16-mixed and 32-true do"
+        raise SettingError("precision", trainer.precision, advice)
+    if trainer.gradient_clip_val is not None:
+        advice = "does not work with strategy=fsdp2; callbacks.gradient_clipping.max_norm does"
+        raise SettingError("gradient_clip_val", trainer.gradient_clip_val, advice)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if getattr(callback, "needs_whole_weights", False) or isinstance(callback, NEEDS_WHOLE_WEIGHTS):
+            name = type(callback).__name__
+            advice = f"shards the weights, and the callback {name} does not work with that; leave it out, or use ddp"
+            raise SettingError("strategy", FullySharded.name, advice)
 
 
 def _check_numbers(options: Mapping[str, Any]) -> None:
@@ -162,9 +226,54 @@ def _check_numbers(options: Mapping[str, Any]) -> None:
 def _check_strategy(strategy: Any) -> None:
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     kind = StrategyRegistry[name]["strategy"] if name in StrategyRegistry else type(strategy)
-    if issubclass(kind, SHARDING):
-        parts = "callbacks.gradient_clipping, callbacks.ema, optimizer=muon and checkpoints"
-        raise SettingError("strategy", name, f"shards the parameters, which {parts} do not work with yet; use ddp")
+    if issubclass(kind, SHARDING) and kind is not FullySharded:
+        parts = "gradient clipping, Muon and checkpoints"
+        advice = f"shards the parameters in a way that {parts} do not know; {FullySharded.name} (trainer=fsdp) would do"
+        raise SettingError("strategy", name, advice)
+
+
+def _fit_to_launch(options: dict[str, Any], started_by: str | None) -> None:
+    """Give the processes that were started their places, where the settings leave that open."""
+    process = launched()
+    by = None if process is None else process.by
+    if started_by is not None and by != started_by:
+        advice = f"but {by or 'none of its like'} started this process"
+        raise SettingError("started_by", started_by, f"{advice}; {started_by} ... python scripts/train.py")
+    if options.get("num_nodes") == "auto":
+        options["num_nodes"] = process.nodes if process else 1
+    if process is not None and process.world_size > 1:
+        if process.per_node is None:
+            advice = f"{process.by} started {process.world_size} processes, not equally many on each"
+            raise SettingError("num_nodes", process.nodes, f"{advice}; --ntasks-per-node does")
+        if options.get("devices") == "auto":
+            options["devices"] = process.per_node
+
+
+def _environment() -> list[Any]:
+    """Return how the processes find each other, where that is known: Lightning would guess, and give hints."""
+    process = launched()
+    if process is not None and process.world_size > 1:
+        if process.by == "torchrun":
+            return [TorchElasticEnvironment()]
+        return [SLURMEnvironment(auto_requeue=False)]  # `minillm.signals` answers
+    in_job = "SLURM_JOB_ID" in os.environ
+    return [LightningEnvironment()] if process is not None or in_job or shutil.which("srun") else []
+
+
+def _check_launch(trainer: L.Trainer, options: Mapping[str, Any]) -> None:
+    """Refuse a training in fewer or more processes than there are: it would wait for the others, or be done twice."""
+    process = launched()
+    count = process.world_size if process else 1
+    wanted = trainer.num_devices * trainer.num_nodes if isinstance(trainer.strategy, ParallelStrategy) else 1
+    if process is not None and count > 1 and wanted == 1:
+        advice = f"trains in one process, and {process.by} started {count}; trainer=ddp shares the work among them"
+        raise SettingError("strategy", options.get("strategy", "auto"), advice)
+    if process is not None and count > 1 and wanted != count:
+        advice = f"on {trainer.num_nodes} machines is {wanted} processes, and {process.by} started {count}"
+        raise SettingError("devices", trainer.num_devices, f"{advice}; auto would do for devices and num_nodes")
+    if count == 1 and trainer.num_nodes > 1:
+        advice = "needs a process on each machine, and this one was started alone; start them by srun or torchrun"
+        raise SettingError("num_nodes", trainer.num_nodes, advice)
 
 
 def _time_limit(max_time: str | Mapping[str, float] | None) -> timedelta | None:

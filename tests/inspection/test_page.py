@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from minillm.language_model import LanguageModel
@@ -163,23 +163,6 @@ def test_a_text_is_coloured_by_its_surprisal(browser: Chrome, address: str, trai
     detail = seen(browser, "document.querySelector('#readings .detail').textContent")
     assert f"{surprise} bits, puesto {rank}, probabilidad" in detail
     assert detail == seen(browser, "document.activeElement.getAttribute('aria-label')")
-
-
-def test_the_keyboard_alone_finds_the_alternatives_and_comes_back(browser: Chrome, address: str) -> None:
-    opened(browser, f"{address}/en/", PHONE)
-    write(browser, "El agua")
-    press(browser, "#go_on")
-    wait(browser, f"document.querySelectorAll('#written button.token').length > 4 && !{BUSY}")
-    keys = ActionChains(browser)
-    keys.send_keys(Keys.TAB, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ENTER).perform()  # one Tab to the whole text
-    focus = "document.activeElement"
-    wait(browser, f"{focus}.matches('#alternatives section')")
-    assert seen(browser, "document.querySelector('#written [aria-pressed=true]').dataset.place") == "2"
-    top = seen(browser, f"{focus}.getBoundingClientRect().top")
-    assert 0 <= top < seen(browser, "innerHeight")
-    keys.reset_actions()
-    keys.send_keys(Keys.TAB, Keys.ENTER).perform()
-    wait(browser, f"!{BUSY} && {focus}.matches('#written .passage')")
 
 
 def test_a_head_looks_back_alone(browser: Chrome, address: str, trained: LanguageModel) -> None:

@@ -74,9 +74,13 @@ def logged(run: Path) -> list[dict[str, str]]:
 
 def tensorboard(run: Path) -> dict[str, list[int]]:
     """Return the steps of each figure and text that TensorBoard shows, without what stands beside the curves."""
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0}).Reload()
-    names = [name for name in events.Tags()["tensors"] if not name.startswith(("custom_scalars", "_hparams", "final/"))]
-    return {name: [event.step for event in events.Tensors(name)] for name in names}
+    steps = {}
+    for part in "", "train", "val":
+        events = EventAccumulator(str(run / "tensorboard" / part), size_guidance={"tensors": 0}).Reload()
+        for name in events.Tags()["tensors"]:
+            if not name.startswith(("_hparams", "final/")):
+                steps[f"{part}:{name}"] = [event.step for event in events.Tensors(name)]
+    return steps
 
 
 def assert_equal_tensors(actual: dict[Any, Any], expected: dict[Any, Any]) -> None:

@@ -115,7 +115,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be at least 1"),
         ("trainer.val_check_interval=1000000", "trainer.val_check_interval=1000000: must be at most the 10 batches"),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be at least 1"),
-        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: shards the parameters, which callbacks.gradient_clipping, "),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: shards the parameters in a way that gradient clipping, "),
         ("trainer.precision=bf16-true", "trainer.precision=bf16-true: keeps the weights in half precision"),
         (
             "callbacks.checkpointing.dirpath=/proc/x",

@@ -90,6 +90,22 @@ def test_tensorboard_and_the_table_hold_the_promised_names(run_folder: Path) -> 
     assert len(accumulator.Scalars("test/loss")) == 1
 
 
+def test_tensorboard_opens_on_loss_bits_per_byte_and_speed_with_train_and_val_in_two_colours(run_folder: Path) -> None:
+    names = [tag for tag in events(run_folder).Tags()["scalars"] if "epoch" in tag]
+    assert names == []
+    drawn = {}
+    for split in "train", "val":  # TensorBoard gives each run, that is each folder, a colour
+        accumulator = EventAccumulator(str(run_folder / "tensorboard" / split)).Reload()
+        drawn[split] = set(accumulator.Tags()["scalars"])
+        for tag in drawn[split]:
+            logged = [float(cell) for row in rows(run_folder) if (cell := row[f"{split}/{tag.partition('/')[2]}"])]
+            assert [event.value for event in accumulator.Scalars(tag)] == pytest.approx(logged, rel=1e-5)
+    assert drawn["train"] == {"curves/loss", "curves/tokens_per_second"}
+    assert drawn["val"] == {"curves/loss", "curves/bits_per_byte"}
+    # The groups are shown in the order of the alphabet.
+    assert min(events(run_folder).Tags()["scalars"] + [*drawn["train"]]).startswith("curves/")
+
+
 def test_tensorboard_holds_text_samples_and_the_hyperparameters_with_what_came_of_them(run_folder: Path) -> None:
     accumulator = events(run_folder)
     texts = [tag for tag in accumulator.Tags()["tensors"] if tag.startswith("samples/")]
@@ -101,6 +117,9 @@ def test_tensorboard_holds_text_samples_and_the_hyperparameters_with_what_came_o
     plugin = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     for name in b"model.embedding_dim", b"data.vocab_size", b"optimizer.lr":
         assert name in plugin
+    assert b"MiniGPT" in plugin
+    assert b"_target_" not in plugin
+    assert b"_partial_" not in plugin
     assert {"final/val/bits_per_byte", "final/test/loss"} <= set(accumulator.Tags()["scalars"])
 
 

@@ -11,7 +11,7 @@ from minillm.training.schedules import After
 LR = 0.002
 
 
-def rates(steps: int, total_steps: int | None, warmup: float, after: After, **settings: float) -> list[float]:
+def rates(steps: int, total_steps: int | None, warmup: float, after: After, **settings: Any) -> list[float]:
     """Return the learning rate of each optimizer step, as training sees it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler = warmup_schedule(optimizer, total_steps, warmup, after, **settings)
@@ -20,6 +20,19 @@ def rates(steps: int, total_steps: int | None, warmup: float, after: After, **se
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+    return seen
+
+
+def rates_by_share(shares: list[float], total_steps: int | None, **settings: Any) -> list[float]:
+    """Return the learning rate of each step where so much of the training is done before it, by its time or tokens."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    done = iter(shares)
+    scheduler = warmup_schedule(optimizer, total_steps, done=lambda: next(done), **settings)
+    seen = [optimizer.param_groups[0]["lr"]]
+    for _ in shares[1:]:
+        optimizer.step()
+        scheduler.step()
+        seen.append(optimizer.param_groups[0]["lr"])
     return seen
 
 
@@ -69,6 +82,32 @@ def test_no_step_is_wasted_on_a_rate_of_zero(after: Any) -> None:
         assert min(rates(total, total, warmup, after)) > 0
 
 
+@pytest.mark.parametrize("after", ["linear", "cosine", "sqrt"])
+def test_a_limit_that_is_no_number_of_steps_gives_the_same_schedule(after: Any) -> None:
+    shares = [step / 200 for step in range(200)]
+    by_share = rates_by_share(shares, None, warmup=0.1, after=after, decay=0.5)
+    # Before the first step nobody knows how long a warmup is.
+    assert 0 < by_share[0] < 1e-6 * LR
+    assert by_share[1:] == pytest.approx(rates(200, 200, 0.1, after, decay=0.5)[1:])
+    # Steps come first where there are fewer of them, and last where there are more.
+    assert rates_by_share(shares, 100, warmup=0.1, after=after)[:100] == rates(100, 100, 0.1, after)
+    assert rates_by_share(shares, 900, warmup=0.1, after=after)[1:] == pytest.approx(rates(200, 200, 0.1, after)[1:])
+
+
+def test_the_fall_ends_with_the_time_whatever_the_pace() -> None:
+    slower = [(step / 100) ** 2 for step in range(100)]  # ever slower: a share of time over steps
+    seen = rates_by_share(slower, None, warmup=0.1, after="linear")
+    assert seen[40:] == pytest.approx([LR * (1 - share) / 0.9 for share in slower[40:]])
+    assert 0 < seen[-1] < 0.03 * LR
+
+
+def test_a_slow_first_step_is_not_taken_for_a_short_training() -> None:
+    shares = [0.0] + [0.3 + step / 2000 for step in range(1000)]  # such as that of torch.compile
+    seen = rates_by_share(shares, None, warmup=0.02, after="linear", decay=0.5)
+    assert seen[1:10] == pytest.approx([LR * (step + 1) / 10 for step in range(1, 10)])
+    assert seen[10] == LR
+
+
 @pytest.mark.parametrize(
     ("total_steps", "warmup", "after", "settings", "message"),
     [
@@ -85,7 +124,7 @@ def test_no_step_is_wasted_on_a_rate_of_zero(after: Any) -> None:
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(
-    total_steps: int | None, warmup: float, after: Any, settings: dict[str, float], message: str
+    total_steps: int | None, warmup: float, after: Any, settings: dict[str, Any], message: str
 ) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(SettingError, match=message):

@@ -226,11 +226,11 @@ class Page:
             draft = begun()
             if not draft.prompt:
                 raise _RefusedError(labels.nothing_to_go_on)
-            had = len(draft.steps)
+            before = len(draft.steps)
             if not draft.has_ended:
-                room = self.limits.tokens - had
+                room = self.limits.tokens - before
                 if room <= 0:
-                    raise _RefusedError(labels.full.format(tokens=had))
+                    raise _RefusedError(labels.full.format(tokens=before))
                 sampling = Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p)
                 steps = self._subject(which).write(
                     draft, min(int(tokens), room), sampling, None if seed is None else int(seed)
@@ -247,8 +247,8 @@ class Page:
                         cost = shown - now
                 seconds = time.perf_counter() - start
             told = [labels.ended] if draft.has_ended else []
-            if len(draft.steps) > had:
-                told.append(render.speed(len(draft.steps) - had, seconds, first))
+            if number := len(draft.steps) - before:
+                told.append(render.speed(number, seconds, first))
             yield render.written(draft, False), render.message(" ".join(told)), "", draft
         except Exception as error:
             text, kept = (gr.skip(), gr.skip()) if draft is None else (render.written(draft, False), draft)
