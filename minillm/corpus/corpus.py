@@ -532,13 +532,20 @@ def _parts_of(raw: Path) -> Path:
 
 @contextlib.contextmanager
 def _work(data_dir: str | Path, folder: Path) -> Iterator[Path]:
-    """Make the folder for the results of tasks; what it is for is whole at its end, and nobody needs it any more."""
+    """Make the folder for the results of tasks, and remove it once nobody needs it any more.
+
+    That is at the end, and where the settings turn out to make no corpus: with others it is another folder.
+    """
     work = (Path(data_dir) / "work" / folder.name).absolute()
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutsideError(f"{work}: cannot be written ({problem_of(error)})") from error
-    yield work
+    try:
+        yield work
+    except SettingError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     shutil.rmtree(work, ignore_errors=True)
 
 

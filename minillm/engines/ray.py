@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +13,8 @@ from minillm.errors import MiniLLMError, OutsideError, SettingError
 from minillm.parallel import environment
 
 AHEAD = 1000  # tasks that are handed over at a time
+HOST_AND_PORT = re.compile(r"(?:ray://)?(.+):(\d+)")
+PATIENCE = 10.0  # seconds in which a cluster has to answer
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ def _connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
+    if address and (host_and_port := HOST_AND_PORT.fullmatch(address)):  # Ray tries for a minute and a half
+        try:
+            socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise _nobody(address, error) from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
@@ -86,6 +95,8 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
         if address is None:
             raise OutsideError(f"ray cannot be started: {' '.join(str(error).split())[:200]}") from error
-        raise SettingError(
-            "engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})"
-        ) from error
+        raise _nobody(address, error) from error
+
+
+def _nobody(address: str, error: Exception) -> SettingError:
+    return SettingError("engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})")

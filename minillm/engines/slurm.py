@@ -1,6 +1,7 @@
 """Tasks as array jobs of Slurm, handed over by submitit."""
 
 import contextlib
+import io
 import logging
 import math
 import shlex
@@ -122,7 +123,8 @@ class Slurm(Engine):
         )
         try:
             arguments = ([token] * len(shares), shares, range(len(shares)), [started] * len(shares))
-            submitted = executor.map_array(_work, *arguments)
+            with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the error as well
+                submitted = executor.map_array(_work, *arguments)
         except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
             problem = " ".join(str(error).split())
             raise OutsideError(f"engine=slurm: sbatch refused the jobs: {problem[:300]}") from error

@@ -317,6 +317,28 @@ def test_settings_that_cannot_work_are_refused(run_script: Callable[..., Any], t
     assert ended.stderr.startswith(f"error: {setting}: must be ")
 
 
+def test_a_cluster_of_ray_that_is_not_there_is_refused_in_one_line(
+    run_script: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs ray; pip install -e '.[ray]'")
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = run_script("prepare", "engine=ray", f"engine.address={address}", f"paths.data_dir={tmp_path}")
+    expected = f"error: engine.address={address}: no cluster of Ray answers there (ConnectionRefusedError)\n"
+    assert (ended.status, ended.stderr) == (2, expected)
+
+
+def test_settings_that_make_no_corpus_leave_no_work_behind(
+    run_script: Callable[..., Any], dump: Path, tmp_path: Path
+) -> None:
+    settings = ["data=dump", f"data.source.path={dump}", "data.num_articles=null", "data.min_length=1000000"]
+    ended = run_script("prepare", "engine.tasks=2", "engine.processes=1", *settings, f"paths.data_dir={tmp_path}")
+    assert ended.status == 2
+    assert "\nerror: data.min_length=1000000: leaves no article of " in ended.stderr
+    assert list((tmp_path / "work").iterdir()) == list((tmp_path / "corpus").iterdir()) == []
+
+
 # Clusters
 
 
@@ -342,6 +364,37 @@ def test_slurm_on_two_nodes_prepares_the_same_bytes(run_script: Callable[..., An
         ".json",
         ".lock",
     }
+
+
+@pytest.mark.slurm
+@pytest.mark.usefixtures("on_slurm")
+def test_jobs_that_slurm_refuses_are_refused_in_one_line(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    ended = run_script("prepare", "engine=slurm", "engine.partition=none", f"paths.data_dir={tmp_path}")
+    assert ended.status == 1
+    assert ended.stderr.startswith("error: engine=slurm: sbatch refused the jobs: ")
+    assert ended.stderr.count("\n") == 1
+    assert not list((tmp_path / "corpus").glob("*"))
+
+
+@pytest.mark.slurm
+@pytest.mark.usefixtures("on_slurm")
+def test_a_run_on_slurm_that_was_killed_goes_on_and_its_jobs_are_ended(
+    run_script: Callable[..., Any], dump: Path, tmp_path: Path
+) -> None:
+    settings = ["engine=slurm", "engine.jobs=1", "engine.memory_gb=1", "data=dump", f"data.source.path={dump}", *SMALL]
+    command = [sys.executable, str(ROOT / "scripts" / "prepare.py"), *settings, f"paths.data_dir={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (jobs := list((tmp_path / "raw").glob("*/jobs"))) and first.poll() is None:
+        time.sleep(0.001)
+    first.kill()
+    first.wait()
+    assert jobs
+    array = jobs[0].read_text(encoding="utf-8")
+    assert run_script("prepare", *settings, f"paths.data_dir={tmp_path}").status == 0
+    left = subprocess.run(["squeue", "-h", "-j", array], capture_output=True, text=True, check=False)
+    assert not left.stdout
+    assert not list(tmp_path.glob("raw/*/jobs"))
 
 
 @pytest.mark.slurm
