@@ -139,13 +139,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(root: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "mkdocs",
         "build",
         "--strict",
-        "--quiet",
         "-f",
         root / ".ci" / "mkdocs.yml",
         "-d",
