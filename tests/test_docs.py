@@ -31,6 +31,7 @@ NEEDS = {
     r"benchmark\.py": "minutes of a machine of its own; tests/scripts/test_benchmark.py",
     r"pip install|python3 -m venv|python -m llama_cpp|lm_eval|transformers serve|my_task": "other programs",
     r"demo\.py|tensorboard|chromium|interactive=true": "somebody who looks at it; tests/evaluation/test_browser.py",
+    r"minigpt_modern_large": "a GPU",
     r"format=(gguf|onnx|harness)": "its libraries; tests/export/",
     r"resume=": "a training with a break; tests/scripts/test_resume.py",
     r"init_from=": "a model to start from; tests/scripts/test_train.py",
