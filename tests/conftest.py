@@ -81,6 +81,8 @@ def run_script() -> Callable[..., Ended]:
             sys.argv = kept
             os.environ.clear()
             os.environ.update(environment)
+            if loky := sys.modules.get("joblib.externals.loky"):  # its processes would stay, in this run's folder
+                loky.get_reusable_executor().shutdown()
         return Ended(status, out.getvalue(), err.getvalue())
 
     return run

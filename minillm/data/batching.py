@@ -13,6 +13,7 @@ A batch is a dict: ``inputs`` and ``targets`` (B, T) int64, padded with [PAD]; `
 split are exact.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -316,8 +317,9 @@ def begin_worker(worker: int) -> None:
     """Let a process that makes batches live as long as the training does; for ``worker_init_fn``.
 
     Slurm and terminals send a signal to every process of a job: what it means is the training's to decide, which still
-    needs batches for the step that it is in. PyTorch's worker ends once it has another parent than at its start; if the
-    training is killed before that start, the worker would stay for good.
+    needs batches for the step that it is in (and ends these processes with itself, see `_end_workers`). PyTorch's
+    worker ends once it has another parent than at its start; if the training is killed before that start, the worker
+    would stay for good.
     """
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -326,6 +328,17 @@ def begin_worker(worker: int) -> None:
     is_child = multiprocessing.get_start_method() != "forkserver"  # which stands between the two
     if parent is not None and is_child and os.getppid() != parent.pid:
         os._exit(1)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Kill the workers that an interrupted program has left.
+
+    When Python ends, it asks them by SIGTERM, which they ignore, and waits for them. This runs before.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _as_is(batch: Any) -> Any:  # the dataset has made the batch already

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -252,3 +254,21 @@ def test_a_real_epoch_trains_on_every_token_of_the_split_once(
         seen += np.bincount(targets[targets != PAD], minlength=400)
     assert seen.tolist() == expected.tolist()
     assert seen[EOS] == len(split)
+
+
+def test_a_program_that_is_interrupted_while_workers_start_does_not_wait_for_them() -> None:
+    program = """
+import multiprocessing, sys, time
+from minillm.data.batching import begin_worker
+
+def work(begun):
+    begin_worker(0)
+    begun.set()
+    time.sleep(60)
+
+begun = multiprocessing.Event()
+multiprocessing.Process(target=work, args=(begun,), daemon=True).start()
+begun.wait()
+raise SystemExit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=40).returncode == 130

@@ -20,6 +20,7 @@ from minillm.callbacks import GradientClipping, RandomState
 from minillm.data import TextDataModule
 from minillm.models import MiniGPT, minigpt
 from minillm.models.dropout import Dropout
+from minillm.models.placing import WithinDocuments
 from minillm.training import TrainingModule, build_trainer, seed_everything, warmup_schedule
 
 STEPS = 30
@@ -38,7 +39,10 @@ class LogitsOnly(nn.Module):
         return self.network(ids, documents)
 
 
-def pytorchs_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
+def pytorchs_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | WithinDocuments | None, dropout: Dropout
+) -> Tensor:
+    mask = mask.dense if isinstance(mask, WithinDocuments) else mask
     p = dropout.p if dropout.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, is_causal=mask is None)
 
