@@ -13,10 +13,10 @@ A batch is a dict: ``inputs`` and ``targets`` (B, T) int64, padded with [PAD]; `
 split are exact.
 """
 
-import atexit
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -317,28 +317,30 @@ def begin_worker(worker: int) -> None:
     """Let a process that makes batches live as long as the training does; for ``worker_init_fn``.
 
     Slurm and terminals send a signal to every process of a job: what it means is the training's to decide, which still
-    needs batches for the step that it is in (and ends these processes with itself, see `_end_workers`). PyTorch's
-    worker ends once it has another parent than at its start; if the training is killed before that start, the worker
-    would stay for good.
+    needs batches for the step that it is in. Only from the training itself is SIGTERM obeyed: Python sends it at its
+    end, and waits. (macOS cannot tell who sent a signal; there it ends the process.)
+
+    PyTorch's worker ends once it has another parent than at its start; if the training is killed before that start, the
+    worker would stay for good.
     """
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
     is_child = multiprocessing.get_start_method() != "forkserver"  # which stands between the two
-    if parent is not None and is_child and os.getppid() != parent.pid:
+    if is_child and os.getppid() != parent.pid:
         os._exit(1)
 
 
-@atexit.register
-def _end_workers() -> None:
-    """Kill the workers that an interrupted program has left.
-
-    When Python ends, it asks them by SIGTERM, which they ignore, and waits for them. This runs before.
-    """
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+def _obey(sender: int) -> None:
+    """End this process when one process sends SIGTERM, which all threads block."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _as_is(batch: Any) -> Any:  # the dataset has made the batch already

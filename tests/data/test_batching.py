@@ -1,6 +1,4 @@
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -225,8 +223,8 @@ def test_worker_processes_outlive_a_signal_that_is_meant_for_the_training(split:
     iterator = iter(loader)
     next(iterator)
     for worker in multiprocessing.active_children():
-        for kind in (signal.SIGTERM, signal.SIGUSR1):
-            os.kill(worker.pid or 0, kind)
+        for kind in ("TERM", "USR1"):
+            subprocess.run(["kill", f"-{kind}", str(worker.pid)], check=True)
     assert len(list(iterator)) == len(batches) - 1
 
 
