@@ -29,6 +29,9 @@ LARGEST = 10_000_000  # entries of a vocabulary; BPE takes memory for all of the
 # What ByteLevel parts a text into, by Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 GPT2_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CATEGORIES = ("L", "Lu", "M", "N")  # of characters, that patterns of tokenizers name
+# Before, `re` goes on from the wrong place after a possessive group that fails within itself, and may never end
+# (https://github.com/python/cpython/issues/106052).
+HAS_POSSESSIVE_GROUPS = sys.version_info >= (3, 11, 5)
 REMEMBERED = 1 << 16  # pieces of text whose ids are remembered: about 10 MB
 
 
@@ -380,8 +383,9 @@ def _compiled(pattern: str) -> Any:
             return sign[0]
         return _category(sign[1]) if is_inside else f"[{_category(sign[1])}]"
 
-    plain = re.sub(r"\\p\{(\w+)\}|\\.|[\[\]]", written, pattern)
-    return regex.compile(pattern) if r"\p{" in plain else re.compile(plain)
+    spelled_out = re.sub(r"\\p\{(\w+)\}|\\.|[\[\]]", written, pattern)
+    is_for_re = r"\p{" not in spelled_out and (HAS_POSSESSIVE_GROUPS or not re.search(r"\)[*+?]\+", spelled_out))
+    return re.compile(spelled_out) if is_for_re else regex.compile(pattern)
 
 
 @cache
