@@ -149,9 +149,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in expected.items()):
         raise SettingError("ckpt", checkpoint, f"was not written by miniLLM; use a checkpoint of {named('train')}")
     if not all_finite(value for value in saved["state_dict"].values() if isinstance(value, torch.Tensor)):
-        raise SettingError(
-            "ckpt", checkpoint, "holds weights that are no finite numbers: its training diverged; use another"
-        )
+        raise SettingError("ckpt", checkpoint, "has weights that are not finite: its training diverged; use another")
     return saved
 
 

@@ -58,7 +58,7 @@ def test_the_words_of_a_prompt_that_the_model_does_not_know_are_named(
     logits = trained.network(torch.tensor([[BOS, *trained.tokenizer.encode(prompt)]]))[0]
     likeliest = int((logits.argmax(-1) == UNK).sum())
     assert likeliest > 0
-    assert f"likeliest at {likeliest} of the prompt's {len(logits)} places; it is never written" in notice
+    assert f"at {likeliest} of the prompt's {len(logits)} positions; it is never generated" in notice
     assert "[UNK]" not in trained.generate(prompt, seed=0).removeprefix(prompt)
     assert str(trained.notice(" ".join(f"Zz{n}yx" for n in range(20)))).count("yx'") == 10
     assert bytewise.unknown_words(prompt) == []

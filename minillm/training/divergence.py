@@ -61,7 +61,7 @@ class Divergence(L.Callback):
         finite = all_finite(value for group in values for value in group if isinstance(value, Tensor))
         # Of a sharded network the first process alone has them.
         if trainer.strategy.reduce_boolean_decision(not finite, all=False):
-            self._end(trainer, "weights or the optimizer's averages are no finite numbers")
+            self._end(trainer, "weights or the optimizer's averages are not finite")
 
     def _check_figures(self, trainer: L.Trainer, split: str, figures: dict[str, Tensor]) -> None:
         for name, value in figures.items():

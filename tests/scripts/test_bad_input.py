@@ -261,9 +261,7 @@ def test_weights_that_are_no_numbers_are_refused_by_every_script(
     saved["state_dict"]["network.head.weight"][3, 5] = float("nan")
     torch.save(saved, "a.pt")
     for script, setting in (train, "ckpt_path"), (generate, "ckpt"), (evaluate, "ckpt"):
-        assert refused(script, f"{setting}=a.pt").startswith(
-            f"{setting}=a.pt: holds weights that are no finite numbers"
-        )
+        assert refused(script, f"{setting}=a.pt").startswith(f"{setting}=a.pt: has weights that are not finite")
 
 
 def test_a_text_that_is_not_utf8_is_named_with_its_place(train: Run) -> None:

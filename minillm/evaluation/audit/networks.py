@@ -293,9 +293,9 @@ class AuditedModel(LanguageModel):
         ids = [[BOS, *self.tokenizer.encode(prompt)] for prompt in prompts]
         continued = [list(row) for row in ids]
         decoder = _Rereading(self.network, self._max_length, len(self.tokenizer))
-        for step in generate_tokens(cast(Any, decoder), ids, max_new_tokens, sampling or Sampling(), seed, self.device):
-            for row, token in zip(continued, step, strict=True):
-                if token is not None:
+        for draw in generate_tokens(cast(Any, decoder), ids, max_new_tokens, sampling or Sampling(), seed, self.device):
+            for row, token in zip(continued, draw.tokens, strict=True):
+                if token not in (None, EOS):
                     row.append(token)
         decode = self.tokenizer.decode
         return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
