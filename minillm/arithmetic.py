@@ -47,7 +47,7 @@ def flops_per_token(network: nn.Module, num_layers: int, embedding_dim: int, max
         network: the network.
         num_layers: L, its attention layers.
         embedding_dim: d, heads times channels a head.
-        max_length: T, tokens a row.
+        max_length: T, tokens per row.
     """
     return 6.0 * matrix_parameters(network) + 12.0 * num_layers * embedding_dim * max_length
 
@@ -57,7 +57,7 @@ def counted_flops_per_token(network: nn.Module, length: int) -> float:
 
     Args:
         network: the network; it is left in its mode, and draws no random numbers.
-        length: T, tokens a row.
+        length: T, tokens per row.
     """
     device = next(network.parameters()).device
     was_training = network.training

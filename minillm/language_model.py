@@ -11,8 +11,7 @@ from torch import nn
 
 from minillm.checkpoint import build_network, find_checkpoint, read_checkpoint
 from minillm.data import TextDataModule
-from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
-from minillm.data.subset import IdentifiedDocuments
+from minillm.data.batching import EncodedDocuments, EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
@@ -402,7 +401,7 @@ class LanguageModel:
             EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer), batch_size
         )
 
-    def score_documents(self, documents: IdentifiedDocuments, batch_size: int = 32) -> dict[str, float]:
+    def score_documents(self, documents: EncodedDocuments, batch_size: int = 32) -> dict[str, float]:
         """Score documents that this model's tokenizer has encoded; see `score`."""
         windows = Windows(documents, self.max_length)
         metric = LanguageModelling(alone=True).to(self.device)

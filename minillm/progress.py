@@ -83,7 +83,7 @@ class ArticlesColumn(ProgressColumn):
 
 @contextlib.contextmanager
 def reading(description: str, total: int, shown: bool = True) -> Iterator[Reading]:
-    """Show the bytes read and of how many, articles a second and the time left, while the block runs.
+    """Show the bytes read and of how many, articles per second and the time left, while the block runs.
 
     Args:
         description: what is being done.

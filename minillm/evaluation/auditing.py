@@ -80,7 +80,7 @@ def audit(
     )
     for split, figures in evaluation["splits"].items():
         if not math.isfinite(figures["perplexity"]):
-            raise DivergedError(f"the loss on {split} is {figures['loss']:.3g} nats a token: that is no prediction")
+            raise DivergedError(f"the loss on {split} is {figures['loss']:.3g} nats per token: that is no prediction")
     if output_dir is not None:
         write_evaluation(evaluation, output_dir, name=JSON)
         write_report(evaluation, Path(output_dir), PAGE)

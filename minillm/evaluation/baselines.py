@@ -76,7 +76,7 @@ class NgramBaselines:
             documents: the ids of each document, without [BOS] and [EOS].
 
         Returns:
-            For "unigram" and "bigram": "loss" in nats a token, "perplexity" = exp(loss), "tokens" = number of targets.
+            For "unigram" and "bigram": "loss" in nats per token, "perplexity" = exp(loss), "tokens": number of targets.
 
         Raises:
             OutsideError: there is no document.

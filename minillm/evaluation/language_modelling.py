@@ -7,8 +7,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
-from minillm.data.subset import IdentifiedDocuments
+from minillm.data.batching import EncodedDocuments, EvaluationBatches, Windows, evaluation_loader
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.schema import SplitFigures
@@ -39,7 +38,7 @@ class Measured(NamedTuple):
 @torch.inference_mode()
 def measure(
     network: nn.Module,
-    documents: IdentifiedDocuments,
+    documents: EncodedDocuments,
     max_length: int,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
@@ -100,9 +99,7 @@ def _summed(predictions: Predictions) -> Tensor:
     return torch.stack([each.sum(dim=1, dtype=torch.float64) for each in summed])
 
 
-def _by_article(
-    documents: IdentifiedDocuments, windows: Windows, batches: EvaluationBatches, sums: Tensor
-) -> ArticleSums:
+def _by_article(documents: EncodedDocuments, windows: Windows, batches: EvaluationBatches, sums: Tensor) -> ArticleSums:
     """Return the sums of each article, of all processes' windows.
 
     Args:

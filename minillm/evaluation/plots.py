@@ -66,7 +66,7 @@ def draw(evaluation: Evaluation, curves: pd.DataFrame) -> dict[str, Figure]:
 
 def loss(evaluation: Evaluation, curves: pd.DataFrame) -> Figure:
     """Return the loss in training and validation, and where n-gram models stand."""
-    figure, axes = _axes("step", "nats a token")
+    figure, axes = _axes("step", "nats per token")
     for split in ("train", "val"):
         if (name := f"{split}/loss") in curves:
             points = curves[["step", name]].dropna()

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minillm.data import Batch
-from minillm.data.batching import Documents
-from minillm.data.subset import IdentifiedDocuments, Subset, bounded, smallest_hashes
+from minillm.data.batching import EncodedDocuments
+from minillm.data.subset import Subset, bounded, smallest_hashes
 from minillm.evaluation.baselines import NgramBaselines
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.language_modelling import Measured, measure
@@ -46,7 +46,7 @@ class Split(NamedTuple):
             are all.
     """
 
-    documents: IdentifiedDocuments
+    documents: EncodedDocuments
     texts: Sequence[str]
     whole: "Whole | None" = None
 
@@ -194,7 +194,7 @@ class Subject:
         bigram = ngrams.score([document])["bigram"]
         return bigram["loss"] * bigram["tokens"]
 
-    def _inside(self, documents: Documents) -> Iterable[NDArray[Any]]:
+    def _inside(self, documents: EncodedDocuments) -> Iterable[NDArray[Any]]:
         """Return the ids of each document without [BOS] and [EOS]."""
         return (document[1 : -1 if document[-1] == EOS else None] for document in _each(documents))
 
@@ -206,5 +206,5 @@ class Subject:
         return logits.float()
 
 
-def _each(documents: Documents) -> Iterable[NDArray[Any]]:
+def _each(documents: EncodedDocuments) -> Iterable[NDArray[Any]]:
     return (documents[index] for index in range(len(documents)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from minillm.command import named
 from minillm.corpus.fingerprint import is_fingerprint
-from minillm.data import Batch, EncodedSplit, TextDataModule
+from minillm.data import Batch, EncodedFile, TextDataModule
 from minillm.data.encoded import write_split
 from minillm.errors import MiniLLMError, SettingError
 from minillm.evaluation.subject import Split
@@ -114,7 +114,7 @@ def other_text(data: TextDataModule, model: LanguageModel) -> Iterator[Split]:
         path = Path(folder) / "test.arrow"
         articles = corpus.articles("train")
         write_split(path, articles, model.tokenizer)
-        yield Split(EncodedSplit(path), articles["text"])
+        yield Split(EncodedFile(path), articles["text"])
 
 
 def _is_sample(source: Any) -> bool:

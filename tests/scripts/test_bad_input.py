@@ -52,7 +52,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("data.split=[0.9,0.2,0.1]", "data.split=[0.9, 0.2, 0.1]: must be three shares"),
         ("data.split=[0.8,0.2,0]", "data.split=[0.8, 0.2, 0]: leaves val or test without articles"),
         ("data.min_length=1000000", "data.min_length=1000000: leaves no article of 60"),
-        ("data.max_length=1", "data.max_length=1: leaves no context"),
+        ("data.max_length=1", "data.max_length=1: must be at least 2"),
         ("data.max_length=100000000", "data.max_length=100000000: must be at most 65,536"),
         ("data.vocab_size=100000000", "data.vocab_size=100000000: must be at most 10,000,000"),
         ("data.batch_size=100000000", "data.batch_size=100000000: times max_length=64 is more than 4,194,304 tokens"),

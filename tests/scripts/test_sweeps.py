@@ -184,7 +184,7 @@ def test_a_search_in_the_folder_of_another_one_is_refused(sweep: Run) -> None:
 def test_a_figure_that_no_validation_has_cannot_be_searched_for(sweep: Run) -> None:
     ended = sweep(*SEARCH, "optimized_metric=test/loss", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=sweep")
     assert ended.status == 1
-    assert "error: optimized_metric=test/loss: is no figure of a validation; there are val/" in ended.stderr
+    assert "error: optimized_metric=test/loss: is not a validation metric; there are val/" in ended.stderr
     assert ended.stderr.splitlines()[-1] == "error: sweep: no trial came to its end (0 complete, 0 pruned, 1 failed)"
 
 

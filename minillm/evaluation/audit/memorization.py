@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.data.batching import Documents, Windows
+from minillm.data.batching import EncodedDocuments, Windows
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
 from minillm.evaluation.schema import Verdict
@@ -69,7 +69,7 @@ class Memorization:
         verdict: Verdict = "fault" if gap > self.difference else "fine"
         return finding(verdict, sentence, self.difference, exact=exact, prefix=prefix)
 
-    def _passages(self, documents: Documents, max_length: int) -> Tensor:
+    def _passages(self, documents: EncodedDocuments, max_length: int) -> Tensor:
         """Return (N, prompt + continuation) tokens, each from the start of a window, as in training."""
         length = self.prompt + self.continuation
         windows = Windows(documents, max(max_length, length))

@@ -20,13 +20,13 @@ LARGEST = 10**12
 class Plausibility:
     """A test perplexity better than any network of this size reaches is a fault; one behind a bigram model is weak.
 
-    The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats a token (Kaplan et al., "Scaling
-    Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits a byte, of the bytes that [UNK] does not
+    The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats per token (Kaplan et al., "Scaling
+    Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits per byte, of the bytes that [UNK] does not
     hide, so that it holds for any vocabulary.
 
     Args:
         margin: share of that bound that is still believed: half of it, since the law is of English web text, and
-            encyclopedic Spanish is more regular. Four million parameters: 1.18 bits a byte by the law, 0.59 here; a
+            encyclopedic Spanish is more regular. Four million parameters: 1.18 bits per byte by the law, 0.59 here; a
             network that sees its targets falls under 0.3.
         behind: times the bigram model's perplexity from which on the network is weak. 1: it has to be ahead of
             counting. A network in order comes within 1.25 of it in a few epochs; one that learns nothing stays near the
@@ -52,7 +52,7 @@ class Plausibility:
         # unknown_bytes counts one more for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
         parameters = subject.parameters or LARGEST
-        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
+        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits per byte
         floor = math.exp(
             min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
         )  # the same as a perplexity

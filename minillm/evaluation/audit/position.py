@@ -67,12 +67,12 @@ class Position:
         at_once = max(1, LOGITS_AT_ONCE // (length * subject.vocab_size))
         nats = [self._nats(subject, rows) for rows in torch.from_numpy(tokens).split(at_once)]
         usual, moved = (np.concatenate(each) for each in zip(*nats, strict=True))
-        differences = moved - usual  # (N,) nats a token
+        differences = moved - usual  # (N,) nats per token
         worse, loss = float(differences.mean()), float(usual.mean())
         error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
         allowed = self.share * loss + t_quantile(1 - self.alarm, len(differences) - 1) * error
         verdict: Verdict
-        shown = f"{loss:.2f} nats a token in the windows of the evaluation, and {loss + worse:.2f} in windows"
+        shown = f"{loss:.2f} nats per token in the windows of the evaluation, and {loss + worse:.2f} in windows"
         if worse <= allowed:
             verdict = "fine"
             sentence = (

@@ -62,7 +62,7 @@ class Selection:
             return finding("none", sentence, self.alarm)
         chance = self._chance(*(self._totals(subject, name) for name in ("val", "test")))
         loss = {"val": val.figures["loss"], "test": test.figures["loss"]}
-        shown = f"{loss['test']:.3f} nats a token on test and {loss['val']:.3f} on val"
+        shown = f"{loss['test']:.3f} nats per token on test and {loss['val']:.3f} on val"
         if (ahead := self._ahead(subject)) is not None:
             shown += f", which is {ahead['test']:.3f} and {ahead['val']:.3f} ahead of a bigram model"
         if chance > self.alarm:
@@ -86,7 +86,7 @@ class Selection:
         return np.stack([sums.nats - counted, sums.tokens.astype(np.float64)], axis=1)
 
     def _ahead(self, subject: Subject) -> dict[str, float] | None:
-        """Return by how many nats a token the network is ahead of the bigram model."""
+        """Return by how many nats per token the network is ahead of the bigram model."""
         if not subject.bigram_nats:
             return None
         totals = {name: self._totals(subject, name).sum(axis=0) for name in ("val", "test")}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from minillm.data.batching import Documents
+from minillm.data.batching import EncodedDocuments
 from minillm.errors import SettingError
 from minillm.evaluation.audit.chance import evenly
 from minillm.evaluation.audit.contamination import Contamination
@@ -95,7 +95,7 @@ class Splits:
     def _some(self, split: Split) -> Split:
         return split.only(np.array(evenly(len(split.documents), self.max_articles), dtype=np.int64))
 
-    def _told_apart(self, val: Documents, test: Documents, vocab_size: int) -> tuple[float, float]:
+    def _told_apart(self, val: EncodedDocuments, test: EncodedDocuments, vocab_size: int) -> tuple[float, float]:
         """Return which share of pairs can be told apart, and the probability of so many by chance.
 
         Of too few articles nothing can be told: 0.5, and 1.
@@ -118,6 +118,6 @@ class Splits:
         return float(result.statistic) / (len(scores[0]) * len(scores[1])), float(result.pvalue)
 
 
-def _tokens(documents: Documents, indices: Sequence[int]) -> Iterable[NDArray[np.int64]]:
+def _tokens(documents: EncodedDocuments, indices: Sequence[int]) -> Iterable[NDArray[np.int64]]:
     """Yield the tokens of some documents, without [BOS]."""
     return (np.asarray(documents[index][1 : LONGEST + 1], dtype=np.int64) for index in indices)
