@@ -401,7 +401,7 @@ def test_a_network_of_ones_own_is_trained_and_loaded_by_whoever_says_its_name(
     assert ended.status == 0, ended.stderr
     best = "run/checkpoints/best.ckpt"
     del sys.modules["mine_on_path"]
-    with pytest.raises(SettingError, match=r"if you trust who made it: trusted=\[mine_on_path.Net\]"):
+    with pytest.raises(SettingError, match=r"if you trust its author: trusted=\[mine_on_path.Net\]"):
         minillm.load(best)
     assert "mine_on_path" not in sys.modules
     assert type(minillm.load(best, trusted=["mine_on_path.Net"]).network).__name__ == "Net"

@@ -1,4 +1,4 @@
-"""Can the figures be at all?"""
+"""Whether the test perplexity is possible."""
 
 import math
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ LARGEST = 10**12
 
 @dataclass(frozen=True)
 class Plausibility:
-    """A test perplexity better than any network of this size reaches is a fault; one behind a bigram model is weak.
+    """A test perplexity lower than a network of this size can reach is a fault; one above a bigram model's is weak.
 
-    The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats per token (Kaplan et al., "Scaling
-    Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits per byte, of the bytes that [UNK] does not
-    hide, so that it holds for any vocabulary.
+    With unlimited data, N parameters reach (8.8e13 / N)^0.076 nats per token (Kaplan et al., "Scaling Laws for Neural
+    Language Models", 2020, equation 1.1). This is converted to bits per byte, over the bytes outside [UNK], so that it
+    applies to any vocabulary.
 
     Args:
-        margin: share of that bound that is still believed: half of it, since the law is of English web text, and
-            encyclopedic Spanish is more regular. Four million parameters: 1.18 bits per byte by the law, 0.59 here; a
-            network that sees its targets falls under 0.3.
-        behind: times the bigram model's perplexity from which on the network is weak. 1: it has to be ahead of
-            counting. A network in order comes within 1.25 of it in a few epochs; one that learns nothing stays near the
-            unigram model, at twice the bigram's and more. Its figures are right all the same.
+        margin: factor of that bound below which the perplexity is not believed: 0.5, since the law is for English web
+            text, and encyclopedic Spanish is more regular. With four million parameters, the law gives 1.18 bits per
+            byte, and the threshold is 0.59; a network that sees its targets is under 0.3.
+        behind: factor of the bigram model's perplexity above which the network is weak; 1: it must be better than the
+            bigram model. A sound network is within a factor of 1.25 after a few epochs; one that learns nothing stays
+            near the unigram model, at a factor of 2 and more. Its figures are correct all the same.
 
     Raises:
         SettingError: margin outside (0, 1], or behind under 1.
