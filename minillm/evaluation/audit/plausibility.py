@@ -10,10 +10,10 @@ from minillm.evaluation.subject import Subject
 from minillm.tokenization import UNK
 
 BYTES_PER_TOKEN = 4.4
-"""Of English text in GPT-2's vocabulary, whose tokens the law below counts in."""
+"""Of English text with GPT-2's vocabulary, on which the law below is based."""
 
-LARGEST = 10**12
-"""Parameters of a network that does not say how many it has, such as a function: hardly any model has more."""
+MAX_PARAMETERS = 10**12
+"""Assumed for a network whose number of parameters is unknown, such as a function: few models have more."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +46,34 @@ class Plausibility:
             raise SettingError("behind", self.behind, "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return whether the test perplexity lies between the bound and the bigram model."""
+        """Check whether the test perplexity is between the bound and the bigram model's."""
         figures, documents = subject.measured["test"].figures, subject.samples["test"].documents
         perplexity = figures["perplexity"]
-        # unknown_bytes counts one more for each [UNK].
+        # unknown_bytes includes 1 for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
-        parameters = subject.parameters or LARGEST
+        parameters = subject.parameters or MAX_PARAMETERS
         law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits per byte
-        floor = math.exp(
-            min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
-        )  # the same as a perplexity
+        floor = math.exp(min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"]))  # as a perplexity
         bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
         size = f"{parameters / 1e6:,.2g} million parameters" if subject.parameters else "a network of unknown size"
         verdict: Verdict = "fine"
         if not perplexity >= floor:
             verdict = "fault"
             sentence = (
-                f"Test perplexity {perplexity:.2f} cannot be: on unseen text the least for {size} is {floor:.1f}."
+                f"Test perplexity {perplexity:.2f} is impossible: on unseen text the minimum for {size} is {floor:.1f}."
             )
         elif bigram is not None and perplexity > self.behind * bigram:
             verdict = "weak"
             sentence = (
-                f"Test perplexity {perplexity:,.1f} is behind that of a bigram model, {bigram:,.1f}: the network "
-                "learned less than counting does. The figures are right, and weak."
+                f"Test perplexity {perplexity:,.1f} is worse than that of a bigram model, {bigram:,.1f}: the network "
+                "learned less than a bigram model. The figures are correct, and weak."
             )
         else:
             beside = ""
             if bigram is not None:
-                where = "ahead of" if perplexity <= bigram else f"less than {self.behind - 1:.0%} behind"
+                where = "better than" if perplexity <= bigram else f"less than {self.behind - 1:.0%} worse than"
                 beside = f"{where} a bigram model ({bigram:,.1f}) and "
-            sentence = f"Test perplexity {perplexity:,.1f} can be: {beside}not under {floor:.1f}, the least for {size}."
+            sentence = (
+                f"Test perplexity {perplexity:,.1f} is plausible: {beside}at least {floor:.1f}, the minimum for {size}."
+            )
         return finding(verdict, sentence, floor, perplexity=perplexity, bigram_perplexity=bigram)
