@@ -55,23 +55,23 @@ class Alignment:
         worst = max(wrong, key=lambda name: wrong[name], default=None)
         if worst and wrong[worst]:
             sentence = (
-                f"The targets are not the inputs one place later: {wrong[worst]:.1%} of the targets that {worst} is "
-                "computed on are other tokens."
+                f"The targets are not the inputs shifted by one: {wrong[worst]:.1%} of the {worst} targets are other "
+                "tokens."
             )
         elif copied > self.copying and (untrained or confidence < self.sure):
             sentence = (
-                f"The network repeats its input, at {copied:.1%} of the test places, because it is "
+                f"The network repeats its input, at {copied:.1%} of the test positions, because it is "
                 f"{'un' if untrained else 'hardly '}trained, not because the targets are not shifted: where the output "
-                f"layer is the embedding, each word is most like itself (its guesses have {confidence:.1%} on average)."
+                f"layer is the embedding, each word is most similar to itself (mean confidence {confidence:.1%})."
             )
         elif copied > self.copying:
             sentence = (
-                f"The network repeats its input: at {copied:.1%} of the test places it guesses the token that it was "
+                f"The network repeats its input: at {copied:.1%} of the test positions it predicts the token that it was "
                 f"just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not shifted."
             )
         else:
-            looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
-            repeats = f"the network repeats its input at {copied:.1%} of the test places"
+            looked = f"in all {places:,} checked positions the target is the next input, and " if places else ""
+            repeats = f"the network repeats its input at {copied:.1%} of the test positions"
             sentence = f"The next token is predicted: {looked}{repeats}."
         verdict: Verdict = "fault" if any(wrong.values()) or copied > self.copying else "fine"
         if not any(wrong.values()) and copied > self.copying and (untrained or confidence < self.sure):

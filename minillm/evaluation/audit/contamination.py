@@ -75,7 +75,7 @@ class Contamination:
         shares, copies = self._found(looked_for, subject.splits["train"])
         # Both measures: a split's share hides a single article, and an edited copy may have no long sequence.
         worst = max(shares, key=lambda name: shares[name])
-        share = f"{shares[worst]:.2%} of the 13-word sequences of {worst} stand in the training text"
+        share = f"{shares[worst]:.2%} of the 13-word sequences of {worst} are in the training text"
         allowed = f"({self.sequences:.0%} is allowed)"
         if copies:
             first = copies[0]
@@ -84,11 +84,9 @@ class Contamination:
                 f"“{first['begins']}…” ({first['similarity']:.0%} of its 3-word sequences); {share} {allowed}."
             )
         elif shares[worst] > self.sequences:
-            sentence = f"The training text holds text that judges the network: {share} {allowed}."
+            sentence = f"The training text contains validation or test text: {share} {allowed}."
         else:
-            sentence = (
-                f"Training text is apart from what judges the network: {share} {allowed}, and no article is close."
-            )
+            sentence = f"The training text has no validation or test text: {share} {allowed}, and no article is close."
         verdict: Verdict = "fault" if copies or shares[worst] > self.sequences else "fine"
         return finding(verdict, sentence, self.sequences, sequences=shares, near_duplicates=copies)
 

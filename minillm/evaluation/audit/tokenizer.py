@@ -113,9 +113,7 @@ class TokenizerCheck:
                 if kind == "equal":
                     kept += sum(map(len, given[first:last]))
                     continue
-                if (
-                    UNKNOWN in back[start:stop]
-                ):  # the cost of unknown words is counted; parts of words may be beside them
+                if UNKNOWN in back[start:stop]:  # its cost is counted; parts of words can be beside it
                     here = " ".join(given[first:last])
                     other = sum(len(word) for word in back[start:stop] if word != UNKNOWN and word not in here)
                 else:
@@ -143,10 +141,8 @@ class TokenizerCheck:
             spellings = {tokenizer.token(token), tokenizer.decode([token])}
             if not any("\N{REPLACEMENT CHARACTER}" in spelling for spelling in spellings):  # part of a character
                 entries[tokenizer.token(token)] = spellings
-        if tokenizer.kind == "bpe":
-            entries = {
-                entry: spellings for entry, spellings in entries.items() if len(entry) > 1
-            }  # bytes are not learned
+        if tokenizer.kind == "bpe":  # without bytes, which are not learned
+            entries = {entry: spellings for entry, spellings in entries.items() if len(entry) > 1}
         train = subject.splits["train"]
         texts: Iterable[str] = train.texts if train.whole is None else train.whole
         left = self._not_in(texts, entries)
