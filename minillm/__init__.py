@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # PyTorch takes seconds to import: only whoever loads a model waits for it.
+    # Lazy: importing PyTorch takes seconds.
     if name == "audit":
         from minillm.evaluation import auditing
 

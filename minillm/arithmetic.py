@@ -1,12 +1,12 @@
-"""How much arithmetic a network needs, and how fast the machine does it: what MFU is computed of.
+"""The operations that a network needs and the machine's speed, for the model FLOPs utilization (MFU).
 
-The standard count: for each token and each pass forward a weight in a matrix costs 2 operations, and backward twice as
-many: 6 N in all. Attention multiplies queries with keys and weights with values, 2 x 2 T d operations a layer forward,
-and backward twice as many: 12 L d T. That is the count of Chowdhery et al. (2022), "PaLM", appendix B: no half for
-causal attention, nothing for what is computed anew, nothing for norms, activations, softmax or dropout. So MFU is what
-the model needs over what the machine can do, whatever the implementation does meanwhile.
+The standard count per token: a weight of a matrix needs 2 operations in the forward pass and 4 in the backward pass:
+6 N in all. Attention multiplies queries with keys and weights with values: 2 x 2 T d operations per layer in the
+forward pass, twice as many in the backward pass: 12 L d T in all. This is the count of Chowdhery et al. (2022), "PaLM",
+appendix B: causal attention counts in full; recomputation, norms, activations, softmax and dropout do not count. So MFU
+compares the model's needs with the machine's speed, independent of the implementation.
 
-Light: the peers of a benchmark import it too.
+This module imports little, since the peers of a benchmark import it, too.
 """
 
 import time
@@ -20,15 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BACKWARD = 2  # times what the pass forward costs
+BACKWARD = 2  # operations of the backward pass, relative to the forward pass
 MEASURED_SECONDS = 0.2
 
 
 def matrix_parameters(network: nn.Module) -> int:
-    """Return N: the weights that tokens are multiplied with.
-
-    Looked-up rows are not among them: an embedding counts only where a linear layer shares its weights (a tied head).
-    """
+    """Return N, the number of weights in matrix products; an embedding counts only if a linear layer shares it."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     multiplied = {
         id(parameter): parameter.numel()
@@ -41,31 +38,30 @@ def matrix_parameters(network: nn.Module) -> int:
 
 
 def flops_per_token(network: nn.Module, num_layers: int, embedding_dim: int, max_length: int) -> float:
-    """Return 6 N + 12 L d T: operations of forward and backward for one token.
+    """Return 6 N + 12 L d T, the operations of forward and backward pass per token.
 
     Args:
         network: the network.
         num_layers: L, its attention layers.
-        embedding_dim: d, heads times channels a head.
-        max_length: T, tokens a row.
+        embedding_dim: d, heads times channels per head.
+        max_length: T, tokens per row.
     """
     return 6.0 * matrix_parameters(network) + 12.0 * num_layers * embedding_dim * max_length
 
 
 def counted_flops_per_token(network: nn.Module, length: int) -> float:
-    """Return the same for any network that maps ids (B, T) to logits, as PyTorch counts a pass forward.
+    """Return the operations per token of any network that maps ids (B, T) to logits, as counted by PyTorch.
 
     Args:
-        network: the network; it is left in its mode, and draws no random numbers.
-        length: T, tokens a row.
+        network: the network; its mode and the random numbers do not change.
+        length: T, tokens per row.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
         ids = torch.zeros((1, length), dtype=torch.long, device=device)
-        # Of the fused attention kernels not all are counted, nor of those that serve where no gradient is asked for; as
-        # plain products all of it is.
+        # PyTorch does not count all fused attention kernels, nor inference kernels, but it counts matrix products.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             network(ids)
     finally:
@@ -74,10 +70,10 @@ def counted_flops_per_token(network: nn.Module, length: int) -> float:
 
 
 class Stopwatch:
-    """Seconds between two moments: on a GPU those at which the device gets there (CUDA events).
+    """Measures seconds; on a GPU by CUDA events.
 
     Args:
-        device: where the work is done.
+        device: of the work.
     """
 
     def __init__(self, device: str | torch.device) -> None:
@@ -87,7 +83,7 @@ class Stopwatch:
         self._start = 0.0
 
     def start(self) -> None:
-        """Note the first moment; what was asked of the device before is waited for."""
+        """Start, once the device has finished earlier work."""
         if self._events:
             torch.cuda.synchronize()
             self._events[0].record()
@@ -95,7 +91,7 @@ class Stopwatch:
             self._start = time.perf_counter()
 
     def stop(self) -> float:
-        """Return the seconds since then, with all the work asked of the device meanwhile."""
+        """Return the seconds since the start, once the device has finished all work."""
         if self._events:
             self._events[1].record()
             self._events[1].synchronize()
@@ -104,7 +100,7 @@ class Stopwatch:
 
 
 def seconds(work: Callable[[], Any], device: str | torch.device = "cpu") -> float:
-    """Return how long a piece of work takes."""
+    """Return the seconds that a function takes."""
     watch = Stopwatch(device)
     watch.start()
     work()
@@ -122,7 +118,7 @@ class Products:
 
     def __init__(self, size: int, dtype: torch.dtype, device: str | torch.device) -> None:
         self.size, self.device = size, device
-        generator = torch.Generator(device).manual_seed(0)  # the training's random numbers stay its own
+        generator = torch.Generator(device).manual_seed(0)  # does not change the training's random numbers
         self._matrices = [torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2)]
 
     def speed(self) -> float:
@@ -133,14 +129,14 @@ class Products:
 
 @cache
 def product_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return how many operations per second the machine reaches in matrix products: the best of those of a moment.
+    """Return the operations per second of matrix products on a device: the best of several.
 
-    Measured once in a process, with as many threads as training has, and not taken from a datasheet: beside other work
-    on the machine it is lower, and so is training. Of matrices of 8,192 rows on a GPU and 1,024 on a processor, where
-    larger ones are hardly faster.
+    Measured once per process, with as many threads as training, and not taken from a datasheet: other programs on the
+    machine slow it down as they slow down training. The matrices have 8,192 rows on a GPU and 1,024 on a CPU; larger
+    ones are hardly faster.
 
     Args:
-        device: where.
+        device: the device.
         dtype: of the matrices.
     """
     products = _large_products(device, dtype)
@@ -152,10 +148,10 @@ def product_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Return how many operations per second a single product reaches now, of the matrices of `product_peak`.
+    """Return the current operations per second of a single matrix product, see `product_peak`.
 
     Args:
-        device: where.
+        device: the device.
         dtype: of the matrices.
     """
     return _large_products(device, dtype).speed()

@@ -1,4 +1,4 @@
-"""Checkpoints as files: finding, reading, checking them, and building the network that they describe."""
+"""Checkpoint files: find, check and read them, and build their networks."""
 
 import hashlib
 import struct
@@ -19,26 +19,26 @@ from minillm.trust import allowed, networks
 
 
 def build_network(model: Any, vocab_size: int, trusted: Collection[str] | None = None) -> nn.Module:
-    """Return the network that a config's ``model`` node describes, with fresh weights.
+    """Return the network of a config's ``model`` node, with initial weights.
 
     Args:
         model: the node, as plain values.
         vocab_size: entries of the tokenizer's vocabulary.
-        trusted: None: the node is the user's own words, and any network will do. Of a file that may come from anywhere:
-            the full names of classes that it may name besides the project's own; of no other is anything imported.
+        trusted: None: the node is the user's own, and any class is allowed. For the node of an untrusted file: full
+            names of the classes that are allowed besides miniLLM's networks; nothing else is imported.
 
     Raises:
-        SettingError: a size that cannot be built, or a ``_target_`` that is no network: nothing else is ever called.
+        SettingError: a size that cannot be built, or a ``_target_`` that is not a network class; it is not called.
     """
     if not isinstance(model, dict):
-        raise SettingError("model", model, "describes no network; model=minigpt would do")
+        raise SettingError("model", model, "does not describe a network; model=minigpt would do")
     target = model.get("_target_", "")
     if trusted is None:
         network = resolve(target, "model._target_")
     else:
         network = allowed(target, networks(), trusted, "model._target_")
     if not (isinstance(network, type) and issubclass(network, nn.Module)):
-        raise SettingError("model._target_", target, "is no network: not a torch.nn.Module")
+        raise SettingError("model._target_", target, "is not a network class (a torch.nn.Module)")
     arguments = {str(name): value for name, value in model.items() if not str(name).startswith("_")}
     check_arguments(network, arguments, "model")
     try:
@@ -50,23 +50,22 @@ def build_network(model: Any, vocab_size: int, trusted: Collection[str] | None =
 
 
 def outline_network(model: dict[str, Any], vocab_size: int) -> nn.Module:
-    """Return the network of `build_network` without its memory: shapes alone, to find bad settings at no cost."""
+    """Return the network of `build_network` without memory for weights, to find bad settings quickly."""
     with torch.device("meta"):
         return build_network(model, vocab_size)
 
 
-SEAL = b"sha256:"  # with a digest it is the comment at the archive's end
+SEAL = b"sha256:"  # followed by the digest, in the comment at the end of the zip archive
 
 
 class SealingWriter:
-    """A file for ``torch.save`` that computes the SHA-256 of all that is written; `seal` adds it at the end.
+    """A file for ``torch.save`` that computes the SHA-256 of its content; `seal` appends it.
 
-    What PyTorch writes is a zip archive. Its own checksums, of each record but not of the directory that says where
-    the records are, nobody compares on loading. The digest becomes the archive's comment, which readers of zip
-    archives pass over.
+    PyTorch writes a zip archive, but does not check its checksums on loading, and the archive has none of its directory
+    of records. The digest becomes the archive's comment, which other readers ignore.
 
     Args:
-        file: where to write to.
+        file: the file to write to.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -74,31 +73,30 @@ class SealingWriter:
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """Write, as files do."""
+        """Write bytes; return their number."""
         self._digest.update(data)
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Flush, as files do."""
+        """Flush the file."""
         self._file.flush()
 
     def seal(self) -> None:
-        """Put the digest behind the archive, and its length, until now 0, into the archive's last two bytes."""
+        """Append the digest as the archive's comment, and write its length into the archive's last two bytes."""
         comment = SEAL + self._digest.hexdigest().encode()
         self._file.seek(-2, 1)
         self._file.write(struct.pack("<H", len(comment)) + comment)
 
 
 def check_seal(path: Path) -> None:
-    """Check that a checkpoint is as it was written.
+    """Check that a checkpoint is undamaged.
 
-    Of a file without a seal, such as one that ``torch.save`` wrote elsewhere, only the records' own checksums are
-    compared.
+    In a file without a digest, such as one of plain ``torch.save``, only the archive's own checksums are checked.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is damaged.
-        zipfile.BadZipFile: it is damaged, or no archive.
+        zipfile.BadZipFile: it is damaged, or not a zip archive.
     """
     length = len(SEAL) + 64
     with path.open("rb") as file:
@@ -106,7 +104,7 @@ def check_seal(path: Path) -> None:
         file.seek(max(0, size - length - 2))
         end = file.read()
         if not end[2:].startswith(SEAL):
-            if not end.endswith(b"\0\0"):  # an archive without a comment ends so; this one has lost a part of its seal
+            if not end.endswith(b"\0\0"):  # as an archive without a comment does: this one's digest is incomplete
                 raise ValueError("it is cut short")
             with zipfile.ZipFile(file) as archive:
                 if damaged := archive.testzip():
@@ -119,16 +117,17 @@ def check_seal(path: Path) -> None:
             chunk = file.read(min(left, 2**20))
             left -= len(chunk)
             digest.update(chunk)
-        digest.update(b"\0\0")  # the length of the comment before there was one
+        digest.update(b"\0\0")  # the comment's length when the digest was computed
         if end != struct.pack("<H", length) + SEAL + digest.hexdigest().encode():
-            raise ValueError("its SHA-256 is another")
+            raise ValueError("its SHA-256 differs")
 
 
 def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint holds; nothing in it is run.
+    """Return the content of a checkpoint; no code in it is run.
 
     Raises:
-        SettingError: no such file, not a whole checkpoint of miniLLM, or weights that are not finite.
+        SettingError: no such file, not a complete checkpoint of miniLLM, or weights that are not finite.
+        OutsideError: it cannot be read.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -139,28 +138,26 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise OutsideError(f"{path} cannot be read: {problem_of(error)}") from error
-    except Exception as error:  # bytes at random raise anything
+    except Exception as error:  # damaged bytes can raise anything
         others = [other for name in ("best", "last") if (other := path.with_name(f"{name}.ckpt")) != path]
         advice = next((f"such as {other}" for other in others if other.is_file()), "best.ckpt or last.ckpt of a run")
         raise SettingError(
-            "ckpt", checkpoint, f"is damaged, cut short, or no checkpoint at all; use another, {advice}"
+            "ckpt", checkpoint, f"is damaged, incomplete, or not a checkpoint; use another, {advice}"
         ) from error
     expected = {"state_dict": dict, "config": dict, "tokenizer": str, "metrics": dict}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in expected.items()):
         raise SettingError("ckpt", checkpoint, f"was not written by miniLLM; use a checkpoint of {named('train')}")
     if not all_finite(value for value in saved["state_dict"].values() if isinstance(value, torch.Tensor)):
-        raise SettingError(
-            "ckpt", checkpoint, "holds weights that are no finite numbers: its training diverged; use another"
-        )
+        raise SettingError("ckpt", checkpoint, "has weights that are not finite: its training diverged; use another")
     return saved
 
 
 def find_checkpoint(ckpt: str, outputs: str | Path = "outputs") -> Path:
-    """Return the checkpoint that a setting means: a path, or ``latest``: the newest run's best one.
+    """Return the path of a checkpoint.
 
     Args:
-        ckpt: the setting.
-        outputs: where the runs are.
+        ckpt: a path, or ``latest``: the best checkpoint of the newest run.
+        outputs: folder of the runs.
 
     Raises:
         SettingError: ``latest``, but no run has a checkpoint.

@@ -1,4 +1,4 @@
-"""What the scripts share: Hydra's entry point, with errors and signals in one line."""
+"""The scripts' common entry point: Hydra, with one-line errors, signals and help."""
 
 import errno
 import functools
@@ -28,8 +28,8 @@ from minillm.launch import dismiss, is_further_process, launched
 from minillm.mistyped import check_form, choice_error, setting_error
 from minillm.signals import Interrupted, signals
 
-PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended
-WIDEST = 120  # longer lines are hard to read
+PIPE_CLOSED = 141  # a shell's status of a program that SIGPIPE ended
+MAX_WIDTH = 120  # of the help page: longer lines are hard to read
 PLUGINS = {f"hydra/launcher/{name}" for name in ("joblib", "submitit_local", "submitit_slurm")}
 FULL_ERROR, TRACEBACKS = "HYDRA_FULL_ERROR", "MINILLM_TRACEBACKS"
 
@@ -44,21 +44,21 @@ def script(
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Turn a function of the composed config into a command.
 
-    An error that is the user's to mend is one line on the terminal and exit status 2, a fault outside one line and
-    status 1; with HYDRA_FULL_ERROR=1 both come with their traceback. Ctrl-C is one line and status 130, SIGTERM one
-    line and status 143. A run that was refused, or stopped before it had done anything, leaves no folder.
+    A user's mistake gives one line on the terminal and exit status 2, an external failure one line and status 1; with
+    HYDRA_FULL_ERROR=1 both show a traceback. Ctrl-C gives one line and status 130, SIGTERM one line and status 143. A
+    run that is refused, or stopped before it has done anything, leaves no folder.
 
     Args:
         config_name: the root config in conf/.
-        settings: the types of the settings that stand in the root config itself.
-        texts: settings that take any text, such as a prompt: on the command line they need no quotes of Hydra's.
-        groups: config groups of which there has to be a choice.
-        arguments: makes the command line that Hydra sees of the user's.
-        completed: makes the config that the function sees of the composed one.
+        settings: types of the settings in the root config itself.
+        texts: settings that take any text, such as a prompt, without Hydra's quoting on the command line.
+        groups: config groups that must have a choice.
+        arguments: maps the user's command line to Hydra's.
+        completed: maps the composed config to the function's.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-        @functools.wraps(task)  # Hydra names the log after the script that the function is in
+        @functools.wraps(task)  # Hydra names the log file after the function's script
         def checked(config: DictConfig) -> Any:
             try:
                 _check_groups(config, groups)
@@ -66,20 +66,20 @@ def script(
                 check_types(config, settings, declared(config_name))
                 return task(config)
             except Exception as error:
-                # Here and not outside: on its way through Hydra an error would get a line more. Of a sweep the other
-                # runs go on, and Hydra raises the first error once they are through.
+                # Report before Hydra wraps the exception. In a sweep the other runs continue, and Hydra raises the
+                # first error at the end.
                 _report(error, leave=HydraConfig.get().mode is not RunMode.MULTIRUN)
                 raise
 
         def command() -> Any:
-            # Hydra prints errors its own way unless it is told to hand them on; what the user wants is kept.
+            # With FULL_ERROR=1 Hydra raises errors instead of printing them; TRACEBACKS keeps the user's choice.
             os.environ.setdefault(TRACEBACKS, os.environ.get(FULL_ERROR, "0"))
             os.environ[FULL_ERROR] = "1"
             signals.answer()
             discard, stopped, failed = False, False, True
             try:
                 if {"--help", "-h"} & {*sys.argv[1:]}:
-                    print(help_page(config_name, CONF, min(shutil.get_terminal_size().columns, WIDEST)))
+                    print(help_page(config_name, CONF, min(shutil.get_terminal_size().columns, MAX_WIDTH)))
                     return None
                 if "trainer" not in groups:
                     _check_alone()
@@ -89,7 +89,7 @@ def script(
                 result = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(checked)()
                 failed = False
                 return result
-            except BrokenPipeError:  # whoever reads has read enough, such as head
+            except BrokenPipeError:  # the reader, such as head, has closed the pipe
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(PIPE_CLOSED)
             except run_folder.RefusedError as refused:
@@ -117,14 +117,14 @@ def script(
 
 
 def declared(config_name: str) -> set[str]:
-    """Return the names of a script's settings and config groups, which its root config declares."""
+    """Return the settings and config groups that a script's root config declares."""
     root = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
     groups = (group for choice in root.pop("defaults") if isinstance(choice, dict) for group in choice)
     return {*root, *groups}
 
 
 def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
-    """Check that each group has a choice with content: there is none after ``~data`` or ``evaluation=none``."""
+    """Check that each group has a choice that is not empty, as after ``~data`` or ``evaluation=none``."""
     for group in groups:
         if not config.get(group):
             choice = HydraConfig.get().runtime.choices.get(group)
@@ -132,10 +132,10 @@ def _check_groups(config: DictConfig, groups: tuple[str, ...]) -> None:
 
 
 def _check_alone() -> None:
-    """Refuse several processes, each of which would do all the work and write the same files."""
+    """Refuse to run in several processes, which would all do the same work and write the same files."""
     process = launched()
     if process is not None and process.world_size > 1:
-        advice = f"{process.by} started so many of a script that works in one; only train.py shares its work"
+        advice = f"{process.by} started this many, but this script works in one; only train.py uses several"
         raise SettingError("processes", process.world_size, advice)
 
 
@@ -144,7 +144,7 @@ def _choices(group: str) -> str:
 
 
 def _check_null(arguments: Sequence[str]) -> None:
-    """Refuse ``data=null``, of which Hydra makes an error of its own."""
+    """Refuse ``data=null``, for which Hydra's error is unclear."""
     for argument in arguments:
         group, _, choice = argument.partition("=")
         if choice == "null" and group and (CONF / group).is_dir():
@@ -152,7 +152,7 @@ def _check_null(arguments: Sequence[str]) -> None:
 
 
 def _explained(error: Exception, arguments: Sequence[str], config_name: str) -> Exception:
-    """Return a user's mistake that Hydra found as one that names what was meant."""
+    """Return Hydra's error for a user's mistake as one that names the setting or choice."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "hydra/" not in error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").partition("/")
         return choice_error(group, choice, CONF) if (CONF / group).is_dir() and choice else error
@@ -162,29 +162,29 @@ def _explained(error: Exception, arguments: Sequence[str], config_name: str) -> 
 
 
 def _report(error: Exception, leave: bool = True) -> None:
-    """Show one line and leave the program, where the error's message is all that a user needs.
+    """Print an error that users can understand as one line, and exit; return for any other error.
 
     Args:
-        error: what happened.
-        leave: whether to end the program too.
+        error: the error.
+        leave: whether to exit.
     """
     if os.environ[TRACEBACKS] != "0" or isinstance(error, BrokenPipeError):
         return
-    is_told = is_further_process() and launched() is not None  # by the first process, which meets the same
-    if leave and is_told and isinstance(error, SettingError | HydraException | OmegaConfBaseException):
-        time.sleep(2)  # torchrun ends all as soon as one fails, and the line would be lost
+    is_reported = is_further_process() and launched() is not None  # the first process has the same error
+    if leave and is_reported and isinstance(error, SettingError | HydraException | OmegaConfBaseException):
+        time.sleep(2)  # torchrun ends all processes when one fails, perhaps before the first prints the line
         sys.exit(2)
     if isinstance(error, MiniLLMError):
         status, text = error.exit_status, str(error)
     elif isinstance(error, MissingConfigException) and error.missing_cfg_file in PLUGINS:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         status, text = 2, f"{group}={choice}: is not installed; pip install -e '.[sweep]'"
-    elif type(error).__module__ == "submitit.core.utils":  # a job was ended, or the queue takes none
+    elif type(error).__module__ == "submitit.core.utils":  # a job was cancelled, or the queue refuses jobs
         status, text = 1, f"hydra/launcher: {error}"
     elif isinstance(error, HydraException | OmegaConfBaseException | MisconfigurationException):
         status, text = 2, str(error)
     elif isinstance(error, OSError) and error.filename is not None:
-        # Where files go is a setting; a full disk is not.
+        # A folder is a setting, status 2; a full disk is not.
         status = 1 if error.errno in (errno.ENOSPC, errno.EIO) else 2
         advice = "; hydra.run.dir=... and paths.data_dir=... choose other folders" if status == 2 else ""
         text = f"{error.filename}: {error.strerror}{advice}"
@@ -198,10 +198,10 @@ def _report(error: Exception, leave: bool = True) -> None:
 
 
 def _quoted(argument: str, texts: tuple[str, ...]) -> str:
-    """Return an override whose text Hydra takes as it is, commas, braces, quotes and all."""
+    """Return an override quoted so that Hydra takes its text literally."""
     key, equals, value = argument.partition("=")
     if not equals or key not in texts or re.fullmatch(r"""(?s)(['"]).*\1""", value):
         return argument
-    # A backslash says something to Hydra only before a quote, and ${ to OmegaConf unless a backslash stands before it.
+    # Hydra interprets a backslash only before a quote; OmegaConf interprets ${ unless a backslash precedes it.
     escaped = re.sub(r"(\\*)'", r"\1\1\'", value).replace("${", "\\${")
     return f"{key}='{escaped}'"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def resource(name: str) -> Path:
-    """Return a folder that stands beside the package in a checkout, and within it once it is installed."""
+    """Return a folder that is beside the package in a checkout, and inside it in an installation."""
     package = Path(__file__).parent
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -24,18 +24,18 @@ _started_as_command = False
 
 
 def spelled(script: str) -> str:
-    """Return how a user starts a script, by the way in which this program was started: for advice on the terminal."""
+    """Return the command that starts a script, in the form in which the user started this program."""
     return named(script) if _started_as_command else f"python {named(script)}"
 
 
 def named(script: str) -> str:
-    """Return what a script is called in a sentence, by the way in which this program was started."""
+    """Return a script's name for a sentence, in the form in which the user started this program."""
     return f"minillm {script}" if _started_as_command else f"scripts/{script}.py"
 
 
 def main() -> None:
-    """Run the script that the first word names, with the rest as its command line; the exit status is the script's."""
-    import argcomplete  # here, since all that gives advice imports this module
+    """Run the script named by the first argument, with the other arguments; the exit status is the script's."""
+    import argcomplete  # here, since many modules import this one
 
     global _started_as_command
     scripts = {path.stem: path for path in sorted(resource("scripts").glob("*.py"))}
@@ -53,13 +53,13 @@ def main() -> None:
     argcomplete.autocomplete(parser, always_complete_options=False)
     chosen = parser.parse_args(sys.argv[1:2])
     _started_as_command = True
-    # The script is also what further processes of a run are started from.
+    # Lightning starts further processes of a run from this path.
     sys.argv = [str(scripts[chosen.command]), *sys.argv[2:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _completions(prefix: str, parsed_args: argparse.Namespace, **_: object) -> Iterator[str]:
-    """Yield what a word of a command line may become: a group's choices after ``group=``, settings' names before."""
+    """Yield the completions of a word: a group's choices after ``group=``, otherwise names of settings and groups."""
     from minillm.configuration import flat
     from minillm.help_page import choices, defaults, groups
 

@@ -1,4 +1,4 @@
-"""From a composed config to objects: types are checked, and errors name the key."""
+"""From a composed config to objects, with checked types and errors that name the key."""
 
 import contextlib
 import difflib
@@ -16,17 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from minillm.errors import SettingError
 
-# They hold what describes objects, by any name; the file that would do.
+# Groups that contain nodes with any names, and a choice to advise.
 GROUPS_OF_NODES = {"callbacks": "default", "logger": "default", "benchmark": "full"}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a config as plain dicts, lists and scalars, with all interpolations resolved."""
+    """Return a config as dicts, lists and scalars, with all interpolations resolved."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings by full name.
+    """Return a nested config as a flat dict of settings by full name.
 
     >>> flat({"data": {"split": [0.7, 0.3], "source": {"path": "a"}}, "seed": 0})
     {'data.split': [0.7, 0.3], 'data.source.path': 'a', 'seed': 0}
@@ -46,18 +46,18 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
     Args:
         config: the composed config.
         name: the group's name.
-        arguments: further arguments, which the config does not hold.
+        arguments: further arguments, which are not in the config.
 
     Raises:
-        SettingError: an argument that the class refuses, under its full name.
+        SettingError: the class refuses an argument; the error has its full name.
     """
     node = config.get(name)
     if not OmegaConf.is_dict(node) or ("_target_" not in node and name not in GROUPS_OF_NODES):
-        raise SettingError(name, node, "describes nothing; choose one of the files in conf/")
+        raise SettingError(name, node, "has no _target_; choose one of the files in conf/")
     try:
         if not arguments:
             return hydra.utils.instantiate(config[name], _convert_="all")
-        # Hydra would take the arguments for a part of the config, and build what looks like a node in them.
+        # Hydra would treat the arguments as config, and instantiate nodes in them.
         return hydra.utils.instantiate(config[name], _convert_="all", _partial_=True)(**arguments)
     except SettingError as error:
         raise error.within("" if "." in error.setting else name) from error
@@ -65,7 +65,7 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
         cause = error.__cause__
         if cause is None:
             raise
-        # Hydra names the node that failed in the last line of its message.
+        # The last line of Hydra's message names the node that failed.
         node = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else name
         if isinstance(cause, SettingError):
             raise cause.within("" if "." in cause.setting else node) from cause
@@ -74,17 +74,17 @@ def instantiate(config: DictConfig, name: str, /, **arguments: Any) -> Any:
 
 
 def check_types(config: DictConfig, settings: Mapping[str, Any], declared: Collection[str] | None = None) -> None:
-    """Check every value of a composed config against the type that its class declares.
+    """Check the type of every value in a composed config.
 
-    Types are declared once, on the classes that the ``_target_`` keys name; only a script's own settings have no class.
+    The classes named by ``_target_`` declare the types; ``settings`` has those of the script's own settings.
 
     Args:
         config: the composed config.
-        settings: the types of the script's own settings.
-        declared: names of all settings and groups that the script has; None: they are not checked.
+        settings: types of the script's own settings.
+        declared: names of all settings and groups of the script; None: not checked.
 
     Raises:
-        SettingError: a value of another type, or a setting that neither the script nor the class has.
+        SettingError: a value of the wrong type, or an unknown setting.
     """
     root = plain(config)
     for setting in root:
@@ -104,15 +104,15 @@ def check_types(config: DictConfig, settings: Mapping[str, Any], declared: Colle
     for group, usual in GROUPS_OF_NODES.items():
         nodes = root.get(group) or {}
         if not isinstance(nodes, dict):
-            raise SettingError(group, nodes, f"describes nothing; {group}={usual} would do")
+            raise SettingError(group, nodes, f"has no nodes; {group}={usual} would do")
         for name, node in nodes.items():
             if not isinstance(node, dict) or "_target_" not in node:
-                raise SettingError(f"{group}.{name}", node, f"describes nothing; ~{group}.{name} leaves it out")
+                raise SettingError(f"{group}.{name}", node, f"has no _target_; ~{group}.{name} removes it")
     _check_node(root, "")
 
 
 def _check_values(node: Any, name: str) -> None:
-    """Refuse what no setting can be, whatever its type."""
+    """Refuse values that are invalid for every setting."""
     if isinstance(node, dict):
         for key, child in node.items():
             _check_values(child, f"{name}.{key}" if name else str(key))
@@ -124,7 +124,7 @@ def _check_values(node: Any, name: str) -> None:
     elif isinstance(node, float) and math.isnan(node):
         raise SettingError(name, node, "is not a number")
     elif isinstance(node, str) and "\0" in node:
-        raise SettingError(name, node, "holds a null character")
+        raise SettingError(name, node, "contains a null character")
 
 
 def _check_node(node: Any, name: str) -> None:
@@ -143,17 +143,17 @@ def _check_node(node: Any, name: str) -> None:
 
 
 def resolve(target: Any, setting: str) -> Callable[..., Any]:
-    """Return the class or function that a user's own setting names; to import it runs its module.
+    """Return the class or function with a full name from a user's setting; importing it runs its module.
 
     Raises:
-        SettingError: it cannot be imported, or cannot be called.
+        SettingError: it cannot be imported, or is not callable.
     """
     try:
         found = pkgutil.resolve_name(target)
-    except Exception as error:  # whatever its module raises
+    except Exception as error:  # its module can raise anything
         raise SettingError(setting, target, f"cannot be imported: {' '.join(str(error).split())}") from error
     if not callable(found):
-        raise SettingError(setting, target, "is no class and no function")
+        raise SettingError(setting, target, "is neither a class nor a function")
     return typing.cast(Callable[..., Any], found)
 
 
@@ -162,11 +162,11 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], gr
 
     Args:
         target: the class or function.
-        arguments: by name; those of Hydra's own, such as ``_target_``, are left out.
-        group: what stands before the names in an error.
+        arguments: by name; Hydra's keys, such as ``_target_``, are ignored.
+        group: prefix of the names in an error.
 
     Raises:
-        SettingError: a value of another type, or an argument that the target does not have.
+        SettingError: a value of the wrong type, or an unknown argument.
     """
     try:
         parameters = inspect.signature(target).parameters
@@ -175,7 +175,7 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], gr
     function = target.__init__ if inspect.isclass(target) else target
     try:
         types = typing.get_type_hints(function)
-    except NameError:  # a type that the library imports for type checkers alone
+    except NameError:  # a type that a library imports only for type checkers
         types = {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in arguments.items():
@@ -190,9 +190,9 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], gr
                 raise SettingError(setting, value, f"{target.__name__} has no such setting{hint}")
             continue
         if isinstance(value, dict) and "_target_" in value:
-            continue  # the object it describes is checked as a node of its own
+            continue  # checked as a node of its own
         expected = types.get(key, Any)
-        # An object in a list, such as a callback, is checked as a node of its own too.
+        # So are nodes in a list, such as callbacks.
         if isinstance(value, list) and any(isinstance(item, dict) and "_target_" in item for item in value):
             continue
         _check_value(setting, value, expected)
@@ -205,7 +205,7 @@ def _check_value(setting: str, value: Any, expected: Any) -> None:
 
 
 def _fits(value: Any, expected: Any) -> bool:
-    # YAML has no tuples: a list stands for one.
+    # YAML has no tuples, so a list is accepted as one.
     for form in (value, tuple(value)) if isinstance(value, list) else (value,):
         with contextlib.suppress(typeguard.TypeCheckError):
             typeguard.check_type(form, expected)

@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Durations as text."""
 
 import re
 from datetime import timedelta
@@ -7,13 +7,13 @@ UNITS = {"d": "days", "h": "hours", "min": "minutes", "m": "minutes", "s": "seco
 
 
 def parse_duration(text: str) -> timedelta:
-    """Return the time that a text says: ``DD:HH:MM:SS``, or numbers with units: d, h, min (or m), s.
+    """Parse a duration: ``DD:HH:MM:SS``, or numbers with units: d, h, min (or m), s.
 
     >>> str(parse_duration("00:01:30:00")), str(parse_duration("1h30min")), str(parse_duration("1.5 h"))
     ('1:30:00', '1:30:00', '1:30:00')
 
     Raises:
-        ValueError: it says none.
+        ValueError: the text is not a duration.
     """
     try:
         if clock := re.fullmatch(r"\s*(\d+):(\d\d):(\d\d):(\d\d)\s*", text, re.ASCII):
@@ -25,4 +25,4 @@ def parse_duration(text: str) -> timedelta:
             return sum((timedelta(**{UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
     except OverflowError:
         pass
-    raise ValueError(f"{text!r} says no time")
+    raise ValueError(f"{text!r} is not a duration")

@@ -1,36 +1,36 @@
-"""The errors that reach a user as one line instead of a traceback."""
+"""The errors that users see as one line instead of a traceback."""
 
 from typing import Any
 
-SHOWN = 300  # characters of a value
+MAX_SHOWN = 300  # characters of a value
 
 
 def shown(value: Any) -> str:
-    """Return a value as text for a terminal: short, and nothing in it that a terminal would obey."""
+    """Return a value as text for a terminal, shortened and without control characters."""
     try:
         text = str(value)
-    except ValueError:  # Python writes no integer of more than some thousand digits
+    except ValueError:  # Python refuses to print very long integers
         return "..."
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 class MiniLLMError(Exception):
-    """Base of the errors whose message is meant for the user's eyes: one line, complete in itself."""
+    """Base of the errors with a message for users: one line that needs no traceback."""
 
     exit_status = 1
 
 
 class SettingError(MiniLLMError, ValueError):
-    """A setting that cannot work: names it, its value and what would do.
+    """A setting that cannot work: names it, its value and what to change.
 
-    Classes name the argument alone (``num_heads``); whoever builds them from a config puts the group before it
-    (``model.num_heads``), see `minillm.configuration.instantiate`.
+    Classes name only the argument (``num_heads``); `minillm.configuration.instantiate` adds the group
+    (``model.num_heads``).
 
     Args:
         setting: name of the argument or the config key.
-        value: what it was set to.
-        advice: what is wrong with it and what would do.
+        value: its value.
+        advice: what is wrong with it, and what to change.
     """
 
     exit_status = 2
@@ -43,14 +43,14 @@ class SettingError(MiniLLMError, ValueError):
         return f"{self.setting}={shown(self.value)}: {self.advice}"
 
     def within(self, group: str) -> "SettingError":
-        """Return the same error with the setting's full name, ``group.setting``; one that names the group stays."""
+        """Return the error with the setting's full name, ``group.setting``; unchanged if it names the group itself."""
         inner = group and group != self.setting
         return SettingError(f"{group}.{self.setting}" if inner else self.setting, self.value, self.advice)
 
 
 class OutsideError(MiniLLMError):
-    """A fault outside the program (network, disk, a damaged file): one line; what was done so far is kept."""
+    """A failure outside the program (network, disk, a damaged file); finished work is kept."""
 
 
 class DivergedError(MiniLLMError):
-    """A training, or the model that it left, whose figures are no numbers any more: one line; checkpoints are kept."""
+    """A training has diverged, or a model's figures are not finite; earlier checkpoints are kept."""

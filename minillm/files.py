@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and whose damage is noticed before they are used."""
+"""Files and folders that are written atomically and checked for damage before use."""
 
 import errno
 import hashlib
@@ -23,11 +23,11 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
-VERIFIED = "MINILLM_VERIFIED"  # an environment variable: processes that this one starts need not verify again
+VERIFIED = "MINILLM_VERIFIED"  # environment variable: child processes need not verify again
 TEMPORARY = ".minillm.tmp"
 MOUNTS = Path("/proc/mounts")
-LEASE = 300.0  # seconds after which a lock is free that its holder, on another machine, does not touch any more
-# Disks over a network, by the names that Linux has for them.
+LEASE = 300.0  # seconds after which a lock expires if its holder does not renew it
+# Network file systems, by their Linux names.
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "glusterfs"}
 NETWORK |= {"panfs", "orangefs", "pvfs2", "wekafs", "ocfs2", "gfs2"}
 NETWORK |= {f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "s3fs", "rclone", "gcsfuse", "juicefs", "goofys")}
@@ -35,16 +35,16 @@ NETWORK |= {f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "s3fs", "r
 
 @contextmanager
 def written_whole(path: str | Path, folder: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` to write to; move it to ``path`` once all is on disk.
+    """Yield a temporary path beside ``path`` to write to; sync it to disk and rename it to ``path`` at the end.
 
-    When the block raises, or the process dies, nothing appears at ``path``. What a process that died has left there,
-    ``.<name>.<number>.minillm.tmp``, the next one that writes into the same folder removes; a writer that lives holds a
-    lock on its own (not on Windows, where left-overs stay).
+    If the block raises or the process dies, ``path`` does not change. The next writer into the same folder removes the
+    left-overs of a dead process, ``.<name>.<number>.minillm.tmp``; a running writer holds a lock on its own (not on
+    Windows, where left-overs stay).
 
     Args:
-        path: where the file or folder shall be; a file there is replaced, a folder must not exist yet.
-        folder: whether it is a folder: it is made, empty, before the block, and after it gets a ``SHA256SUMS`` of all
-            its files, which `is_whole` (and ``sha256sum --check``) compares.
+        path: the file or folder to write; an existing file is replaced, a folder must not exist.
+        folder: whether it is a folder: it is created, empty, before the block; after it, a ``SHA256SUMS`` of all its
+            files is added, for `is_whole` (and ``sha256sum --check``).
 
     Raises:
         OSError: it cannot be written there.
@@ -72,13 +72,13 @@ def written_whole(path: str | Path, folder: bool = False) -> Iterator[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a folder is there as `written_whole` wrote it; remove one that is damaged, with a warning.
+    """Return whether a folder exists and is undamaged; remove a damaged one, with a warning.
 
-    Its files are read once per process and those that it starts, unless they change meanwhile. Call it where no other
-    process makes the same folder, see `locked`.
+    A process and its children read its files once, unless they change. No other process may write the folder
+    meanwhile, see `locked`.
 
     Raises:
-        OutsideError: it is there, but cannot be read, or is damaged and cannot be removed.
+        OutsideError: it exists, but cannot be read, or is damaged and cannot be removed.
     """
     try:
         if not folder.is_dir():
@@ -89,7 +89,7 @@ def is_whole(folder: Path) -> bool:
     if not damaged:
         return True
     try:
-        # Renamed first: a process that dies while it removes leaves a left-over, not half a folder.
+        # Rename first: a process that dies while it removes files leaves a left-over, not half a folder.
         left_over = _temporary(folder)
         folder.rename(left_over)
     except OSError as error:
@@ -101,7 +101,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Return the names of the files in a folder that are not as `written_whole` wrote them; other files do not matter.
+    """Return the names of the files in a folder that differ from its ``SHA256SUMS``; other files are ignored.
 
     Raises:
         PermissionError: a file may not be read.
@@ -126,7 +126,7 @@ def damaged_files(folder: Path) -> list[str]:
                 damaged.append(name)
         except PermissionError:
             raise
-        except (OSError, ValueError):  # missing, unreadable; a name that no file can have
+        except (OSError, ValueError):  # missing, unreadable, or an impossible name
             damaged.append(name)
     if not damaged:
         os.environ[VERIFIED] = " ".join([*verified, state])
@@ -134,13 +134,13 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def locked(path: Path) -> AbstractContextManager[object]:
-    """Return a lock, held from now to the end of its ``with``, on all that is made at or from a path.
+    """Return a lock on a path, held from now to the end of its ``with``.
 
-    On a disk over a network it holds over machines: there the system's locks may hold on each machine alone, without
-    a word, so that it is a file which only one can make, and which its holder touches as long as it lives.
+    On a network file system, where the system's locks may silently be local to a machine, the lock is a file that only
+    one process can create, and that its holder keeps renewing.
 
     Raises:
-        OSError: nothing can be written beside the path, not even a lock.
+        OSError: the lock file cannot be written beside the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_suffix(".lock")
@@ -153,12 +153,10 @@ def locked(path: Path) -> AbstractContextManager[object]:
 
 
 def network_disk(path: Path) -> str | None:
-    """Return the kind of the disk that a path is on, such as nfs4, where it is one over a network; else None.
-
-    Of systems without /proc/mounts nothing is known: None.
+    """Return the network file system that a path is on, such as nfs4; None: none, or unknown (no /proc/mounts).
 
     Args:
-        path: it need not exist.
+        path: need not exist.
     """
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -171,24 +169,24 @@ def network_disk(path: Path) -> str | None:
         if len(fields) < 3:
             continue
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]))
-        # Where one is mounted over another the later line counts.
+        # Of several file systems mounted at one point, the last line counts.
         if len(point.parts) >= longest and resolved.is_relative_to(point):
             kind, longest = fields[2], len(point.parts)
     return kind if kind in NETWORK else None
 
 
 def problem_of(error: OSError) -> str:
-    """Return why the system refused, in a few words."""
+    """Return a short description of a system error."""
     return "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
 
 
 def _temporary(path: Path) -> Path:
-    # Not the process id: in containers it comes again, and would meet what a killed run left.
+    # Not the process id: containers reuse it, and a killed run may have left such a file.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def _begin(path: Path, folder: bool) -> tuple[Path, int | None]:
-    """Make an empty temporary file or folder beside a path; return it with the descriptor that holds its lock."""
+    """Create an empty temporary file or folder beside a path; return it and the descriptor of its lock."""
     while True:
         temporary = _temporary(path)
         if folder:
@@ -198,21 +196,21 @@ def _begin(path: Path, folder: bool) -> tuple[Path, int | None]:
         try:
             return temporary, _lock(temporary)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for a left-over before it was locked
+            continue  # another process removed it as a left-over before it was locked
         except OSError:
-            return temporary, None  # a disk without locks: there nobody removes left-overs
+            return temporary, None  # a file system without locks, where no process removes left-overs
 
 
 def _lock(path: Path) -> int | None:
     """Lock a file or folder and return the descriptor that holds the lock; None on Windows.
 
     Raises:
-        BlockingIOError: another has it locked.
-        FileNotFoundError: it is not there any more.
-        OSError: the disk knows no locks.
+        BlockingIOError: another process has locked it.
+        FileNotFoundError: it does not exist any more.
+        OSError: the file system has no locks.
     """
     if sys.platform == "win32":
-        return None  # where what is open can neither be renamed nor removed
+        return None  # Windows can neither rename nor remove open files
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,9 +222,9 @@ def _lock(path: Path) -> int | None:
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove what writers that died have left in a folder: nobody holds a lock on it.
+    """Remove the files of dead writers in a folder, on which no process holds a lock.
 
-    Not on a disk over a network, where a writer on another machine may hold a lock that is not seen here.
+    Not on a network file system, where locks of other machines may be invisible.
     """
     if network_disk(folder):
         return
@@ -242,13 +240,13 @@ def remove_left_overs(folder: Path) -> None:
 
 
 def _listing(sums: dict[str, str]) -> str:
-    """Return the content of SHA256SUMS; its number of files tells a file that was cut short."""
+    """Return the content of SHA256SUMS; the number of files in it detects an incomplete file."""
     lines = [f"# SHA-256 of {len(sums)} files\n", *(f"{sha256}  {name}\n" for name, sha256 in sums.items())]
     return "".join(lines)
 
 
 def _state(folder: Path, sums: dict[str, str]) -> str:
-    """Return a few digits that change with any file that is written to or replaced."""
+    """Return a hash that changes when a file is written to or replaced."""
     digest = hashlib.sha256(str(folder.resolve()).encode())
     for name, sha256 in sums.items():
         with suppress(OSError, ValueError):
@@ -263,17 +261,17 @@ def _sha256(path: Path) -> str:
 
 
 def make_folder(setting: str, path: str | Path) -> None:
-    """Make a folder where there is none, and write a file in it that is gone again: whether one can is known early.
+    """Create a folder if it does not exist, and check that files can be written in it.
 
     Args:
-        setting: what names the folder.
+        setting: the setting with the folder.
         path: the folder.
 
     Raises:
-        SettingError: nothing can be written there.
+        SettingError: it cannot be written.
     """
     try:
-        if not str(path):  # for Python it is the current folder, for Lightning a name that it makes up
+        if not str(path):  # Python takes it for the current folder, Lightning for an unset one
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -283,9 +281,9 @@ def make_folder(setting: str, path: str | Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the system put a file's content, or a folder's entries, on disk."""
+    """Sync a file's content, or a folder's entries, to disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows has no handle on a folder to sync
+        return  # Windows cannot sync a folder
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Decoding: one token after another, with a key/value cache."""
+"""Autoregressive decoding with a key/value cache."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from minillm.numerics import all_finite, has_float64
 from minillm.tokenization import EOS, PAD
 
 FLOAT32 = torch.finfo(torch.float32)
-FIRST_GENERATED = EOS  # [PAD], [UNK] and [BOS], the ids before it, are never chosen
+FIRST_GENERATED = EOS  # the smaller ids, [PAD], [UNK] and [BOS], are never generated
 
-MAX_NEW_TOKENS = 100_000  # a text longer than any article, and minutes of work
+MAX_NEW_TOKENS = 100_000  # longer than any article; takes minutes
 
 
 class CachedNetwork(Protocol):
-    """A network that decoding can use."""
+    """What decoding needs of a network."""
 
     max_length: int
 
@@ -30,10 +30,10 @@ class CachedNetwork(Protocol):
         """Return an empty cache."""
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return (B, T, dim), what `head` makes logits of; the cache is extended by the ids (B, T)."""
+        """Return the input of `head`, (B, T, dim); append the ids (B, T) to the cache."""
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Return logits (..., V) of what `hidden` returned."""
+        """Return the logits (..., V) for the output of `hidden`."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Sampling:
     """How the next token is chosen from its logits.
 
     Args:
-        temperature: divides the logits; 0 takes the most probable token (greedy).
-        top_k: only so many of the most probable tokens can be chosen; None: all.
-        top_p: only the most probable tokens that together reach this probability can be chosen (nucleus sampling,
-            Holtzman et al. 2020); None: all.
-        repetition_penalty: divides positive and multiplies negative logits of tokens that occurred (Keskar et al.
-            2019); 1: none.
+        temperature: divides the logits; 0 chooses the most probable token (greedy).
+        top_k: sample from this many most probable tokens; None: from all.
+        top_p: sample from the fewest most probable tokens whose probabilities add up to at least this (nucleus
+            sampling, Holtzman et al. 2020); None: from all.
+        repetition_penalty: divides the positive and multiplies the negative logits of tokens that occurred (Keskar et
+            al. 2019); 1: none.
 
     Raises:
         SettingError: a value outside its range.
@@ -68,25 +68,25 @@ class Sampling:
             raise SettingError("repetition_penalty", self.repetition_penalty, "must be over 0, such as 1.2; 1: none")
 
     def probabilities(self, logits: Tensor, occurred: Tensor | None = None) -> Tensor:
-        """Return what the next token is drawn from.
+        """Return the distribution of the next token.
 
         Args:
             logits: (B, V).
-            occurred: (B, V) bool, tokens that the repetition penalty applies to.
+            occurred: (B, V) bool, the tokens to penalize for repetition.
 
         Returns:
-            (B, V) probabilities; [PAD], [UNK] and [BOS] have none. Tokens as probable as the last one that ``top_k`` or
-            ``top_p`` lets through come through with it.
+            (B, V) probabilities; those of [PAD], [UNK] and [BOS] are 0. ``top_k`` and ``top_p`` also keep the tokens
+            that are as probable as the last one they keep.
         """
         scores = self._scores(logits, occurred)
         if self.temperature == 0:
             probabilities = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=-1, keepdim=True), 1)
         else:
-            # Beginning at 0 nothing grows beyond float32, however low the temperature, unless that is 0 in float32.
+            # With a maximum of 0 no score overflows, whatever the temperature, if float32 can represent that.
             temperature = min(max(self.temperature, FLOAT32.tiny), FLOAT32.max)
             scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
             if self.top_k is not None or self.top_p is not None:
-                scores = scores.masked_fill(scores < self._weakest(scores), float("-inf"))
+                scores = scores.masked_fill(scores < self._threshold(scores), float("-inf"))
             probabilities = scores.softmax(dim=-1)
         return torch.nn.functional.pad(probabilities, (FIRST_GENERATED, 0))
 
@@ -96,20 +96,19 @@ class Sampling:
         Args:
             logits: (B, V).
             occurred: as for `probabilities`.
-            draws: (B,) float64, uniform over [0, 1); on the processor where the logits' device has no float64. Not
-                looked at where the temperature is 0.
+            draws: (B,) float64, uniform over [0, 1); on the CPU if the logits' device has no float64. Not used if the
+                temperature is 0.
         """
         if self.temperature == 0 or draws is None:
             return self._scores(logits, occurred).argmax(dim=-1) + FIRST_GENERATED
-        # One draw a row, and the token whose part of [0, 1) it falls into: V of them, as torch.multinomial makes, take
-        # longer than the network.
+        # Inverse transform sampling: one draw per row. torch.multinomial makes V, which takes longer than the network.
         probabilities = self.probabilities(logits, occurred).to(draws.device)
         cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
         chosen = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
         return chosen.to(logits.device)
 
     def _scores(self, logits: Tensor, occurred: Tensor | None) -> Tensor:
-        """Return the logits of what may be chosen, (B, V - FIRST_GENERATED) float32, the occurred ones penalized."""
+        """Return the penalized logits of the tokens that can be generated, (B, V - FIRST_GENERATED) float32."""
         scores = logits[:, FIRST_GENERATED:].float()
         if occurred is None or self.repetition_penalty == 1:
             return scores
@@ -117,25 +116,40 @@ class Sampling:
         penalized = torch.where(scores > 0, scores / penalty, scores * penalty).clamp(FLOAT32.min, FLOAT32.max)
         return torch.where(occurred[:, FIRST_GENERATED:], penalized, scores)
 
-    def _weakest(self, scores: Tensor) -> Tensor:
-        """Return the score (B, 1) under which ``top_k`` and ``top_p`` let none through."""
+    def _threshold(self, scores: Tensor) -> Tensor:
+        """Return the lowest score (B, 1) that ``top_k`` and ``top_p`` keep."""
         descending = _sorted(scores).flip(-1)
         last = descending.size(-1) - 1
-        weakest = descending[:, last if self.top_k is None else min(self.top_k - 1, last), None]
+        threshold = descending[:, last if self.top_k is None else min(self.top_k - 1, last), None]
         if self.top_p is not None:
-            probabilities = descending.masked_fill(descending < weakest, float("-inf")).softmax(dim=-1)
-            # A token stays while those before it have not reached top_p: the first always does.
+            probabilities = descending.masked_fill(descending < threshold, float("-inf")).softmax(dim=-1)
+            # Keep a token if the more probable ones add up to less than top_p: always the first.
             before = probabilities.cumsum(dim=-1) - probabilities
-            stays = (before < max(self.top_p, FLOAT32.tiny)) & (probabilities > 0)
-            weakest = descending.gather(1, stays.sum(dim=-1, keepdim=True) - 1)
-        return weakest
+            kept = (before < max(self.top_p, FLOAT32.tiny)) & (probabilities > 0)
+            threshold = descending.gather(1, kept.sum(dim=-1, keepdim=True) - 1)
+        return threshold
 
 
 def _sorted(x: Tensor) -> Tensor:
     """Return the rows of (B, V) in ascending order."""
-    if x.device.type == "cpu":  # NumPy's sort is 20 times as fast as PyTorch's there
+    if x.device.type == "cpu":  # NumPy's sort is 20 times as fast as PyTorch's
         return torch.from_numpy(np.sort(x.numpy()))
     return x.sort(dim=-1).values
+
+
+class Draw(NamedTuple):
+    """One decoding step of all rows.
+
+    Attributes:
+        tokens: the new token of each row; [EOS] ends a row, and None is the token of a row that has ended.
+        logits: (B, V), of the rows that are still decoded, in their order, and perhaps of rows that have ended.
+        occurred: (B, V) bool, the tokens penalized for repetition; None: there is no penalty. The next step changes
+            this tensor.
+    """
+
+    tokens: list[int | None]
+    logits: Tensor
+    occurred: Tensor | None
 
 
 def generate_tokens(
@@ -145,58 +159,24 @@ def generate_tokens(
     sampling: Sampling,
     seed: int | None = None,
     device: torch.device | str = "cpu",
-) -> Iterator[list[int | None]]:
-    """Continue several prompts at once; yield each step's token of every row.
+) -> Iterator[Draw]:
+    """Continue several prompts together; yield one `Draw` per step. A row's tokens do not depend on other rows.
 
-    A row sees at most the last ``network.max_length`` tokens. When it would outgrow that, the newest half of its
-    window is read again from position 0 and it goes on from there, so that one token costs one token almost always.
-    What a row gives does not depend on its neighbours.
+    The context is at most the last ``network.max_length`` tokens. When a row exceeds it, the newest half of its window
+    is encoded again from position 0, so almost every token costs one token's computation.
 
     Args:
         network: in eval mode, on ``device``.
-        prompts: token ids of each, [BOS] first; at least one, and of more than ``network.max_length`` the end is seen.
-        max_new_tokens: steps at most; it ends sooner when every row has come to [EOS].
+        prompts: token ids, [BOS] first; only the end is used of a prompt longer than ``network.max_length``.
+        max_new_tokens: maximum number of steps; fewer if every row ends with [EOS].
         sampling: how a token is chosen.
-        seed: of the first row's draws; each further row has the next one. None: new ones each time.
-        device: where the network is.
-
-    Yields:
-        The new token of each row, None for a row that has come to [EOS].
+        seed: of the first row's draws; the next row has seed + 1, and so on. None: different draws each time.
+        device: of the network.
 
     Raises:
         SettingError: a seed of more than 64 bits.
         DivergedError: the network's logits are not finite.
     """
-    for draw in draws(network, prompts, max_new_tokens, sampling, seed, device):
-        step = [None if token == EOS else token for token in draw.tokens]
-        if any(token is not None for token in step):
-            yield step
-
-
-class Draw(NamedTuple):
-    """One step of all rows that had not ended, and what their tokens were drawn from.
-
-    Attributes:
-        tokens: of every row, [EOS] where it ends now, None where it had ended before.
-        logits: (B, V), of the rows that are still read, in their order. A row that has ended may be among them.
-        occurred: (B, V) bool, tokens that the repetition penalty applied to; None: there is none. Both are right until
-            the next step.
-    """
-
-    tokens: list[int | None]
-    logits: Tensor
-    occurred: Tensor | None
-
-
-def draws(
-    network: CachedNetwork,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[Draw]:
-    """Do what `generate_tokens` does, and yield what each token was drawn from too; arguments and errors as there."""
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
     elif not -(2**63) <= seed < 2**64:
@@ -221,18 +201,18 @@ def draws(
 
 
 def check_finite(logits: Tensor) -> None:
-    """Check that something can be read from logits.
+    """Check that logits are finite.
 
     Raises:
-        DivergedError: they are not finite.
+        DivergedError: they are not.
     """
     if not (math.isfinite(logits.sum()) or all_finite([logits])):
-        raise DivergedError("the model's predictions are no finite numbers: its training has diverged; use another")
+        raise DivergedError("the model's logits are not finite: its training has diverged; use another checkpoint")
 
 
 @dataclass
 class _Row:
-    """A text that is being written: the prompt's place, all tokens so far, and of which on the network sees them."""
+    """A text in progress: the prompt's number, all tokens so far, and the start of the network's context in them."""
 
     number: int
     ids: list[int]
@@ -242,18 +222,18 @@ class _Row:
 
     @cached_property
     def random(self) -> np.random.Generator:
-        """The row's own draws: neither its neighbours nor the device change them."""
+        """The row's own generator: other rows and the device do not change its draws."""
         return np.random.default_rng(self.seed)
 
 
 class _Batch:
-    """Rows that are read at once and then go on together, until one of them has filled its window.
+    """Rows that share a cache until one of them has filled its window.
 
     Args:
-        network: what predicts.
-        rows: the texts so far; one that has outgrown its window is set to begin at its newest half.
+        network: predicts the tokens.
+        rows: the texts so far; the context of a row that exceeds the window is reduced to the window's newest half.
         sampling: how a token is chosen.
-        device: where the network is.
+        device: of the network.
     """
 
     def __init__(
@@ -266,7 +246,7 @@ class _Batch:
                 row.start = len(row.ids) - max(1, window // 2)
         contexts = [row.ids[row.start :] for row in rows]
         longest = max(map(len, contexts))
-        # They end together; what is missing before the beginning of a shorter one counts as another document.
+        # Padding on the left, as a document of its own.
         self.ids = torch.tensor([[PAD] * (longest - len(context)) + context for context in contexts], device=device)
         self.documents: Tensor | None = None
         if any(len(context) < longest for context in contexts):
@@ -274,7 +254,7 @@ class _Batch:
             self.documents = (torch.arange(longest) >= padding).long().to(device)
         with torch.inference_mode():
             self.cache = network.new_cache(len(rows), window)
-        # The draws (steps, B) of all steps until it is full, those after the reading and after each further token.
+        # The draws (steps, B) of all steps until the window is full.
         self.draws: Iterator[Tensor | None] = iter(lambda: None, 0)
         if sampling.temperature:
             draws = np.stack([row.random.random(window - longest + 1) for row in rows], axis=1)
@@ -284,7 +264,7 @@ class _Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether a row has filled its window."""
+        """Whether the cache is full."""
         return self.cache.length == self.cache.capacity
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
-"""The page that ``--help`` shows, made of the comments in conf/.
+"""The ``--help`` page, generated from the comments in conf/.
 
-What a script is for, its examples and the settings that people change are the comment that its root config opens with;
-what a choice is for is the first line of its file. So whoever adds a script or a file has added it to the page::
+The opening comment of a script's root config has its purpose, examples and main settings; the first sentence of a
+choice's file describes the choice. So a new script or file is on the page without further work::
 
     # Lets a trained model write.
     #
@@ -12,7 +12,7 @@ what a choice is for is the first line of its file. So whoever adds a script or 
     #   sampling.temperature     0: always the most probable token
     defaults: ...
 
-Without a part "Settings" the page lists the root config's own settings, each with its comment.
+Without "Settings" the page lists the root config's own settings with their comments.
 """
 
 import re
@@ -20,7 +20,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -30,33 +30,33 @@ from omegaconf import OmegaConf
 from minillm.command import spelled
 from minillm.configuration import flat
 
-# What no choice describes: `base` is what others share, `hydra` and `paths` are where files go.
+# `base` is shared by other files and not a choice; `hydra` and `paths` only set folders.
 NOT_A_CHOICE = frozenset(("base",))
 NOT_SHOWN = frozenset(("hydra", "paths"))
 INDENT = 2
-GAP = "  "  # between a name and what it is for
+GAP = "  "  # between a name and its description
 
 
 def help_page(config_name: str, conf: Path, width: int) -> str:
-    """Return a script's page.
+    """Return a script's help page.
 
     Args:
-        config_name: the script's name, and its root config's.
-        conf: the folder of the configs.
-        width: characters of a line.
+        config_name: name of the script and its root config.
+        conf: folder of the configs.
+        width: characters per line.
     """
     text = (conf / f"{config_name}.yaml").read_text(encoding="utf-8")
     text = re.sub(r"python scripts/(\w+)\.py", lambda named: spelled(named[1]), text)
     parts = _parts(text)
     lines = [*_wrapped(parts.get("", ""), width), "", "Examples:"]
     lines += _table(_pairs(parts.get("Examples", "")), width)
-    lines += ["", "Settings (NAME=VALUE), here with what they are unless said otherwise:"]
+    lines += ["", "Settings (NAME=VALUE), with their defaults:"]
     values = flat(defaults(config_name, conf))
     settings = _pairs(parts.get("Settings", "")) or _own_settings(text)
     lines += _table([(f"{name}={_shown(values.get(name))}", what) for name, what in settings], width)
     offered = list(groups(config_name, conf))
     if offered:
-        lines += ["", "Choices (GROUP=CHOICE); * is taken unless another is said:"]
+        lines += ["", "Choices (GROUP=CHOICE); * is the default:"]
     for group, chosen in offered:
         lines += ["", f"{group}="]
         lines += _table(
@@ -64,22 +64,21 @@ def help_page(config_name: str, conf: Path, width: int) -> str:
         )
     lines += [
         "",
-        *_wrapped("--cfg job shows all settings; conf/ says what each is for. --hydra-help: sweeps and more.", width),
+        *_wrapped("--cfg job shows all settings; conf/ explains each. --hydra-help: sweeps and more.", width),
     ]
     return "\n".join(lines)
 
 
 def defaults(config_name: str, conf: Path, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a script's config is when nothing is said but these words, interpolations as they are written."""
+    """Return a script's config with these overrides, as a dict, without resolving interpolations."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         config = compose(config_name, overrides=list(words))
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-    return plain
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
 
 
 def choices(group: str, conf: Path) -> list[tuple[str, str]]:
-    """Return a group's choices, each with what it is for; those of a folder in the group are one."""
+    """Return a group's choices with their descriptions; a folder in the group is one choice."""
     found = [(path.stem, _first_sentence(path)) for path in sorted((conf / group).glob("*.yaml"))]
     for folder in sorted(path for path in (conf / group).iterdir() if path.is_dir()):
         names = ", ".join(path.stem for path in sorted(folder.glob("*.yaml")))
@@ -88,7 +87,7 @@ def choices(group: str, conf: Path) -> list[tuple[str, str]]:
 
 
 def groups(config_name: str, conf: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield the groups that a script offers choices of, each with the one that is taken unless another is said."""
+    """Yield a script's config groups with their default choices."""
     for choice in yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]:
         for group, chosen in choice.items() if isinstance(choice, Mapping) else ():
             if group not in NOT_SHOWN:
@@ -96,7 +95,7 @@ def groups(config_name: str, conf: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def _comment(text: str) -> list[str]:
-    """Return the lines of the comment that a file opens with."""
+    """Return the lines of a file's opening comment."""
     lines = []
     for line in text.splitlines():
         if line.startswith("# @package"):
@@ -108,7 +107,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _first_sentence(path: Path) -> str:
-    """Return what a file's opening comment says first: up to where a sentence, or the comment, ends."""
+    """Return the first sentence of a file's opening comment."""
     comment = _comment(path.read_text(encoding="utf-8"))
     text = " ".join(takewhile(lambda line: line and not line.startswith(" "), comment))
     sentence = re.split(r"(?<=[a-z0-9)\]])\.\s+(?=[A-Z#])", text, maxsplit=1)[0]
@@ -116,7 +115,7 @@ def _first_sentence(path: Path) -> str:
 
 
 def _parts(text: str) -> dict[str, str]:
-    """Return the parts of a root config's opening comment by their titles; the first has none."""
+    """Return the parts of a root config's opening comment by title; the first part has the title ""."""
     parts: dict[str, list[str]] = {"": []}
     title = ""
     for line in _comment(text):
@@ -129,13 +128,13 @@ def _parts(text: str) -> dict[str, str]:
 
 
 def _pairs(part: str) -> list[tuple[str, str]]:
-    """Return the lines of a part as what stands in front of a gap, and behind it."""
+    """Return the lines of a part as pairs: the text before the gap and the text after it."""
     lines = [line.strip() for line in part.splitlines() if line.strip()]
     return [(name.strip(), what.strip()) for name, _, what in (line.partition(GAP) for line in lines)]
 
 
 def _own_settings(text: str) -> list[tuple[str, str]]:
-    """Return the settings that stand in a root config itself, each with its comment: above it, or behind it."""
+    """Return the settings in a root config itself with their comments, above them or on the same line."""
     settings: list[tuple[str, str]] = []
     above: list[str] = []
     path: list[str] = []
@@ -145,11 +144,11 @@ def _own_settings(text: str) -> list[tuple[str, str]]:
             continue
         match = re.fullmatch(r"( *)(\w+):([^#]*)(?:#\s*(.*))?", line)
         if match:
-            indent, name, value, behind = match.groups()
+            indent, name, value, comment = match.groups()
             path = [*path[: len(indent) // 2], name]
             is_setting = bool(value.strip()) or name == "defaults"
             if is_setting and path[0] != "defaults" and name != "_target_":
-                settings.append((".".join(path), " ".join([*above, *([behind] if behind else [])])))
+                settings.append((".".join(path), " ".join([*above, *([comment] if comment else [])])))
         above = []
     return settings
 
@@ -165,7 +164,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _table(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Return rows of two columns as lines; where the first one is too long, the second begins on a line of its own."""
+    """Return rows of two columns as lines; if the first is too long, the second starts on its own line."""
     longest = max((len(name) for name, _ in rows), default=0)
     column = min(longest, width * 11 // 20) + INDENT + len(GAP)
     lines = []

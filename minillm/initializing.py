@@ -1,4 +1,4 @@
-"""Starting a training from weights that exist: `init_from=PATH` of scripts/train.py."""
+"""Starting a training from existing weights: `init_from=PATH` of scripts/train.py."""
 
 import logging
 from functools import lru_cache
@@ -19,20 +19,20 @@ from minillm.tokenization import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-LONGEST = 1024  # tokens of context that are taken without being asked for: attention's cost grows with the square
-# What the weights do not decide.
-FREE = ("model.dropout", "model.max_length")
+MAX_DEFAULT_LENGTH = 1024  # tokens of context unless set: the cost of attention grows with the square
+# Settings of the model that may differ from those of the weights.
+FREE_SETTINGS = ("model.dropout", "model.max_length")
 
 
 def origin(init_from: str, trusted: tuple[str, ...] = ()) -> LanguageModel:
-    """Return the model that a training starts from, on the processor.
+    """Return the model that a training starts from, on the CPU.
 
     Args:
-        init_from: a checkpoint's path, ``latest``, or a folder in transformers' form.
+        init_from: a checkpoint's path, ``latest``, or a folder in transformers' format.
         trusted: as for `minillm.load`.
 
     Raises:
-        SettingError: it cannot be opened, or its network is not described.
+        SettingError: it cannot be loaded.
     """
     try:
         return _opened(str(find_checkpoint(init_from)), trusted)
@@ -43,7 +43,7 @@ def origin(init_from: str, trusted: tuple[str, ...] = ()) -> LanguageModel:
         raise SettingError("init_from", init_from, str(error)) from error
 
 
-@lru_cache(1)  # settings, weights and comparison ask for it
+@lru_cache(1)  # settings, weights and the comparison use it
 def _opened(path: str, trusted: tuple[str, ...]) -> LanguageModel:
     return load(path, device="cpu", trusted=trusted)
 
@@ -52,13 +52,13 @@ def initialized(config: DictConfig) -> DictConfig:
     """Return the config of a run with the model, tokenizer and vocabulary of the model that it starts from.
 
     Args:
-        config: as composed, or of the run that goes on. Without ``init_from`` it is returned as it is, and so is that
-            of a run that goes on, whose settings are complete.
+        config: as composed, or of a resumed run. It is returned unchanged without ``init_from``, and in a resumed run,
+            whose settings are complete.
 
     Raises:
-        SettingError: the start cannot be opened, or the command line asks for another model, tokenizer or vocabulary.
+        SettingError: the model cannot be loaded, or the command line sets another model, tokenizer or vocabulary.
     """
-    if "init_from" not in config:  # of a run that began before there was this setting
+    if "init_from" not in config:  # a run from before this setting existed
         with open_dict(config):
             config.init_from = None
     start = config.init_from
@@ -68,7 +68,7 @@ def initialized(config: DictConfig) -> DictConfig:
     model = origin(start, (str((composed.get("model") or {}).get("_target_")),))
     node = model.config.get("model")
     if not isinstance(node, dict):
-        raise SettingError("init_from", start, "does not say how its network is built")
+        raise SettingError("init_from", start, "has no configuration of its network")
     tokenizer = model.tokenizer
     kind = f"minillm.tokenization.{type(tokenizer).__name__}"
     own = {
@@ -76,22 +76,23 @@ def initialized(config: DictConfig) -> DictConfig:
         "tokenizer": {"_target_": kind, "digits": tokenizer.digits, "names": tokenizer.names},
         "data": {"vocab_size": len(tokenizer)},
     }
-    said = _said(composed)
+    changed = _changed(composed)
     fixed = flat(own)
-    for key in said:
-        taken = key.startswith(("model.", "tokenizer.")) or key == "data.vocab_size"
+    for key in changed:
+        is_fixed = key.startswith(("model.", "tokenizer.")) or key == "data.vocab_size"
+        is_free = key in FREE_SETTINGS or key.startswith("model.dropout.")
         value = flat(composed)[key]
-        if taken and key not in FREE and not key.startswith("model.dropout.") and fixed.get(key, value) != value:
+        if is_fixed and not is_free and fixed.get(key, value) != value:
             setting = key.removesuffix("._target_")
-            advice = f"the weights of init_from={start} have {fixed[key]}, which stays; leave it out"
+            advice = f"the weights of init_from={start} have {fixed[key]}, which cannot change; remove the setting"
             raise SettingError(setting, value, advice)
     length = composed["data"]["max_length"]
-    if "data.max_length" not in said:
-        length = min(model.max_length, LONGEST)
+    if "data.max_length" not in changed:
+        length = min(model.max_length, MAX_DEFAULT_LENGTH)
     elif isinstance(length, int) and length > model.max_length:
         advice = f"the context of init_from={start} is {model.max_length} tokens; {model.max_length} at most"
         raise SettingError("data.max_length", length, advice)
-    if any(key.startswith("model.dropout") for key in said):
+    if any(key.startswith("model.dropout") for key in changed):
         own["model"]["dropout"] = composed["model"]["dropout"]
     own["model"]["max_length"] = length
     with open_dict(config):
@@ -102,8 +103,8 @@ def initialized(config: DictConfig) -> DictConfig:
     return config
 
 
-def _said(composed: dict[str, Any]) -> list[str]:
-    """Return the settings that differ from the defaults: the command line, or an experiment on it, says them."""
+def _changed(composed: dict[str, Any]) -> list[str]:
+    """Return the settings that the command line, or an experiment on it, has set."""
     hydra = HydraConfig.get()
     searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath")]
     default, after = flat(plain(compose(str(hydra.job.config_name), overrides=searched))), flat(composed)
@@ -112,9 +113,9 @@ def _said(composed: dict[str, Any]) -> list[str]:
 
 
 def initial_tokenizer(config: DictConfig) -> Tokenizer:
-    """Return the tokenizer of a run that starts from weights; fitting leaves it as it is.
+    """Return the tokenizer of a run that starts from weights; fitting does not change it.
 
-    A run that goes on has it in its checkpoint: the model that it began from may be gone.
+    A resumed run takes it from its checkpoint, since the model that it started from may not exist any more.
     """
     if config.ckpt_path is None:
         return load_tokenizer(origin(config.init_from, (config.model._target_,)).tokenizer.to_json()).kept()
@@ -122,9 +123,9 @@ def initial_tokenizer(config: DictConfig) -> Tokenizer:
 
 
 def fill(network: nn.Module, init_from: str) -> None:
-    """Give a network the weights of the model that a training starts from.
+    """Load the weights of the model that a training starts from into a network.
 
-    Learned positions past the run's ``data.max_length`` are left behind.
+    Learned positions beyond the run's ``data.max_length`` are dropped.
     """
     start = origin(init_from, (f"{type(network).__module__}.{type(network).__qualname__}",)).network.state_dict()
     expected = network.state_dict()
@@ -136,7 +137,7 @@ def fill(network: nn.Module, init_from: str) -> None:
 
 
 def origin_if_at_hand(config: DictConfig) -> LanguageModel | None:
-    """Return the model that a run started from; None, with a warning, where it is gone by now."""
+    """Return the model that a run started from; None, with a warning, if it does not exist any more."""
     try:
         return origin(config.init_from, (config.model._target_,))
     except SettingError as error:

@@ -1,4 +1,4 @@
-"""A trained model in the hand: load it, let it write, let it score."""
+"""A trained model: load it, generate text, score text."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,8 +11,7 @@ from torch import nn
 
 from minillm.checkpoint import build_network, find_checkpoint, read_checkpoint
 from minillm.data import TextDataModule
-from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
-from minillm.data.subset import IdentifiedDocuments
+from minillm.data.batching import EncodedDocuments, EvaluationBatches, Windows, evaluation_loader
 from minillm.errors import MiniLLMError, SettingError
 from minillm.generation import MAX_NEW_TOKENS, CachedNetwork, Sampling, generate_tokens
 from minillm.tokenization import BOS, EOS, UNK, Tokenizer, load_tokenizer
@@ -24,18 +23,18 @@ if TYPE_CHECKING:
 
     from minillm.inspection import Step
 
-UNKNOWN_SHOWN = 10  # words of a prompt that are not known
+UNKNOWN_SHOWN = 10  # unknown words in a notice
 
 
 class LanguageModel:
     """A network with its tokenizer.
 
     Args:
-        network: maps ids (B, T) to logits (B, T, V); it is put in eval mode.
-        tokenizer: the fitted tokenizer of its ids.
+        network: maps ids (B, T) to logits (B, T, V); set to eval mode.
+        tokenizer: the fitted tokenizer.
         config: the run's whole configuration, as plain values.
-        metrics: the figures at the time of the checkpoint.
-        corpus: fingerprint of the prepared corpus that it learned from, as the checkpoint says; None: unknown.
+        metrics: the metrics at the time of the checkpoint.
+        corpus: fingerprint of the prepared corpus of the training, from the checkpoint; None: unknown.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class LanguageModel:
 
     @property
     def summary(self) -> str:
-        """What it is, in a few words: network, parameters, vocabulary, context."""
+        """One line: network, parameters, vocabulary, context."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         context = f"{self.max_length:,} tokens of context" if hasattr(self.network, "max_length") else ""
         vocabulary = f"{self.tokenizer.kind} vocabulary of {len(self.tokenizer):,}"
@@ -69,7 +68,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     @property
@@ -90,13 +89,13 @@ class LanguageModel:
         """Return the prompt with its continuation.
 
         Args:
-            prompt: how the text begins; spaces at its end are left out.
-            max_new_tokens: tokens at most; fewer when the model ends the article.
-            temperature: 0 is greedy; see `minillm.generation.Sampling`, also for the next three.
-            top_k: see there.
-            top_p: see there.
-            repetition_penalty: see there.
-            seed: of the draws; None: other ones each time.
+            prompt: the beginning of the text; trailing spaces are removed.
+            max_new_tokens: maximum number of new tokens; fewer if the model ends the article.
+            temperature: 0 is greedy; see `minillm.generation.Sampling`.
+            top_k: see `minillm.generation.Sampling`.
+            top_p: see `minillm.generation.Sampling`.
+            repetition_penalty: see `minillm.generation.Sampling`.
+            seed: of the draws; None: different draws each time.
 
         Raises:
             SettingError: an empty prompt, one longer than the context, or a value outside its range.
@@ -113,9 +112,9 @@ class LanguageModel:
         repetition_penalty: float = 1.0,
         seed: int | None = None,
     ) -> list[str]:
-        """Return each prompt with its continuation, all generated at once; arguments and errors as for `generate`.
+        """Return each prompt with its continuation, generated together; arguments and errors as for `generate`.
 
-        Each text is what `generate` gives for its prompt alone: the first with this seed, the next with ``seed + 1``,
+        Each text equals that of `generate` with its prompt alone: the first with ``seed``, the next with ``seed + 1``,
         and so on.
         """
         prompts = [prompt.rstrip(" ") for prompt in prompts]
@@ -128,20 +127,17 @@ class LanguageModel:
     def stream(
         self, prompt: str, max_new_tokens: int = 50, sampling: Sampling | None = None, seed: int | None = None
     ) -> Iterator[str]:
-        """Yield the prompt, then its continuation as it is generated; together they are what `generate` returns."""
+        """Yield the prompt, then its continuation piece by piece; joined, they are the text of `generate`."""
         prompt = prompt.rstrip(" ")
         ids = self.prompt_ids(prompt, max_new_tokens)
         self.check_fits("prompt", prompt, ids)
         yield prompt
-        # What comes is the difference between the decoded texts: a tokenizer may need the token before to decode one.
+        # Decode the whole text each time: a token's text can depend on the token before it.
         written = len(self.tokenizer.decode(ids))
-        steps = generate_tokens(
-            cast(CachedNetwork, self.network), [ids], max_new_tokens, sampling or Sampling(), seed, self.device
-        )
-        for step in steps:
-            ids += [token for token in step if token is not None]
+        for tokens in self._generate_tokens([ids], max_new_tokens, sampling, seed):
+            ids += [token for token in tokens if token is not None]
             text = self.tokenizer.decode(ids)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else a character is still incomplete
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # otherwise the last character is incomplete
                 yield text[written:]
                 written = len(text)
         yield self.tokenizer.decode(ids)[written:]
@@ -149,52 +145,58 @@ class LanguageModel:
     def continue_batch(
         self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, seed: int | None = None
     ) -> list[str]:
-        """Return the continuations of several prompts, generated at once, without the prompts themselves.
+        """Return the continuations of several prompts, without the prompts; seeds as for `generate_batch`.
 
-        Of a prompt longer than the context the end is seen. The draws of each prompt are as `generate_batch` says.
+        Unlike `generate_batch`, it accepts prompts longer than the context and uses their end.
 
         Raises:
             SettingError: an empty prompt, or a seed of more than 64 bits.
         """
         ids = [self.prompt_ids(prompt, max_new_tokens) for prompt in prompts]
         written: list[list[int]] = [[] for _ in ids]
-        steps = generate_tokens(
-            cast(CachedNetwork, self.network), ids, max_new_tokens, sampling or Sampling(), seed, self.device
-        )
-        for step in steps:
-            for row, token in zip(written, step, strict=True):
+        for tokens in self._generate_tokens(ids, max_new_tokens, sampling, seed):
+            for row, token in zip(written, tokens, strict=True):
                 if token is not None:
                     row.append(token)
         return [self._continuation(prompt, row) for prompt, row in zip(ids, written, strict=True)]
 
-    def continued(self, prompt: str, ids: Sequence[int]) -> str:
-        """Return a prompt with tokens put after it, as `generate` does.
+    def _generate_tokens(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None, seed: int | None
+    ) -> Iterator[list[int | None]]:
+        """Yield the tokens of each step without [EOS]; see `minillm.generation.generate_tokens`."""
+        network = cast(CachedNetwork, self.network)
+        for draw in generate_tokens(network, prompts, max_new_tokens, sampling or Sampling(), seed, self.device):
+            yield [None if token == EOS else token for token in draw.tokens]
 
-        So a text can go on from another token than the one that was drawn: the ids of the steps before, then the other.
+    def continued(self, prompt: str, ids: Sequence[int]) -> str:
+        """Return the text of a prompt followed by tokens.
+
+        With it a text can continue from another token than the one drawn: give the ids of the steps before, then the
+        other id.
 
         Args:
-            prompt: how the text begins.
-            ids: of the tokens; [EOS] adds nothing.
+            prompt: the beginning of the text.
+            ids: of the tokens; [EOS] adds no text.
         """
         return prompt + self._continuation([BOS, *self.tokenizer.encode(prompt)], ids)
 
     def _continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
-        # A tokenizer may need the token before to decode one.
+        # A token's text can depend on the token before it.
         return self.tokenizer.decode([*prompt, *ids])[len(self.tokenizer.decode(prompt)) :]
 
     def check_prompt(self, prompt: str, max_new_tokens: int = 0) -> None:
         """Check that a prompt can be continued.
 
         Raises:
-            SettingError: it is empty, no Unicode, or longer than the context; or a number of tokens that cannot be.
+            SettingError: it is empty, not Unicode or longer than the context, or ``max_new_tokens`` is out of range.
         """
         self.check_fits("prompt", prompt, self.prompt_ids(prompt, max_new_tokens))
 
     def check_fits(self, setting: str, text: str, ids: Sequence[int]) -> None:
-        """Check that a text's ids are no more than the context has places.
+        """Check that a text's ids fit into the context.
 
         Raises:
-            SettingError: they are more; it names the setting that the text is.
+            SettingError: they do not; it names ``setting``.
         """
         if len(ids) > self.max_length:
             shown = text if len(text) <= 40 else f"{text[:40]}..."
@@ -202,10 +204,10 @@ class LanguageModel:
             raise SettingError(setting, repr(shown), advice)
 
     def prompt_ids(self, prompt: str, max_new_tokens: int = 0) -> list[int]:
-        """Return the ids that a prompt is continued from, [BOS] first.
+        """Return the ids of a prompt, [BOS] first.
 
         Raises:
-            SettingError: it is empty or no Unicode; or a number of tokens that cannot be.
+            SettingError: it is empty or not Unicode, or ``max_new_tokens`` is out of range.
         """
         if not 0 <= max_new_tokens <= MAX_NEW_TOKENS:
             advice = f"must be at least 0 and at most {MAX_NEW_TOKENS:,}, such as 50"
@@ -220,51 +222,51 @@ class LanguageModel:
         return ids
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that the model does not know: it reads [UNK] in their place."""
+        """Return the words of a text that are not in the vocabulary: the model reads [UNK] instead."""
         return self.tokenizer.unknown_words(text)
 
     def notice(self, prompt: str) -> str | None:
-        """Return what whoever reads a continuation of a prompt should know; None where the model knows all its words.
+        """Return a warning about [UNK] for readers of a prompt's continuation; None: there is nothing to warn of.
 
-        Which of its words the model does not know, and whether [UNK], which is never written, is what it finds
-        likeliest after them.
+        It names the prompt's unknown words, and says how often [UNK], which is never generated, is the most probable
+        next token within the prompt.
 
         Raises:
             SettingError: an empty prompt, or one that is not Unicode.
         """
         ids = self.prompt_ids(prompt.rstrip(" "), 0)
-        told = []
+        warnings = []
         if unknown := self.unknown_words(prompt):
             shown = ", ".join(map(repr, unknown[:UNKNOWN_SHOWN])) + (", ..." if len(unknown) > UNKNOWN_SHOWN else "")
-            told.append(f"the model does not know {shown} and reads [UNK] in place of each")
+            warnings.append(f"the model does not know {shown} and reads [UNK] in place of each")
         with torch.inference_mode():
             logits = self.network(torch.tensor([ids[-self.max_length :]], device=self.device))[0]
         likeliest = logits.argmax(dim=-1) == UNK
         if likeliest.any():
-            told.append(
-                f"[UNK], a word outside its vocabulary, is what it finds likeliest at {int(likeliest.sum())} of the "
-                f"prompt's {len(likeliest)} places; it is never written, the next likeliest word is"
+            warnings.append(
+                f"[UNK], a word outside the vocabulary, is the most probable next token at {int(likeliest.sum())} of "
+                f"the prompt's {len(likeliest)} positions; it is never generated, the next most probable word is"
             )
-        return "; ".join(told) or None
+        return "; ".join(warnings) or None
 
     def surprisal(self, text: str, k: int = 10) -> "pd.DataFrame":
-        """Return how much each token of a text surprises the model, and what it expected there instead.
+        """Return the surprisal of each token of a text, and the most probable tokens in its place.
 
-        Read as `score` reads it: from [BOS], which is context alone, through [EOS], in windows of ``max_length``;
-        so ``bits`` add up to its bits per byte times the text's bytes.
+        The text is read as by `score`: from [BOS], which is only context, through [EOS], in windows of ``max_length``.
+        So the sum of ``bits`` is the text's bits per byte times its bytes.
 
         Args:
-            text: of any length, an empty one too.
-            k: alternatives, at most the whole vocabulary; 0: none.
+            text: of any length; may be empty.
+            k: number of alternatives, at most the vocabulary's size; 0: none.
 
         Returns:
             One row per token:
-            token: its text; what [UNK] hides is shown as it stands; ``[EOS]`` at the end.
+            token: its text; an unknown word is shown as it is in the text; ``[EOS]`` at the end.
             id: in the vocabulary, int64.
             start, end: its characters in the text, int64; see `minillm.tokenization.Placed`.
-            bits: -log2 of its probability, float64; [UNK] pays 8 for each byte that it hides, and 8 more.
-            rank: 1 for the most probable token there, int64; as probable ones share it.
-            probability: float64; of an unknown word the probability of [UNK].
+            bits: -log2 of its probability, float64; [UNK] adds 8 bits per byte of the unknown word, and 8 more.
+            rank: 1 for the most probable token, int64; equally probable tokens have the same rank.
+            probability: float64; for an unknown word, that of [UNK].
             alternatives: list of (text, probability) of the k most probable tokens, the most probable first.
 
         Raises:
@@ -279,12 +281,12 @@ class LanguageModel:
         """Return the k most probable tokens after a text, the most probable first.
 
         Args:
-            text: what stands before, spaces at its end left out; of more than the context the end is seen. Empty: an
-                article's beginning.
-            k: tokens, at most the whole vocabulary.
+            text: the context, without its trailing spaces; only the end is used if it is longer than the model's
+                context. Empty: the beginning of an article.
+            k: number of tokens, at most the vocabulary's size.
 
         Returns:
-            One row per token: token (its text), id (int64), probability (float64), bits (-log2 of it, float64).
+            One row per token: token (its text), id (int64), probability (float64), bits (-log2 probability, float64).
 
         Raises:
             SettingError: a text that is not Unicode, or k under 1.
@@ -295,9 +297,9 @@ class LanguageModel:
         return next_tokens(self, text, k)
 
     def tokens(self, text: str) -> list[str]:
-        """Return the texts of the T tokens that `attention` is over: ``[BOS]``, then the text's own.
+        """Return the texts of the T tokens of `attention`: ``[BOS]``, then those of the text.
 
-        What [UNK] hides is shown as it stands.
+        Unknown words are shown as they are in the text.
 
         Raises:
             SettingError: a text that is not Unicode.
@@ -307,14 +309,14 @@ class LanguageModel:
         return context_tokens(self, text)
 
     def attention(self, text: str) -> np.ndarray:
-        """Return where the network looks as it reads a text.
+        """Return the network's attention weights for a text.
 
         Args:
-            text: at most as long as the context; an empty one has one token, [BOS].
+            text: at most as long as the context; an empty text has one token, [BOS].
 
         Returns:
-            (layers, heads, T, T) float32: how much the token of a row looks at that of a column. Rows sum to 1; a
-            causal network has zeros above the diagonal. `tokens` names the T tokens.
+            (layers, heads, T, T) float32: the weight of the column's token for the row's token. Rows sum to 1; a
+            causal network has zeros above the diagonal. `tokens` returns the T tokens.
 
         Raises:
             SettingError: a text that is not Unicode or longer than the context, or a network without attention.
@@ -324,18 +326,17 @@ class LanguageModel:
         return attention_weights(self, text)
 
     def neighbours(self, token: str, k: int = 10) -> "pd.DataFrame":
-        """Return the k tokens whose embeddings point the way that a token's does, the nearest first.
+        """Return the k nearest tokens in the embedding by cosine similarity, the nearest first.
 
         Args:
-            token: what is one token of the vocabulary, as it stands at a text's beginning or after a space, or the name
-                of a special one.
-            k: tokens, at most the rest of the vocabulary.
+            token: a text that is one token, at the beginning of a text or after a space, or a special token's name.
+            k: number of tokens, at most the rest of the vocabulary.
 
         Returns:
-            One row per token: token (its text), id (int64), cosine (of the angle between the two, float64, -1 to 1).
+            One row per token: token (its text), id (int64), cosine (similarity, float64, -1 to 1).
 
         Raises:
-            SettingError: it is not one token of the vocabulary, or k under 1.
+            SettingError: the text is not one token of the vocabulary, or k is under 1.
         """
         from minillm.inspection.neighbours import neighbours
 
@@ -353,28 +354,28 @@ class LanguageModel:
         k: int = 10,
         written: Sequence[int] = (),
     ) -> Iterator["Step"]:
-        """Return an iterator over the steps in which `generate` would write: each token, and what it was drawn from.
+        """Return an iterator over the steps of `generate`: each new token, and the candidates that it was drawn from.
 
-        With the same arguments the last step's text is what `generate` returns. A token is generated when the iterator
-        is asked for it.
+        With the same arguments, the text of the last step equals that of `generate`. The iterator generates a token
+        when asked for it.
 
         Args:
-            prompt: as for `generate`, also the next six.
-            max_new_tokens: see there; a step in which the model ends the article counts.
-            temperature: see there.
-            top_k: see there.
-            top_p: see there.
-            repetition_penalty: see there.
-            seed: see there.
-            k: candidates shown at each step, at most the whole vocabulary; 0: none.
-            written: ids of tokens that stand after the prompt already, such as those of earlier steps and then another
-                one than was drawn: the writing goes on from there.
+            prompt: as for `generate`.
+            max_new_tokens: as for `generate`; a step in which the model ends the article counts.
+            temperature: as for `generate`.
+            top_k: as for `generate`.
+            top_p: as for `generate`.
+            repetition_penalty: as for `generate`.
+            seed: as for `generate`.
+            k: number of candidates per step, at most the vocabulary's size; 0: none.
+            written: ids of tokens that already follow the prompt, such as those of earlier steps and then another one
+                than was drawn.
 
         Returns:
             One `minillm.inspection.Step` per new token.
 
         Raises:
-            SettingError: as from `generate`, at once; or k under 0.
+            SettingError: as for `generate`, from this call and not from the iterator; or k is under 0.
             DivergedError: the network's logits are not finite.
         """
         from minillm.inspection.steps import steps
@@ -383,15 +384,15 @@ class LanguageModel:
         return steps(self, prompt, max_new_tokens, sampling, seed, k, written)
 
     def score(self, texts: str | Sequence[str], batch_size: int = 32) -> dict[str, float]:
-        """Return how well the model predicts texts, each from [BOS] through [EOS] in windows of ``max_length``.
+        """Score texts, each from [BOS] through [EOS] in windows of ``max_length``.
 
         Args:
             texts: one or several.
-            batch_size: windows at once.
+            batch_size: windows per batch.
 
         Returns:
-            nats: total cross-entropy; tokens: how many were predicted; bytes: of the texts in UTF-8; bits_per_byte, in
-            which [UNK] tokens pay for what they hide; perplexity = exp(nats / tokens).
+            nats: total cross-entropy; tokens: number of predicted tokens; bytes: of the texts in UTF-8; bits_per_byte,
+            which includes the cost of [UNK]; perplexity = exp(nats / tokens).
 
         Raises:
             ValueError: there is no text.
@@ -400,8 +401,8 @@ class LanguageModel:
             EncodedTexts([texts] if isinstance(texts, str) else texts, self.tokenizer), batch_size
         )
 
-    def score_documents(self, documents: IdentifiedDocuments, batch_size: int = 32) -> dict[str, float]:
-        """Return what `score` does, of documents in this model's tokens, [BOS] first and [EOS] last."""
+    def score_documents(self, documents: EncodedDocuments, batch_size: int = 32) -> dict[str, float]:
+        """Score documents that this model's tokenizer has encoded; see `score`."""
         windows = Windows(documents, self.max_length)
         metric = LanguageModelling(alone=True).to(self.device)
         with torch.inference_mode():
@@ -419,11 +420,11 @@ class LanguageModel:
 
 
 class EncodedTexts:
-    """Texts in memory, encoded, as `minillm.data.subset.IdentifiedDocuments`; a text's identity is its hash.
+    """Encoded documents in memory; the identity of each is a hash of its text.
 
     Args:
-        texts: one a document.
-        tokenizer: what encodes them.
+        texts: one per document.
+        tokenizer: encodes them.
 
     Raises:
         ValueError: there is no text.
@@ -448,28 +449,30 @@ class EncodedTexts:
 
 
 def identity(text: str) -> int:
-    """Return 64 bits of a text's SHA-256, signed: which article it is, where nothing else says so."""
+    """Return 64 bits of a text's SHA-256, signed: the identity of an article without a page id."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[str] = ()) -> LanguageModel:
-    """Return the model of a checkpoint that `scripts/train.py` wrote, or of a folder in transformers' form.
+    """Load a checkpoint of `scripts/train.py`, or a model folder in transformers' format.
+
+    Checkpoints from untrusted sources are safe to load: only miniLLM's own classes are imported.
 
     Args:
-        checkpoint: path of the file, or of a folder that `scripts/export.py` wrote, or transformers of a GPT-2 or Qwen3
-            with a byte-level tokenizer (`minillm.export.folder.load_folder`). It may come from anywhere, for nothing is
-            imported that it names. ``latest``: the best checkpoint of the newest run under ``outputs``.
-        device: where to put it; None: a GPU where there is one, else the processor.
-        trusted: full names of your own classes that it may name all the same, such as ``mine.Net``: to import them runs
+        checkpoint: path of a checkpoint; or of a folder that `scripts/export.py` wrote, or that transformers wrote of a
+            GPT-2 or Qwen3 with a byte-level tokenizer (`minillm.export.folder.load_folder`); or ``latest``: the best
+            checkpoint of the newest run under ``outputs``.
+        device: where to put the model; None: a GPU if there is one, otherwise the CPU.
+        trusted: full names of your own classes that the checkpoint may use, such as ``mine.Net``. Importing them runs
             their modules.
 
     Raises:
-        SettingError: no such file, not a whole checkpoint of miniLLM, or a folder that cannot be opened.
+        SettingError: no such file, not a complete checkpoint of miniLLM, or a folder that cannot be loaded.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (Path(checkpoint) / "config.json").is_file():
-        from minillm.export.folder import load_folder  # which needs this module
+        from minillm.export.folder import load_folder  # imports this module
 
         return load_folder(checkpoint, device, trusted)
     checkpoint = find_checkpoint(str(checkpoint))
@@ -479,7 +482,7 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
         model = saved["config"].get("model")
         state = {name.removeprefix("network."): value for name, value in saved["state_dict"].items()}
         if not (isinstance(model, dict) and model.get("_target_") in trusted):
-            # Without memory: a file of a kilobyte could describe a network that fills the machine's.
+            # Without weights: a file of a kilobyte could describe a network larger than memory.
             with torch.device("meta"):
                 check_shapes(build_network(model, len(tokenizer), trusted), state)
         network = build_network(model, len(tokenizer), trusted)
@@ -491,14 +494,14 @@ def load(checkpoint: str | Path, device: str | None = None, trusted: Collection[
 
 
 def check_shapes(network: nn.Module, state: Mapping[str, Any]) -> None:
-    """Check that weights are those of a network.
+    """Check that weights have a network's names and shapes.
 
     Raises:
-        TypeError: others.
+        TypeError: they do not.
     """
     described = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     held = {name: tuple(weight.shape) for name, weight in state.items()}
     wrong = sorted(name for name in described.keys() | held.keys() if described.get(name) != held.get(name))
     if wrong:
         was, expected = held.get(wrong[0]), described.get(wrong[0])
-        raise TypeError(f"{len(wrong)} of its weights, such as {wrong[0]}: {was} where its settings say {expected}")
+        raise TypeError(f"{len(wrong)} of its weights, such as {wrong[0]}: {was}, but its settings say {expected}")

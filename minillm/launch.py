@@ -1,6 +1,6 @@
-"""The processes of one run: who started them, and what they agree on before the trainer is up.
+"""The processes of one run: what started them, and values that they share before the trainer exists.
 
-Imports nothing heavy: `minillm.signals` asks it while PyTorch is still being imported.
+It imports little: `minillm.signals` uses it while PyTorch is still being imported.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from typing import Any
 from minillm.errors import OutsideError
 
 ENDED = "ended"
-AGREED = "MINILLM_AGREED_"  # environment variables, for the processes that the first one starts itself
-PATIENCE = timedelta(minutes=10)  # for the first process to be there; then it may take as long as its work takes
-PORTS = range(15_000, 31_384)  # where a job's processes meet: below those that the system hands out
-PAUSE = 0.1  # seconds between two questions
+SHARED_PREFIX = "MINILLM_AGREED_"  # of environment variables, for processes that the first one starts itself
+TIMEOUT = timedelta(minutes=10)  # for the first process to start; it may work for any time
+PORTS = range(15_000, 31_384)  # for a job's processes to connect: below the system's ephemeral ports
+POLL_INTERVAL = 0.1  # seconds
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes that something outside started for one run.
+    """The processes that srun or torchrun started for one run.
 
     Args:
         by: ``srun`` or ``torchrun``.
         rank: this process's number.
-        world_size: how many there are.
-        nodes: on so many machines.
-        per_node: so many on each; None: not equally many.
+        world_size: number of processes.
+        nodes: number of machines.
+        per_node: processes per machine; None: not the same number on each.
     """
 
     by: str
@@ -42,7 +42,7 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """Return who this process is among those that srun or torchrun started; None: it was started alone."""
+    """Return how srun or torchrun started this process; None: neither did."""
     names = os.environ
     if "TORCHELASTIC_RUN_ID" in names:
         nodes, per_node = int(names["GROUP_WORLD_SIZE"]), int(names["LOCAL_WORLD_SIZE"])
@@ -58,40 +58,40 @@ def launched() -> Launch | None:
 
 
 def is_further_process() -> bool:
-    """Return whether this is one of several processes that share the same run, and not the first."""
+    """Return whether this is one of a run's processes other than the first."""
     process = launched()
     if process is not None and process.world_size > 1:
-        return process.rank > 0  # srun may have started each machine's torchrun, and so numbered them as well
-    return os.environ.get("LOCAL_RANK", "0") != "0"  # Lightning, in the first process, started this one
+        return process.rank > 0  # torchrun's rank: srun, which may have started each torchrun, has other numbers
+    return os.environ.get("LOCAL_RANK", "0") != "0"  # set by Lightning in the first process
 
 
 def agreed(name: str, make: Callable[[], str] = str) -> str:
-    """Return what the first of the run's processes has made, once it has; the others wait for it.
+    """Return a value that the first of the run's processes makes; the others wait for it.
 
-    Where the first one ends before, and says why, the others end without a word.
+    If the first process ends before, with a message, the others exit silently.
 
     Args:
-        name: what is agreed on.
-        make: called in the first process alone.
+        name: of the value.
+        make: makes the value; called only in the first process.
 
     Returns:
-        What was made; in a process that the first one started before it made it, nothing.
+        The value; "" in a process that the first one started before it had made the value.
 
     Raises:
-        OutsideError: the processes do not reach each other.
+        OutsideError: the processes cannot connect.
     """
     process = launched()
     if process is None or process.world_size == 1:
         if is_further_process():
-            return os.environ.get(AGREED + name, "")
-        os.environ[AGREED + name] = value = make()
+            return os.environ.get(SHARED_PREFIX + name, "")
+        os.environ[SHARED_PREFIX + name] = value = make()
         return value
     store = _store()
     if process.rank:
         with contextlib.suppress(RuntimeError):  # the first process was killed
             while not store.check([name]):
                 end_without_first()
-                time.sleep(PAUSE)
+                time.sleep(POLL_INTERVAL)
             return bytes(store.get(name)).decode()
         sys.exit(0)
     value = make()
@@ -100,32 +100,32 @@ def agreed(name: str, make: Callable[[], str] = str) -> str:
 
 
 def first_has_ended() -> bool:
-    """Return whether the first of the processes that srun or torchrun started has ended, however it did."""
+    """Return whether the first of the processes that srun or torchrun started has ended."""
     try:
         return bool(_stores) and bool(_stores[0].check([ENDED]))
-    except RuntimeError:  # the store went with it
+    except RuntimeError:  # the store has ended with it
         return True
 
 
 def end_without_first() -> None:
-    """End without a word where the first process has ended."""
+    """Exit silently if the first process has ended."""
     if first_has_ended():
         sys.exit(0)
 
 
 def dismiss() -> None:
-    """Say, as the first process and before it ends, that there is nothing more to wait for."""
+    """In the first process, before it ends: tell the others that it does."""
     if _stores and not is_further_process():
         with contextlib.suppress(RuntimeError):
             _stores[0].set(ENDED, "")
-            time.sleep(10 * PAUSE)  # the store ends with this process
+            time.sleep(10 * POLL_INTERVAL)  # the store ends with this process
 
 
 _stores: list[Any] = []
 
 
 def _store() -> Any:
-    """Return the store of values that PyTorch's processes meet at, which the process group uses afterwards."""
+    """Return PyTorch's store of shared values, which the process group uses later."""
     if not _stores:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -141,11 +141,11 @@ def _store() -> Any:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         hosts = process.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         try:
-            store = TCPStore(address, port, None, hosts, PATIENCE, wait_for_workers=False, multi_tenant=True)
+            store = TCPStore(address, port, None, hosts, TIMEOUT, wait_for_workers=False, multi_tenant=True)
         except RuntimeError as error:
             problem = " ".join(str(error).split())
-            advice = "MASTER_ADDR=... and MASTER_PORT=... in the environment say where the processes meet"
+            advice = "set MASTER_ADDR=... and MASTER_PORT=... in the environment"
             where = f"{address}:{port}"
-            raise OutsideError(f"{where}: the processes do not meet there ({problem}); {advice}") from error
+            raise OutsideError(f"{where}: the processes cannot connect there ({problem}); {advice}") from error
         _stores.append(PrefixStore(f"minillm/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store))
     return _stores[0]

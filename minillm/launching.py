@@ -1,4 +1,4 @@
-"""Where a sweep's jobs run: is the launcher's program there, and how many cores has a job."""
+"""A Hydra callback for sweeps: checks the launcher, and limits the cores of each job."""
 
 import os
 import shutil
@@ -18,25 +18,25 @@ SLURM = "submitit_slurm"
 
 
 class Launching(Callback):
-    """Keeps a job to its cores: of a sweep's jobs on one machine each would otherwise take all of them.
+    """Limits a job to its share of cores; otherwise each of a sweep's jobs on one machine would use all.
 
-    Threads of PyTorch and of the tokenizers, and processes that share the work on a text, become as many. In a Slurm
-    job these are the cores that Slurm gave it, also where the cluster binds no job to its own. Of a sweep with
-    ``hydra/launcher=joblib`` each job has the machine's cores divided by ``hydra.launcher.n_jobs``; with
-    ``submitit_local``, which starts all at once, ``hydra.launcher.cpus_per_task``: one unless set.
+    It sets the numbers of PyTorch's threads, tokenizer threads and text-processing processes. In a Slurm job the share
+    is the cores that Slurm allocated, even if the cluster does not bind jobs to cores. With ``hydra/launcher=joblib``
+    it is the machine's cores divided by ``hydra.launcher.n_jobs``; with ``submitit_local``, which starts all jobs at
+    once, it is ``hydra.launcher.cpus_per_task``, by default 1.
     """
 
     def __init__(self) -> None:
         self._before: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep by Slurm where there is none."""
+        """Refuse a sweep by Slurm on a machine without Slurm."""
         if config.hydra.runtime.choices.get("hydra/launcher") == SLURM and shutil.which("srun") is None:
             advice = "there is no Slurm here (no srun); joblib and submitit_local run here"
             raise RefusedError(SettingError("hydra/launcher", SLURM, advice))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Set it in the process that the job runs in."""
+        """Set the limits in the job's process."""
         share = _share(config.hydra.launcher if config.hydra.mode is RunMode.MULTIRUN else {})
         self._before = os.environ.get(CORES)
         if share is None:
@@ -48,7 +48,7 @@ class Launching(Callback):
         torch.set_num_threads(min(share, torch.get_num_threads()))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Let the process's next job count anew."""
+        """Restore the environment for the process's next job."""
         if self._before is None:
             os.environ.pop(CORES, None)
         else:
@@ -56,12 +56,12 @@ class Launching(Callback):
 
 
 def _share(launcher: Mapping[str, Any]) -> int | None:
-    """Return a job's number of cores; None: all that its process may use."""
-    given = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
-    there = min(cores(), int(given)) if given.isdecimal() else cores()
-    if "array_parallelism" not in launcher:  # a job of submitit_slurm's has what Slurm gives it
+    """Return a job's number of cores; None: all cores that its process may use."""
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
+    available = min(cores(), int(allocated)) if allocated.isdecimal() else cores()
+    if "array_parallelism" not in launcher:  # submitit_slurm, whose jobs have the cores that Slurm allocates
         if "cpus_per_task" in launcher:
-            return max(1, min(launcher["cpus_per_task"] or 1, there))
+            return max(1, min(launcher["cpus_per_task"] or 1, available))
         if jobs := launcher.get("n_jobs"):
-            return max(1, there // max(1, jobs if jobs > 0 else there + 1 + jobs))
-    return max(1, there) if given else None
+            return max(1, available // max(1, jobs if jobs > 0 else available + 1 + jobs))
+    return max(1, available) if allocated else None

@@ -1,4 +1,4 @@
-"""How much memory there is, and whether what is about to be made fits into it."""
+"""Available memory, and checks that something will fit into it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,30 +8,30 @@ import psutil
 from minillm.errors import SettingError
 
 GIB = 2**30
-MAX_LENGTH = 2**16  # tokens of context: the time and memory of attention grow with the square
+MAX_LENGTH = 2**16  # tokens of context: time and memory of attention grow with the square
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still have before the system ends it, a container's limit included."""
+    """Return the bytes that this process can still allocate, also within a container's limit."""
     free = [psutil.virtual_memory().available + psutil.swap_memory().free]
     try:
         limit, used = ((CONTROL_GROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        # What it counts as used holds pages of files too, which the system gives back when memory is short.
+        # The used memory includes cached pages of files, which the system frees when memory is short.
         statistics = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
-        given_back = int(statistics["inactive_file"])
-        free += [] if limit == "max" else [max(0, int(limit) - int(used) + given_back)]
-    except (KeyError, OSError, ValueError):  # another system, or no container
+        reclaimable = int(statistics["inactive_file"])
+        free += [] if limit == "max" else [max(0, int(limit) - int(used) + reclaimable)]
+    except (KeyError, OSError, ValueError):  # not Linux, or no container
         pass
     return min(free)
 
 
 def check_memory(setting: str, value: Any, needed: int, what: str) -> None:
-    """Check that something fits into memory, before it is made: the system would end the process without a word.
+    """Check that something fits into memory before it is allocated: the system would kill the process silently.
 
     Args:
-        setting: the setting that makes it so large.
-        value: what it is set to.
+        setting: the setting that determines the size.
+        value: its value.
         needed: bytes.
         what: what needs them, for the message.
 

@@ -1,4 +1,4 @@
-"""What was meant by a setting that is not there."""
+"""Suggestions for unknown settings and choices."""
 
 import argparse
 import difflib
@@ -17,8 +17,8 @@ from minillm.configuration import GROUPS_OF_NODES, flat
 from minillm.errors import SettingError, shown
 from minillm.help_page import choices, defaults
 
-# What other programs, and people, call a setting; of several the first that the script has.
-KNOWN_AS: Mapping[str, tuple[str, ...]] = {
+# Other names of settings, with the settings meant; the first one that the script has is suggested.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "accelerator": ("trainer.accelerator",),
     "accumulate": ("trainer.accumulate_grad_batches",),
     "articles": ("data.num_articles",),
@@ -72,14 +72,14 @@ KNOWN_AS: Mapping[str, tuple[str, ...]] = {
     "width": ("model.embedding_dim",),
     "workers": ("data.num_workers",),
 }
-LIKE = 0.6
-CLOSE = 0.75  # how much of two names must be the same, as difflib measures it
+MIN_KEY_SIMILARITY = 0.6  # of the last parts of two names, by difflib
+MIN_SIMILARITY = 0.75  # of two names
 NO_SUCH = "there is no such setting"
 NOT_THE_FORM = "is not how settings are given here"
 
 
 class MistypedError(SettingError):
-    """A word on the command line that is no setting, shown as it was typed."""
+    """An unknown setting on the command line, shown as typed."""
 
     def __init__(self, word: str, advice: str) -> None:
         name, _, value = word.partition("=")
@@ -94,16 +94,16 @@ def check_form(arguments: Sequence[str], config_name: str, conf: Path) -> None:
     """Check that a command line consists of ``NAME=VALUE`` and of Hydra's own options.
 
     Raises:
-        SettingError: ``--epochs 5``, ``epochs 5`` or the like; it names the setting that was meant.
+        SettingError: it has, for example, ``--epochs 5`` or ``epochs 5``; the error suggests the setting meant.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     try:
         known, unknown = parser.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        return  # an option of Hydra's own without its value: Hydra says so
+        return  # a Hydra option without its value: Hydra reports it
     words = list(arguments)
-    # A setting that stands behind an option is in order.
+    # A setting after an option is valid.
     unknown = [word for word in unknown if "=" not in word or word[0] == "-"]
     for argument in unknown or [word for word in known.overrides if word and "=" not in word and word[0] != "~"]:
         name, _, value = argument.partition("=")
@@ -116,13 +116,13 @@ def check_form(arguments: Sequence[str], config_name: str, conf: Path) -> None:
 
 
 def setting_error(message: str, arguments: Sequence[str], config_name: str, conf: Path) -> SettingError | None:
-    """Return the error for a word that Hydra found no setting for; None: Hydra's message says something else.
+    """Return the error for an unknown setting; None: Hydra's message is about something else.
 
     Args:
-        message: Hydra's.
+        message: Hydra's message.
         arguments: the command line.
         config_name: the script's root config.
-        conf: the folder of the configs.
+        conf: folder of the configs.
     """
     match = re.search(r"Could not (?:override|delete(?: from config)?)[.:]? '([^']*)'", message)
     if match is None:
@@ -133,7 +133,7 @@ def setting_error(message: str, arguments: Sequence[str], config_name: str, conf
 
 
 def choice_error(group: str, choice: str, conf: Path) -> SettingError:
-    """Return the error for a choice that its group does not have."""
+    """Return the error for an unknown choice."""
     names = [name for name, _ in choices(group, conf)] if (conf / group).is_dir() else []
     close = difflib.get_close_matches(choice, names, n=1)
     hint = f"did you mean {group}={close[0]}? " if close else ""
@@ -141,11 +141,11 @@ def choice_error(group: str, choice: str, conf: Path) -> SettingError:
 
 
 def meant(name: str, settings: Iterable[str]) -> str | None:
-    """Return the setting that a name means, if one is close to it.
+    """Return the setting that a mistyped name probably means; None: none is similar.
 
     Args:
-        name: as it was typed.
-        settings: the names of all settings and groups that there are.
+        name: as typed.
+        settings: the names of all settings and groups.
 
     >>> meant("data.vocabsize", ["data.vocab_size", "data.batch_size", "optimizer.lr"])
     'data.vocab_size'
@@ -154,36 +154,37 @@ def meant(name: str, settings: Iterable[str]) -> str | None:
     """
     names = sorted(settings, key=lambda setting: (setting.count("."), len(setting)))
     last = _last(name)
-    known_as = {_plain(short): targets for short, targets in KNOWN_AS.items()}
-    targets = [known_as[_plain(word)] for word in dict.fromkeys((name, last)) if _plain(word) in known_as]
-    # The same word under another group, then what others call it, then what looks alike.
+    synonyms = {_normalized(short): targets for short, targets in SYNONYMS.items()}
+    targets = [synonyms[_normalized(word)] for word in dict.fromkeys((name, last)) if _normalized(word) in synonyms]
+    # First the same name with other separators, then synonyms, then the same key in another group, then similar names.
     group = name.rpartition(".")[0]
     for setting in names:
-        if _plain(setting) == _plain(name) and setting != name:
+        if _normalized(setting) == _normalized(name) and setting != name:
             return setting
     for target in (target for row in targets for target in row):
         if (target.partition("=")[0] in names or target.startswith("hydra.")) and target != name:
             return target
     for setting in names:
-        if _plain(_last(setting)) == _plain(last):
+        if _normalized(_last(setting)) == _normalized(last):
             return setting
-    scores = [(_likeness(name, last, group, setting), setting) for setting in names]
+    scores = [(_similarity(name, last, group, setting), setting) for setting in names]
     best = max((score for score, _ in scores), default=0.0)
-    return next(setting for score, setting in scores if score == best) if best >= CLOSE else None
+    return next(setting for score, setting in scores if score == best) if best >= MIN_SIMILARITY else None
 
 
-def _likeness(name: str, last: str, group: str, setting: str) -> float:
-    whole = difflib.SequenceMatcher(None, _plain(name), _plain(setting)).ratio()
-    end = difflib.SequenceMatcher(None, _plain(last), _plain(_last(setting))).ratio()
+def _similarity(name: str, last: str, group: str, setting: str) -> float:
+    whole = difflib.SequenceMatcher(None, _normalized(name), _normalized(setting)).ratio()
+    key = difflib.SequenceMatcher(None, _normalized(last), _normalized(_last(setting))).ratio()
     own = setting.rpartition(".")[0]
     if not group:
-        return max(whole, end)
-    # The beginning of a name says little of what is meant by its end.
-    return (difflib.SequenceMatcher(None, group, own).ratio() + 2 * end) / 3 if own and end >= LIKE else 0.0
+        return max(whole, key)
+    # The key matters more than the group.
+    of_group = difflib.SequenceMatcher(None, group, own).ratio()
+    return (of_group + 2 * key) / 3 if own and key >= MIN_KEY_SIMILARITY else 0.0
 
 
 def _hint(name: str, value: str, arguments: Sequence[str], config_name: str, conf: Path) -> str:
-    """Return what to say after an error: the setting that was meant, or where all of them are."""
+    """Return the end of an error's message: the setting that is probably meant, or where to find all."""
     name = name.replace("-", "_")
     group, _, key = name.partition(".")
     if group == "trainer" and key in inspect.signature(L.Trainer).parameters:
@@ -191,14 +192,14 @@ def _hint(name: str, value: str, arguments: Sequence[str], config_name: str, con
     chosen = [word for word in arguments if (conf / word.partition("=")[0]).is_dir() and "=" in word]
     try:
         leaves = list(flat(defaults(config_name, conf, chosen)))
-    except HydraException:  # a choice that is mistyped too
+    except HydraException:  # a choice is mistyped, too
         leaves = list(flat(defaults(config_name, conf)))
     prefixes = {".".join(leaf.split(".")[:depth]) for leaf in leaves for depth in range(1, leaf.count(".") + 2)}
     if key and group in prefixes and (others := _choices_with(name, conf)):
         return f" in what is chosen; {' or '.join(others[:3])} has it"
     found = meant(name, {name for name in prefixes if not name.endswith("_")})
     if found is None:
-        return "; --help lists what people change, --cfg job all settings"
+        return "; --help lists the main settings, --cfg job all"
     return f"; did you mean {found}?" if "=" in found or not value else f"; did you mean {found}={value}?"
 
 
@@ -222,7 +223,7 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 

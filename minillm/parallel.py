@@ -1,4 +1,4 @@
-"""Work on all cores: batches or files go to processes of their own; what becomes of them comes back in order."""
+"""Parallel work in processes: batches or files go to workers, and results come back in order."""
 
 import contextlib
 import os
@@ -23,35 +23,35 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PACKAGE = Path(__file__).parent
-WORTH_PROCESSES = 8_000_000  # bytes of text, some seconds of work: to start processes for less takes longer
-CORES = "MINILLM_CORES"  # the environment's variable for how many of the machine's cores are for this program
+WORTH_PROCESSES = 8_000_000  # bytes of text, some seconds of work: for less, starting processes takes longer
+CORES = "MINILLM_CORES"  # environment variable: how many of the machine's cores this program may use
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 
 
 def cores() -> int:
-    """Return how many cores this process may use, see `minillm.launching` too."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use; see also `minillm.launching`."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get(CORES, "")
-    return max(1, min(int(share), there)) if share.isdecimal() else there
+    return max(1, min(int(share), available)) if share.isdecimal() else available
 
 
 def environment() -> dict[str, str]:
-    """Return the variables with which another process finds this package and keeps to one thread."""
+    """Return environment variables for a worker: it finds this package and uses one thread."""
     path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     return {**ONE_THREAD, "PYTHONPATH": path}
 
 
 def processes_for(size: int) -> int:
-    """Return how many processes should share the work on a text: all cores where there is much of it, else one.
+    """Return the number of processes to use for a text: one per core if it is large, otherwise one.
 
     Args:
-        size: its UTF-8 bytes.
+        size: UTF-8 bytes of the text.
     """
     return cores() if size > WORTH_PROCESSES else 1
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of ``size``, the last one shorter.
+    """Yield the items in lists of ``size``; the last list may be shorter.
 
     >>> list(batches("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
@@ -64,16 +64,16 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def weighed_batches(
     items: Iterable[Item], size: int, weight: Callable[[Item], int], heaviest: int
 ) -> Iterator[list[Item]]:
-    """Yield the items in lists of at most ``size``, each ended early by the item with which it weighs ``heaviest``.
+    """Yield the items in lists of at most ``size``; a list also ends when its weight reaches ``heaviest``.
 
-    Where the items end in an error, those before it come first.
+    If the iteration of items raises, the items before the error are yielded first.
 
     >>> list(weighed_batches(["a", "b", "cccc", "d"], 3, len, 5))
     [['a', 'b', 'cccc'], ['d']]
     """
     batch: list[Item] = []
     total = 0
-    given = _UntilFault(items)
+    given = _UntilError(items)
     for item in given:
         batch.append(item)
         total += weight(item)
@@ -82,27 +82,27 @@ def weighed_batches(
             batch, total = [], 0
     if batch:
         yield batch
-    if given.fault:
-        raise given.fault
+    if given.error:
+        raise given.error
 
 
 def in_order(
     function: Callable[[list[Item]], list[Result]], items: Iterable[list[Item]], processes: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item of all batches with what the function makes of it, in order.
+    """Yield each item of all batches with its result, in order.
 
-    Few batches are under way at a time: that bounds the memory. The processes are fresh ones, which end with this one
-    however it ends. Not forked, because a copy of a process with threads may come to a standstill; nor
+    Only a few batches are in progress at a time, which bounds the memory. The workers are new processes, which end with
+    this one however it ends. They are not forked, since the copy of a process with threads can deadlock, and not
     `multiprocessing`'s, which run the user's script again.
 
     Args:
-        function: what a batch's items become; it can be pickled, and so can they.
+        function: maps a batch to the results of its items; it, items and results can be pickled.
         items: the batches.
-        processes: how many work, beside the one that reads and takes the results; 1: that one does it all.
+        processes: number of workers, in addition to this process; 1: this process does all the work.
 
     Raises:
-        OutsideError: a process was ended from outside, as by a machine that has run out of memory.
-        Exception: what the function raised; what the batches ended in, once all before it have been taken.
+        OutsideError: a worker was killed, for example since the machine ran out of memory.
+        Exception: the function's error; or the error of the iteration of batches, after all results before it.
     """
     if processes == 1:
         for batch in items:
@@ -117,40 +117,40 @@ def in_order(
         finally:
             idle.put(worker)
 
-    under_way: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+    in_progress: deque[tuple[list[Item], Future[list[Result]]]] = deque()
     with contextlib.ExitStack() as ending:
-        threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one process
-        given = _UntilFault(items)
+        threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one worker
+        given = _UntilError(items)
         for number, batch in enumerate(given):
             if number < processes:
                 worker = _Worker(function)
-                ending.callback(worker.end)  # before the threads are waited for
+                ending.callback(worker.end)  # called before the pool waits for its threads
                 idle.put(worker)
-            under_way.append((batch, threads.submit(work, batch)))
-            if len(under_way) > 2 * processes:
-                batch, future = under_way.popleft()
+            in_progress.append((batch, threads.submit(work, batch)))
+            if len(in_progress) > 2 * processes:
+                batch, future = in_progress.popleft()
                 yield from zip(batch, future.result(), strict=True)
-        for batch, future in under_way:
+        for batch, future in in_progress:
             yield from zip(batch, future.result(), strict=True)
-        if given.fault:
-            raise given.fault
+        if given.error:
+            raise given.error
 
 
 def apart(
     function: Callable[[list[Item]], list[Any]], batches: Sequence[list[Item]], processes: int, fresh: bool = False
 ) -> Iterator[None]:
-    """Have the function work on each batch, in no order; yield as often as one has ended.
+    """Apply the function to each batch, in any order; yield once for each finished batch.
 
-    A process that is ended from outside takes its batch with it and no other one: a new process goes on with the next.
+    If a worker is killed, only its batch is lost: a new worker takes the next one.
 
     Args:
-        function: leaves what it makes of a batch on disk. It can be pickled, and so can the batches.
-        batches: what it works on.
-        processes: how many work, beside this one.
-        fresh: each batch gets a process of its own.
+        function: writes its results to disk. It and the batches can be pickled.
+        batches: the batches.
+        processes: number of workers, in addition to this process.
+        fresh: whether each batch gets a new worker.
 
     Raises:
-        Exception: what the function raised.
+        Exception: the function's error.
     """
     workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     started: list[_Worker] = []
@@ -172,7 +172,7 @@ def apart(
             else:
                 workers.put(worker)
 
-    with ThreadPoolExecutor(processes) as threads:  # each waits for one process
+    with ThreadPoolExecutor(processes) as threads:  # each waits for one worker
         try:
             for _ in range(min(processes, len(batches))):
                 start()
@@ -186,21 +186,21 @@ def apart(
 
 
 class EndedError(OutsideError):
-    """A process that shares the work was ended from outside."""
+    """A worker process was killed."""
 
 
-class _UntilFault(Iterable[Item]):
-    """Items up to the error that they may end in; it is kept for when all of them have been dealt with."""
+class _UntilError(Iterable[Item]):
+    """Items up to an error in their iteration, which is kept to be raised later."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = items
-        self.fault: Exception | None = None
+        self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Item]:
         try:
             yield from self._items
         except Exception as error:
-            self.fault = error
+            self.error = error
 
 
 def side_by_side(
@@ -210,21 +210,21 @@ def side_by_side(
     folder: Path,
     told: Callable[[int, Any], None],
 ) -> Iterator[Result]:
-    """Yield all that the function yields for each item, the items in order, while processes work on several of them.
+    """Yield the function's results for each item, in the order of items, while workers process several items.
 
-    What is yielded for an item before it is its turn waits on disk, so that neither memory nor a core waits for it.
+    Results of later items wait on disk, so they need no memory and do not stop a worker.
 
     Args:
-        function: makes results of an item; may tell, through its second argument, how far it is. It can be pickled,
-            and so can the items and what it yields and tells.
+        function: yields the results of an item, and can report its progress by calling its second argument. It, items,
+            results and reports can be pickled.
         items: a few large ones, such as the parts of a file.
-        processes: how many work, beside the one that takes the results; 1: that one does it all.
-        folder: for temporary files, which vanish with this process however it ends.
-        told: is called with an item's number and what the function told, from other threads too.
+        processes: number of workers, in addition to this process; 1: this process does all the work.
+        folder: for temporary files, which disappear with this process however it ends.
+        told: called with an item's number and a progress report, also from other threads.
 
     Raises:
-        OutsideError: a process was ended from outside, or the disk is full.
-        Exception: what the function raised, once all that it yielded before has been taken.
+        OutsideError: a worker was killed, or the disk is full.
+        Exception: the function's error, after all results before it.
     """
     processes = min(processes, len(items))
     if processes <= 1:
@@ -249,13 +249,13 @@ def side_by_side(
 
     with contextlib.ExitStack() as ending:
         kept = [ending.enter_context(_OnDisk(folder)) for _ in items]
-        threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one process
+        threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one worker
         for _ in range(processes):
             worker = _Worker(function, _serve_streams)
             ending.callback(worker.end)
             idle.put(worker)
         waiting = zip(items, range(len(items)), kept, strict=True)
-        for arguments in islice(waiting, processes + 1):  # one more, so that no process waits for the disk to be read
+        for arguments in islice(waiting, processes + 1):  # one more, so that no worker waits while results are read
             threads.submit(work, *arguments)
         for results in kept:
             for content in results:
@@ -265,17 +265,17 @@ def side_by_side(
 
 
 class _OnDisk:
-    """A queue of bytes in a temporary file: one thread puts them in, another takes them out.
+    """A queue of byte strings in a temporary file, for one writing and one reading thread.
 
     Args:
-        folder: where the file is.
+        folder: of the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: IO[bytes] | None = None
         self._changed = threading.Condition()
-        self._lengths: deque[int] = deque()  # of what is still to be taken
+        self._lengths: deque[int] = deque()  # of the entries not yet taken
         self._taken = self._written = 0  # bytes
         self._closed = False
         self._error: Exception | None = None
@@ -285,11 +285,11 @@ class _OnDisk:
 
     def __exit__(self, *error: object) -> None:
         if self._file:
-            with contextlib.suppress(OSError):  # what is left unwritten on a full disk is not wanted any more
+            with contextlib.suppress(OSError):  # on a full disk; the content is not needed any more
                 self._file.close()
 
     def put(self, content: bytes) -> None:
-        """Put something in."""
+        """Append an entry."""
         with self._changed:
             try:
                 if self._file is None:
@@ -304,13 +304,13 @@ class _OnDisk:
             self._changed.notify()
 
     def close(self, error: Exception | None = None) -> None:
-        """Say that nothing more comes, or the error for which it ends."""
+        """Mark the end of the queue, with an error if there was one."""
         with self._changed:
             self._closed, self._error = True, error
             self._changed.notify()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield all that is put in, then raise the error that it ended with."""
+        """Yield the entries, then raise the error if the queue was closed with one."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lengths or self._closed)
@@ -320,7 +320,7 @@ class _OnDisk:
                 self._file.seek(self._taken)
                 content = self._file.read(self._lengths.popleft())
                 self._taken += len(content)
-                if self._taken == self._written:  # the room on disk is free again
+                if self._taken == self._written:  # empty: free the space on disk
                     self._taken = self._written = 0
                     self._file.truncate(0)
             yield content
@@ -329,11 +329,11 @@ class _OnDisk:
 
 
 class _Worker:
-    """A process that applies a function to what it is given.
+    """A worker process that applies a function to batches or items.
 
     Args:
-        function: what it applies.
-        serve: what the process runs, one of the functions at the end of this module.
+        function: the function.
+        serve: what the process runs: `_serve` or `_serve_streams`.
     """
 
     def __init__(self, function: Callable[..., Any], serve: Callable[[], None] | None = None) -> None:
@@ -347,7 +347,7 @@ class _Worker:
         self._function: Callable[..., Any] | None = function
 
     def work(self, batch: list[Any]) -> list[Any]:
-        """Return what the process makes of a batch."""
+        """Return the results of a batch."""
         with self._ends():
             self._send(batch)
             result, error = self._answer()
@@ -356,7 +356,7 @@ class _Worker:
         return list(result)
 
     def stream(self, item: Any) -> Iterator[tuple[bool, bytes]]:
-        """Yield what the process makes of an item, pickled, each with whether it is a result or something told."""
+        """Yield an item's pickled results and progress reports, each with whether it is a result."""
         with self._ends():
             self._send(item)
         while True:
@@ -385,17 +385,17 @@ class _Worker:
         try:
             yield
         except (EOFError, OSError, pickle.UnpicklingError) as fault:
-            advice = "it was ended from outside, perhaps for want of memory; run the same command again"
-            raise EndedError(f"a process that shares the work has ended early: {advice}") from fault
+            advice = "it was killed, perhaps for lack of memory; run the same command again"
+            raise EndedError(f"a worker process has ended early: {advice}") from fault
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
 
 def _serve() -> None:
-    """Be a worker: apply a function to batches, until the other side ends."""
+    """Run a worker that applies a function to batches, until the other side ends."""
     for function, batch, send in _requests():
         try:
             send((function(batch), None))
@@ -404,7 +404,7 @@ def _serve() -> None:
 
 
 def _serve_streams() -> None:
-    """Be a worker that answers each item with all that the function yields for it."""
+    """Run a worker that answers each item with all results that the function yields."""
     for function, item, send in _requests():
         error: Exception | None = None
         try:
@@ -416,16 +416,16 @@ def _serve_streams() -> None:
 
 
 def _requests() -> Iterator[tuple[Callable[..., Any], Any, Callable[[Any], None]]]:
-    """Yield the function and each argument that come in from standard input, and what sends an answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that has started this one
+    """Yield the function, each argument from standard input, and a function that sends an answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what anything prints is no answer
+    os.dup2(2, 1)  # prints go to standard error, since standard output is for answers
 
     def send(answer: Any) -> None:
         try:
             answers.write(pickle.dumps(answer))
             answers.flush()
-        except BrokenPipeError:  # the other side has ended, however it did: there is nothing left to do
+        except BrokenPipeError:  # the other side has ended
             os._exit(0)
 
     with contextlib.suppress(EOFError, pickle.UnpicklingError):
@@ -435,9 +435,9 @@ def _requests() -> Iterator[tuple[Callable[..., Any], Any, Callable[[Any], None]
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the error, or one that tells its kind where it cannot go from process to process."""
+    """Return the error, or one with its type's name if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__} in a process that shares the work")
+        return RuntimeError(f"{type(error).__name__} in a worker process")
     return error

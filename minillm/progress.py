@@ -1,4 +1,4 @@
-"""Progress bars, with rate and remaining time, where there is a terminal to show them."""
+"""Progress bars with rate and remaining time, on a terminal."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 class RateColumn(ProgressColumn):
-    """Items a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         """Return the rate as text."""
@@ -30,23 +30,23 @@ class RateColumn(ProgressColumn):
 
 
 def track(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    """Yield items and show how many there were.
+    """Yield items and show their count.
 
     Args:
-        items: what to go through.
-        description: what is being done.
-        total: how many items there are at most; None where nobody knows.
+        items: the items.
+        description: of the work.
+        total: maximum number of items; None: unknown.
     """
     with _bar(MofNCompleteColumn(), RateColumn()) as bar:
         yield from bar.track(items, total, description=description)
 
 
 class Reading:
-    """How far the reading of some files is, as bytes of all of them and as articles; see `reading`.
+    """Progress of reading several files, in bytes and articles; see `reading`.
 
     Args:
-        bar: where it is shown.
-        description: what is being done.
+        bar: shows it.
+        description: of the work.
         total: bytes of all files.
     """
 
@@ -56,24 +56,24 @@ class Reading:
         self._articles = 0
 
     def at(self, file: int, position: int) -> None:
-        """Take note of how many bytes of a file were read.
+        """Record how much of a file was read.
 
         Args:
             file: its number.
-            position: bytes.
+            position: bytes read so far.
         """
         self._positions[file] = position
         self._bar.update(self._task, completed=sum(self._positions.values()), articles=self._articles)
 
     def add_article(self) -> None:
-        """Take note of one more article."""
+        """Count one more article."""
         self._articles += 1
         if self._articles % 100 == 0:
             self._bar.update(self._task, articles=self._articles)
 
 
 class ArticlesColumn(ProgressColumn):
-    """Articles a second since the beginning."""
+    """Articles per second since the start."""
 
     def render(self, task: Task) -> Text:
         """Return the rate as text."""
@@ -83,12 +83,12 @@ class ArticlesColumn(ProgressColumn):
 
 @contextlib.contextmanager
 def reading(description: str, total: int, shown: bool = True) -> Iterator[Reading]:
-    """Show the bytes read and of how many, articles a second and the time left, while the block runs.
+    """Show bytes read, total bytes, articles per second and time left while the block runs.
 
     Args:
-        description: what is being done.
-        total: bytes of all that is to be read.
-        shown: False shows nothing.
+        description: of the work.
+        total: bytes of all files.
+        shown: whether to show anything.
     """
     with _bar(DownloadColumn(), ArticlesColumn(), shown=shown) as bar:
         yield Reading(bar, description, total)

@@ -1,4 +1,4 @@
-"""A run's folder is its own: made for it alone, and locked while it works."""
+"""The folder of a run: created for it, and locked while it runs."""
 
 import hashlib
 import json
@@ -27,15 +27,15 @@ from minillm.launch import agreed, end_without_first, is_further_process, launch
 from minillm.signals import NOTHING_YET, signals
 
 LOCK = ".lock"
-JOB = ".job-"  # a job of Slurm whose training the folder has
-VISIBLE = 60.0  # seconds after which a folder is seen from another machine, if ever
-# What is in a folder before a run has trained anything.
-AT_FIRST = (".hydra", LOCK, "multirun.yaml", "tensorboard")
+JOB = ".job-"  # prefix of the file that names the folder's Slurm job
+VISIBLE_WITHIN = 60.0  # seconds until another machine sees a new folder on a shared disk
+# Content of a folder in which a run has not trained yet.
+INITIAL_FILES = (".hydra", LOCK, "multirun.yaml", "tensorboard")
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class RefusedError(BaseException):
-    """Carries an error out of a Hydra callback: of an Exception there Hydra would make a warning, and go on."""
+    """Carries an error out of a Hydra callback, where Hydra only warns of an Exception and continues."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -44,14 +44,14 @@ class RefusedError(BaseException):
 
 @dataclass
 class _Owned:
-    """A folder that this process works in."""
+    """A folder that this process uses."""
 
     folder: Path
-    made: bool
-    lock: FileLock | None  # None: others may work in it too
+    made: bool  # by this process
+    lock: FileLock | None  # None: other processes may use it, too
 
     def release(self) -> None:
-        """Let others have it."""
+        """Unlock it."""
         if self.lock is not None:
             self.lock.release()
 
@@ -60,11 +60,11 @@ _owned: list[_Owned] = []
 
 
 class RunFolder(Callback):
-    """Before Hydra writes anything: makes the run's folder, or the sweep's, and locks it; refuses one that is in use.
+    """Creates and locks the folder of a run or sweep before Hydra writes anything; refuses a folder in use.
 
-    A folder that is named by the time gets a number where another run began in the same second. The system releases the
-    lock when the process ends, however it ends. Of a sweep each run's folder is locked too, in the process that it runs
-    in; the sweep's own is not where several workers may share it, as in a search.
+    A folder named by the time gets a number if another run started in the same second. The system releases the lock
+    when the process ends, however it ends. In a sweep, each run's folder is locked in that run's process; the sweep's
+    own folder is not locked if several workers can share it, as in a search.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ class RunFolder(Callback):
         _own(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Own the folder of a sweep, in which each run has one of its own."""
+        """Own the folder of a sweep."""
         _own(config, "sweep")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ class RunFolder(Callback):
                 raise RefusedError(error) from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Let go of the folder of one of a sweep's runs: this process may go on with another one."""
+        """Release the folder of one of a sweep's runs; this process may continue with another run."""
         folder = Path(config.hydra.runtime.output_dir)
         for owned in [owned for owned in _owned if owned.folder == folder]:
             _owned.remove(owned)
@@ -93,22 +93,22 @@ class RunFolder(Callback):
 
 
 def release(discard: bool) -> None:
-    """Let go of what this process owns.
+    """Release the folders that this process owns.
 
     Args:
-        discard: whether to remove the folder, if it was made for this run and nothing was done in it.
+        discard: whether to remove a folder that was created for this run and in which nothing was done.
     """
     while _owned:
         owned = _owned.pop()
         files = [path.relative_to(owned.folder) for path in owned.folder.rglob("*") if path.is_file()]
-        if discard and owned.made and all(map(_is_at_first, files)):
+        if discard and owned.made and all(map(_is_initial, files)):
             _close_logs(owned.folder)
             shutil.rmtree(owned.folder, ignore_errors=True)
         owned.release()
 
 
 def _close_logs(folder: Path) -> None:
-    """Let nothing more be logged into a folder that goes."""
+    """Close the log files in a folder that will be removed."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder.resolve()):
@@ -116,8 +116,8 @@ def _close_logs(folder: Path) -> None:
             handler.close()
 
 
-def _is_at_first(file: Path) -> bool:
-    return file.parts[0] in AT_FIRST or file.suffix == ".log" or file.name.startswith(JOB)
+def _is_initial(file: Path) -> bool:
+    return file.parts[0] in INITIAL_FILES or file.suffix == ".log" or file.name.startswith(JOB)
 
 
 def _own(config: DictConfig, kind: str) -> None:
@@ -129,7 +129,7 @@ def _own(config: DictConfig, kind: str) -> None:
                 raise SettingError("--multirun", "true", f"{advice}; hydra/launcher=submitit_slurm makes jobs of them")
             _own_first(config, kind)
             return
-        # Whatever the time is in another process, and whatever it finds on the disk: all do what the first one does.
+        # All processes use the first one's folder, even if they see another time or another state of the disk.
         place = agreed("run", lambda: json.dumps(_own_first(config, kind)))
         if is_further_process() and place:
             _follow(config, **json.loads(place))
@@ -138,11 +138,11 @@ def _own(config: DictConfig, kind: str) -> None:
 
 
 def _follow(config: DictConfig, folder: str, resume: str | None) -> None:
-    """Work in the folder that the first process owns, and write nothing there."""
-    agreed("corpus")  # until then the folder may go again, and Hydra would make it anew
-    deadline = time.monotonic() + VISIBLE
+    """Use the folder that the first process owns, without writing to it."""
+    agreed("corpus")  # before this point the folder may be removed again, and Hydra would create it again
+    deadline = time.monotonic() + VISIBLE_WITHIN
     while not Path(folder).is_dir():
-        end_without_first()  # it was refused, and its folder is gone
+        end_without_first()  # the run was refused, and its folder removed
         if time.monotonic() > deadline:
             advice = "cannot be seen from this machine; a run's folder and data must be on a disk that all nodes share"
             raise OutsideError(f"{folder} ({platform.node()}): {advice}")
@@ -151,11 +151,11 @@ def _follow(config: DictConfig, folder: str, resume: str | None) -> None:
         config.hydra.run.dir, config.hydra.output_subdir = folder, None
     if resume is not None:
         config.resume = resume
-    logging.disable(logging.WARNING)  # it would be in the log as often as there are processes
+    logging.disable(logging.WARNING)  # otherwise each process would log the same
 
 
 def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
-    """Own the folder; return where it is, and the run that the training goes on with."""
+    """Own the folder; return its path, and that of the run to resume."""
     node = config.hydra[kind]
     key = f"hydra.{kind}.dir"
     job = os.environ.get("SLURM_JOB_ID") if kind == "run" and "resume" in config and config.resume is None else None
@@ -173,7 +173,7 @@ def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
         folder, made = _new(Path(str(node.dir))), True
         with read_write(config.hydra):
             node.dir = str(folder)
-            # A sweep's runs are composed anew, of what was overridden.
+            # Hydra composes the config of a sweep's runs again from the overrides.
             config.hydra.overrides.hydra.append(f"{key}='{folder}'")
     else:
         folder = Path(str(node.dir))
@@ -192,9 +192,9 @@ def _own_first(config: DictConfig, kind: str) -> dict[str, str | None]:
 
 
 def _note(config: DictConfig, job: str) -> str:
-    """Return the name of the file in a run's folder by which its job finds it when Slurm runs the job again.
+    """Return the name of the file by which a requeued Slurm job finds its run's folder.
 
-    It names the job, its step and the command line: what all tries have in common.
+    It has the job, its step and a hash of the command line, which are the same each time the job runs.
     """
     words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     command = hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
@@ -202,29 +202,29 @@ def _note(config: DictConfig, job: str) -> str:
 
 
 def _noted(config: DictConfig, note: str) -> Path | None:
-    """Return the folder of the job's training, where Slurm runs the job again and the folder is there."""
+    """Return the run's folder if Slurm has requeued this job and the folder exists."""
     if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return None
     node = config.hydra.run
     written = Path(str(OmegaConf.to_container(node, resolve=False)["dir"]))  # type: ignore[index, call-overload]
     above, below = Path(str(node.dir)), Path(note)
-    while "${now:" in str(written):  # the first try's time was another
+    while "${now:" in str(written):  # the time was different when the job first ran
         written, above, below = written.parent, above.parent, "*" / below
     return next((found.parent for found in above.glob(str(below))), None)
 
 
 def _locked(folder: Path, key: str) -> FileLock:
-    """Lock a folder for this process; ``key`` is the setting that chooses it."""
+    """Lock a folder for this process; ``key`` is its setting."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise SettingError(key, folder, "another run is at work there; choose another folder") from error
+        raise SettingError(key, folder, "another run uses it; choose another folder") from error
     return lock
 
 
 def _new(folder: Path) -> Path:
-    """Make a folder that is not there yet, with a number behind its name where it is."""
+    """Create a new folder; if it exists, one with a number after its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -237,20 +237,20 @@ def _new(folder: Path) -> Path:
 
 
 def _how_to_go_on(sweep: Path) -> str:
-    """Return what to do where a sweep was stopped that knows no way to go on by itself."""
+    """Return how to resume a run of a stopped sweep, which cannot resume as a whole."""
     if not any(sweep.glob("*/checkpoints/last.ckpt")):
         return NOTHING_YET
     return f"{sweep} is kept; to go on with one of its runs: {spelled('train')} resume={shlex.quote(str(sweep))}/..."
 
 
 def _check_unused(config: DictConfig, kind: str, folder: Path) -> None:
-    """Refuse to train anew where the checkpoints of another training would be overwritten."""
+    """Refuse to overwrite the checkpoints of another training."""
     if "ckpt_path" not in config:
         return
     if kind == "sweep":
-        # A search goes on in its own folder.
+        # A search can continue in its own folder.
         if config.hydra.sweeper._target_ == BASIC_SWEEPER and any(folder.glob("*/checkpoints/*.ckpt")):
-            raise SettingError("hydra.sweep.dir", folder, "holds the runs of another sweep; choose another folder")
+            raise SettingError("hydra.sweep.dir", folder, "contains the runs of another sweep; choose another folder")
         return
     check_unused(folder, None if config.ckpt_path is None else str(config.ckpt_path), config.get("resume") is not None)
 
@@ -259,15 +259,15 @@ def check_unused(folder: Path, ckpt_path: str | None, resumes: bool) -> None:
     """Check that a run does not overwrite the checkpoints of another one.
 
     Args:
-        folder: the run's.
-        ckpt_path: the checkpoint that it goes on from.
-        resumes: whether it goes on with the folder's own run.
+        folder: the run's folder.
+        ckpt_path: the checkpoint that it resumes from.
+        resumes: whether it resumes the folder's own run.
 
     Raises:
-        SettingError: the folder holds checkpoints, and the run goes on from none of them.
+        SettingError: the folder contains checkpoints, and the run does not resume from one of them.
     """
     checkpoints = folder / "checkpoints"
     own = resumes or (ckpt_path is not None and Path(ckpt_path).resolve().parent == checkpoints.resolve())
     if not own and any(checkpoints.glob("*.ckpt")):
-        advice = f"holds the checkpoints of another run; resume={folder} goes on with it, a new run needs a new folder"
+        advice = f"has the checkpoints of another run; resume={folder} resumes it, a new run needs a new folder"
         raise SettingError("hydra.run.dir", folder, advice)

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: one line that says how to go on, and the exit status that shells and schedulers know.
+"""Ctrl-C and SIGTERM: a line that says how to resume, and the usual exit status.
 
-In a job of Slurm SIGUSR1 is answered as well (``--signal=USR1@120``), and after it and SIGTERM the job is queued again.
+In a Slurm job SIGUSR1 is handled as well (``--signal=USR1@120``); after it and after SIGTERM the job is requeued.
 
-Imports nothing heavy: a signal while PyTorch is still being imported is answered too, see `minillm.starting`.
+This module imports little, so that signals are handled while PyTorch is still being imported, see `minillm.starting`.
 """
 
 import os
@@ -19,30 +19,30 @@ from minillm.launch import is_further_process
 
 NOTHING_YET = "the same command begins again; the data that it has prepared is kept"
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-OF_A_JOB = {signal.SIGUSR1: 138} if hasattr(signal, "SIGUSR1") else {}  # Windows has no such signal
+JOB_STATUS = {signal.SIGUSR1: 138} if hasattr(signal, "SIGUSR1") else {}  # not on Windows
 
 
 class Interrupted(SystemExit):
-    """A signal ends the program: no Exception, so that only whoever cleans up meets it on its way."""
+    """A signal ends the program; not an Exception, so that only cleanup code catches it."""
 
 
 class Signals:
-    """What this process does about Ctrl-C and SIGTERM.
+    """This process's handling of Ctrl-C and SIGTERM.
 
-    At first and while it `starting`, a signal ends the process where it is. Later it raises `Interrupted`, so that
-    files are closed and helping processes ended; while it `waits`, the first one is only kept, as ``pending``, for
-    whoever can end at a better moment, and the second one raises. One more than that ends the process where it is.
+    While `starting`, a signal ends the process at once. Later it raises `Interrupted`, so that files are closed and
+    helper processes ended. While `waits` is set, the first signal is only stored in `pending`, for code that ends the
+    program at a better moment, and the second one raises. A further signal ends the process at once.
 
-    Of several processes that share a run the first one does so. The others keep two signals first: they end with it,
-    at the same step or when it has ended. If they ended by themselves it would wait for them.
+    This applies to the first of a run's processes. The others store two signals first: they end with the first
+    process, at the same step or when it has ended. If they ended by themselves, it would wait for them.
 
     Attributes:
-        starting: whether there is nothing yet that would have to be closed.
-        waits: whether the first signal is kept.
-        pending: the signal that is kept.
-        how: returns what a user can do to go on; None: nothing is there to go on from.
-        requeues: whether the same command goes on with what it has begun, or has begun nothing.
-        helpers: returns the processes that share the run with this one and would wait for it in vain.
+        starting: whether there is nothing yet to close.
+        waits: whether the first signal is stored.
+        pending: the stored signal.
+        how: returns how a user can resume; None: there is nothing to resume.
+        requeues: whether the same command resumes its work, or has not started any.
+        helpers: returns the run's other processes, which would wait for this one in vain.
     """
 
     def __init__(self) -> None:
@@ -59,44 +59,44 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def answer(self, starting: bool = False) -> None:
-        """Answer from now on, as at first."""
-        self.pending = self.pending if self.starting else None  # what came until now, for whoever keeps it
+        """Handle signals from now on, in the initial state."""
+        self.pending = self.pending if self.starting else None  # keep a signal from the start
         self.starting, self.waits, self._raised, self._said, self._kept = starting, False, False, False, 0
         self.how, self.requeues, self.helpers = None, True, tuple
         self._process = os.getpid()
         self.install()
 
     def install(self) -> None:
-        """Put the handlers in place, also where another library has put its own."""
+        """Install the handlers, also over those of other libraries."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python allows it there alone
+            return  # Python allows it only in the main thread
         in_job = "SLURM_JOB_ID" in os.environ
-        for number in (*STATUS, *(OF_A_JOB if in_job else ())):
+        for number in (*STATUS, *(JOB_STATUS if in_job else ())):
             before = signal.signal(number, self._handle)
             if before != self._handle:
                 self._before.setdefault(number, before)
 
     def restore(self) -> None:
-        """Put back what was there before."""
+        """Restore the former handlers."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         self._before = {}
 
     def end(self, number: int) -> Interrupted:
-        """Return what to raise for a signal; from then on a further one ends the process where it is."""
+        """Return the exception to raise for a signal; from now on a further signal ends the process at once."""
         self._raised, self.waits, self._number = True, False, number
         return Interrupted(_status(number))
 
     def end_helpers(self) -> None:
-        """End the processes that share the run."""
+        """End the run's other processes."""
         for process in self.helpers():
             process.kill()
             process.wait()
-            process.returncode = 0  # where another one ends with an error, Lightning kills this process too
+            process.returncode = 0  # if another process ends with an error, Lightning kills this one
 
     def say(self) -> None:
-        """Show the one line; of a job that Slurm can run again, have it queued: nothing may be left to do by then."""
+        """Print the line, and requeue the Slurm job if possible; nothing may be left to do after this."""
         if is_further_process() or self._said:
             return
         self._said = True
@@ -105,25 +105,25 @@ class Signals:
             print(f"stopped: {how}", file=sys.stderr, flush=True)
             return
         kept = "nothing is lost" if how == NOTHING_YET else how.partition("; to go on:")[0]
-        # Before it is: Slurm ends this process at once then.
+        # Print first, since Slurm ends this process at once when it requeues the job.
         print(f"stopped: {kept}; the job is queued again, and goes on by itself", file=sys.stderr, flush=True)
         asked = _slurm("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
         if asked.returncode:
             print(f"not queued again ({' '.join(asked.stderr.split())}): {how}", file=sys.stderr, flush=True)
 
     def _can_requeue(self) -> bool:
-        """Return whether to queue the job again: it came by sbatch, and Slurm does not end it, as after scancel."""
+        """Return whether to requeue the job: it was submitted by sbatch, and is not being cancelled."""
         job = os.environ.get("SLURM_JOB_ID")
-        if job is None or not self.requeues or self._number not in (signal.SIGTERM, *OF_A_JOB):
+        if job is None or not self.requeues or self._number not in (signal.SIGTERM, *JOB_STATUS):
             return False
         shown = _slurm("scontrol", "show", "job", job).stdout.split()
         return {"JobState=RUNNING", "BatchFlag=1", "Requeue=1"} <= {*shown}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a copy of the process that helps it, such as one that makes batches
+        if os.getpid() != self._process:  # a forked helper, such as a data loader's worker
             if number == signal.SIGTERM:
                 os._exit(_status(number))
-            return  # Ctrl-C reaches all processes: the first one ends the others
+            return  # all processes receive Ctrl-C; the first one ends the others
         if is_further_process() and self._kept < 2:
             self._kept += 1
             self.pending = self.pending or number
@@ -136,7 +136,7 @@ class Signals:
         raise self.end(number)
 
     def _leave(self, number: int) -> None:
-        """End the process where it is."""
+        """End the process at once."""
         self._number = number
         self.end_helpers()
         self.say()
@@ -144,8 +144,8 @@ class Signals:
 
 
 def _status(number: int) -> int:
-    # Of a further process that ends with an error Lightning would make an end of the first one, before it has ended.
-    return 0 if is_further_process() else {**STATUS, **OF_A_JOB}[signal.Signals(number)]
+    # If another process ends with an error, Lightning kills the first one.
+    return 0 if is_further_process() else {**STATUS, **JOB_STATUS}[signal.Signals(number)]
 
 
 def _slurm(*command: str) -> "subprocess.CompletedProcess[str]":

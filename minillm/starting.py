@@ -1,4 +1,4 @@
-"""Imported first by each script: Ctrl-C and SIGTERM are answered while the rest, which takes seconds, is imported."""
+"""Imported first by each script, to handle Ctrl-C and SIGTERM during the other imports, which take seconds."""
 
 from minillm.signals import signals
 

@@ -1,4 +1,4 @@
-"""The storage of a search's study: several workers share it, on one machine or on several."""
+"""The storage of a search's study, which several workers can share, also on several machines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
 
 
 def open_storage(address: str) -> "str | BaseStorage":
-    """Return what Optuna takes for the storage at an address.
+    """Return the storage at an address, for Optuna.
 
     Args:
-        address: a path: a journal, a file to which every worker appends under a lock that holds on a network disk too
-            (SQLite's does not); or a database's address with ``://``, as SQLAlchemy has it.
+        address: the path of a journal, a file to which each worker appends under a lock that also works on a network
+            file system (SQLite's does not); or a database's SQLAlchemy URL, with ``://``.
 
     Raises:
         OSError: the journal cannot be written.
@@ -23,7 +23,7 @@ def open_storage(address: str) -> "str | BaseStorage":
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     from optuna.storages.journal._file import get_lock_file
 
-    # Optuna's other lock, a symbolic link, never expires where its path is relative, and needs rights on Windows.
+    # Optuna's other lock, a symbolic link, never expires if its path is relative, and needs privileges on Windows.
     lock = JournalFileOpenLock(address)
     with get_lock_file(lock):
         _cut_torn_line(Path(address))
@@ -31,7 +31,7 @@ def open_storage(address: str) -> "str | BaseStorage":
 
 
 def _cut_torn_line(journal: Path) -> None:
-    """Cut off a line that a crash or a full disk left unfinished: Optuna would read nothing that comes after it."""
+    """Remove an incomplete last line, left by a crash or a full disk: Optuna would read nothing after it."""
     if not journal.is_file():
         return
     with journal.open("r+b") as file:

@@ -1,7 +1,7 @@
-"""What a checkpoint may name: it can come from anywhere, and opening it must run nothing but this project's classes.
+"""The classes that a checkpoint may name: opening an untrusted checkpoint must only run miniLLM's own classes.
 
-A name is looked up in a list before anything is imported: importing a module runs it. A class of one's own is allowed
-by its full name, see ``trusted``.
+Importing a module runs it, so a name is looked up in a list before any import. Users allow their own classes by full
+name, see ``trusted``.
 """
 
 import importlib
@@ -20,9 +20,8 @@ import minillm.tokenization
 from minillm.configuration import check_arguments, resolve
 from minillm.errors import SettingError
 
-# What evaluation makes of a checkpoint's data and tokenizer: no source but the embedded one, for each of the others
-# reads files or addresses.
-OF_DATA = {
+# Classes of a checkpoint's data and tokenizer. Of the sources only the embedded one: all others read files or URLs.
+DATA_CLASSES = {
     minillm.corpus: ("Cleaner", "DuplicateFilter", "QualityFilter", "SampleSource"),
     minillm.data: ("Augmentation", "Curriculum", "TextDataModule"),
     minillm.tokenization: ("BPETokenizer", "WordTokenizer"),
@@ -31,7 +30,7 @@ OF_DATA = {
 
 @cache
 def networks() -> Mapping[str, Callable[..., Any]]:
-    """Return the networks of `minillm.models` by all of their names."""
+    """Return the networks of `minillm.models` by each of their full names."""
     found: dict[str, Callable[..., Any]] = {}
     package = minillm.models.__name__
     for module in pkgutil.iter_modules(minillm.models.__path__, f"{package}."):
@@ -46,46 +45,45 @@ def networks() -> Mapping[str, Callable[..., Any]]:
 
 @cache
 def data_classes() -> Mapping[str, Callable[..., Any]]:
-    """Return what a checkpoint's data and tokenizer may be made of, by name."""
-    return {
-        f"{package.__name__}.{name}": getattr(package, name) for package, names in OF_DATA.items() for name in names
-    }
+    """Return the classes that a checkpoint's data and tokenizer may use, by full name."""
+    classes = ((package, name) for package, names in DATA_CLASSES.items() for name in names)
+    return {f"{package.__name__}.{name}": getattr(package, name) for package, name in classes}
 
 
 def allowed(
     target: Any, known: Mapping[str, Callable[..., Any]], trusted: Collection[str] = (), setting: str = "_target_"
 ) -> Callable[..., Any]:
-    """Return the class that a checkpoint names, where it may name it.
+    """Return the class with a name from a checkpoint, if it is allowed.
 
     Args:
         target: the name.
-        known: the classes that every checkpoint may name here.
-        trusted: full names that the user allows besides; of these alone is a module imported.
-        setting: where the name stands, for the error.
+        known: classes that every checkpoint may name here.
+        trusted: full names that the user allows in addition; only for these is a module imported.
+        setting: the name's place, for the error.
 
     Raises:
-        SettingError: any other name; nothing was imported for it.
+        SettingError: the name is not allowed; nothing was imported.
     """
     if isinstance(target, str) and target in known:
         return known[target]
     if isinstance(target, str) and target in trusted:
         return resolve(target, setting)
-    advice = "is none of miniLLM's classes that a checkpoint may name"
+    advice = "is not one of miniLLM's classes that a checkpoint may name"
     if isinstance(target, str) and target.replace(".", "").isidentifier() and "." in target:
-        advice += f", so nothing was imported; if you trust who made it: trusted=[{target}]"
+        advice += f", so it was not imported; if you trust its author: trusted=[{target}]"
     raise SettingError(setting, target, advice)
 
 
 def build(node: Any, known: Mapping[str, Callable[..., Any]], trusted: Collection[str] = (), name: str = "") -> Any:
-    """Return the object that a checkpoint's node describes by its ``_target_``, and those that its arguments describe.
+    """Instantiate a checkpoint's node with a ``_target_``, and the nodes in its arguments.
 
-    Unlike Hydra's it calls allowed classes only, with arguments of the declared types, and resolves no interpolation.
+    Unlike Hydra, it only calls allowed classes, with arguments of the declared types, and resolves no interpolations.
 
     Args:
-        node: plain values; a mapping without a ``_target_``, and all else, is returned as it is.
+        node: plain values; values other than nodes are returned unchanged.
         known: as for `allowed`.
         trusted: as for `allowed`.
-        name: where the node stands, for errors.
+        name: the node's place, for errors.
 
     Raises:
         SettingError: a class that is not allowed, or an argument that the class refuses.

@@ -1,4 +1,4 @@
-"""What `scripts/generate.py` does: one text as it comes, many at once, or whatever is typed."""
+"""The work of `scripts/generate.py`: stream one text, write many, or continue prompts interactively."""
 
 import contextlib
 import dataclasses
@@ -27,23 +27,23 @@ from minillm.language_model import LanguageModel
 from minillm.signals import STATUS, Interrupted, signals
 
 STDIO = "-"  # as a file: standard input, or output
-SAYS_UNKNOWN = 0.01  # share of [UNK] from which it is said beside the figures
+MIN_SHOWN_UNK_RATE = 0.01  # a smaller share of [UNK] is not shown
 
 
 @dataclass
 class Writing:
-    """How texts are written; what an interactive session remembers.
+    """The settings of text generation, which an interactive session can change.
 
     Args:
-        model: what writes.
+        model: the model.
         sampling: how tokens are chosen.
-        max_new_tokens: tokens of a text at most.
-        n: texts of each prompt.
-        seed: of the first text's draws; each further one has the next. None: others each time.
-        batch_size: texts that are written at once, where there are several; as many prompts are read ahead.
+        max_new_tokens: maximum tokens of a text.
+        n: texts per prompt.
+        seed: of the first text's draws; the next text has seed + 1, and so on. None: different draws each time.
+        batch_size: texts that are generated together, and prompts that are read ahead.
 
     Raises:
-        SettingError: a number that cannot be.
+        SettingError: a number is out of range.
     """
 
     model: LanguageModel
@@ -59,10 +59,10 @@ class Writing:
                 raise SettingError(name, getattr(self, name), f"must be from 1 to {highest:,}")
 
     def stream(self, prompt: str, out: TextIO) -> None:
-        """Write a prompt's texts as they come, an empty line between two.
+        """Write a prompt's texts while they are generated, separated by empty lines.
 
         Raises:
-            SettingError: a prompt, or a number, that cannot be.
+            SettingError: the prompt cannot be continued, or a number is out of range.
         """
         seed = self._first_seed()
         for number in range(self.n):
@@ -74,16 +74,14 @@ class Writing:
             print(file=out, flush=True)
 
     def texts(self, prompts: Iterator[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        """Yield a record of each text, in the order of the prompts; memory does not grow with their number.
-
-        A prompt that the model cannot continue has a record too, with an ``error``.
+        """Yield a record for each text, in the order of the prompts, in constant memory.
 
         Args:
-            prompts: where each comes from, and the prompt.
+            prompts: pairs of a prompt's origin, such as a line of a file, and the prompt.
 
         Yields:
             ``prompt``, ``text`` (the prompt and its continuation) and ``seed``, with which the prompt alone gives the
-            same text; or ``prompt``, ``error`` and ``where``.
+            same text; or, for a prompt that the model cannot continue, ``prompt``, ``error`` and ``where``.
         """
         seed = self._first_seed()
         wanted = (item for item in prompts for _ in range(self.n))
@@ -114,7 +112,7 @@ class Writing:
 
 
 def describe(model: LanguageModel, checkpoint: Path) -> str:
-    """Return, in one line, which checkpoint it is and how good: bits per byte, and what the audit says of them.
+    """Return one line about a checkpoint: its model, its bits per byte, and whether the audit trusts these.
 
     Args:
         model: the loaded model.
@@ -130,7 +128,7 @@ def describe(model: LanguageModel, checkpoint: Path) -> str:
     bits_of = [f"{split} {figures[split]['bits_per_byte']:.3f}" for split in ("val", "test") if split in figures]
     parts.append(f"{', '.join(bits_of)} bits per byte")
     unknown = evaluation["data"]["unk_rate"].get("test", 0.0)
-    if unknown >= SAYS_UNKNOWN:
+    if unknown >= MIN_SHOWN_UNK_RATE:
         parts.append(f"{unknown:.0%} of the test words are [UNK]")
     if not evaluation["trustworthy"]:
         finding = next(iter(evaluation["findings"]), "the audit found a fault")
@@ -139,7 +137,7 @@ def describe(model: LanguageModel, checkpoint: Path) -> str:
 
 
 def evaluation_of(checkpoint: Path) -> Evaluation | None:
-    """Return the evaluation that lies beside a checkpoint, where it is of this one and whole; else None."""
+    """Return the evaluation beside a checkpoint; None: there is none, it is damaged, or of another checkpoint."""
     if checkpoint.parent.name != "checkpoints":
         return None
     try:
@@ -150,10 +148,10 @@ def evaluation_of(checkpoint: Path) -> Evaluation | None:
 
 
 def read_prompts(prompts_file: str) -> Iterator[tuple[str, str]]:
-    """Yield each line that is not empty, after where it stands; one at a time.
+    """Yield each line that is not empty, as a pair of its place (file and line number) and its text.
 
     Args:
-        prompts_file: a file in UTF-8, or ``-``: standard input.
+        prompts_file: a UTF-8 file, or ``-``: standard input.
 
     Raises:
         SettingError: no such file, or it is not UTF-8.
@@ -162,7 +160,7 @@ def read_prompts(prompts_file: str) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with _opened(prompts_file) as file:
-            for number, line in enumerate(file, 1):  # an error names the line after it
+            for number, line in enumerate(file, 1):  # a decoding error is in the line after ``number``
                 if prompt := line.strip("\r\n\ufeff"):
                     yield f"{where}:{number}", prompt
     except UnicodeDecodeError as error:
@@ -186,13 +184,13 @@ def write_texts(writing: Writing, prompts: Iterator[tuple[str, str]], output: st
     """Write the texts of many prompts.
 
     Args:
-        writing: how.
-        prompts: where each comes from, and the prompt.
-        output: a file, which is there once all is written: a JSON record per line, see `Writing.texts`; ``-``: the same
-            on standard output; None: the texts there, an empty line between two.
+        writing: the settings.
+        prompts: as for `Writing.texts`.
+        output: a file, written atomically, with a JSON record per line, see `Writing.texts`; ``-``: the records on
+            standard output; None: the texts on standard output, separated by empty lines.
 
     Raises:
-        SettingError: a prompt that the model cannot continue; the texts of the others are written.
+        SettingError: the model cannot continue a prompt; the texts of the others are written.
     """
     refused: list[dict[str, Any]] = []
     left_out = 0
@@ -223,18 +221,18 @@ def _written(output: str | None) -> Iterator[TextIO]:
 
 
 HELP = """\
-Type a prompt, and it is continued. What begins with / is a setting, which stays:
+Type a prompt to continue it. A line that starts with / changes a setting from then on:
   /temperature 0.7   /top_k 50   /top_p 0.9   /repetition_penalty 1.2
   /max_new_tokens 60   /n 3   /seed 0 (null: another text each time)
   /settings shows them, /help this. Ctrl-C ends a text, Ctrl-D the session."""
-OF_SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
-OF_WRITING = ("max_new_tokens", "n", "seed")
+SAMPLING_SETTINGS = tuple(field.name for field in dataclasses.fields(Sampling))
+WRITING_SETTINGS = ("max_new_tokens", "n", "seed")
 
 
 def interact(writing: Writing) -> None:
-    """Continue what is typed until the input ends; ``/name value`` changes a setting from there on.
+    """Continue typed prompts until the input ends; ``/name value`` changes a setting.
 
-    A mistake is one line, and the session goes on. Ctrl-C while a text is written ends that text, else the session.
+    A mistake gives one line, and the session continues. Ctrl-C ends the current text, or the session if there is none.
     """
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -259,12 +257,12 @@ def interact(writing: Writing) -> None:
         except Interrupted as end:
             if end.code != STATUS[signal.SIGINT]:
                 raise
-            signals.answer()  # the next one ends the session
+            signals.answer()  # handle the next signal in the same way
             print(flush=True)
 
 
 def _typed(is_terminal: bool) -> str | None:
-    """Return the next line; None: the input has ended."""
+    """Return the next line; None: end of input."""
     try:
         if is_terminal:
             return input("> ")
@@ -278,28 +276,28 @@ def _typed(is_terminal: bool) -> str | None:
 
 
 def _quietly(end: Interrupted) -> None:
-    """End a session without a word on Ctrl-C, and as ever on SIGTERM."""
+    """End a session silently on Ctrl-C, and in the usual way on SIGTERM."""
     if end.code != STATUS[signal.SIGINT]:
         raise end
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one while the program leaves is no news
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignore another Ctrl-C while the program exits
     print(flush=True)
 
 
 def _changed(writing: Writing, line: str) -> Writing:
-    """Return what a line that begins with / makes of the settings.
+    """Return the settings after a line that starts with /.
 
     Raises:
-        SettingError: no such setting, or a value that cannot be.
+        SettingError: an unknown setting, or an invalid value.
     """
     name, _, text = line[1:].strip().partition(" ")
-    name, _, value_behind = name.partition("=")
-    text = (value_behind or text.strip().removeprefix("=")).strip()
+    name, _, value_after_equals = name.partition("=")
+    text = (value_after_equals or text.strip().removeprefix("=")).strip()
     if name in ("help", "?", "settings"):
-        shown = {**vars(writing.sampling), **{setting: getattr(writing, setting) for setting in OF_WRITING}}
+        shown = {**vars(writing.sampling), **{setting: getattr(writing, setting) for setting in WRITING_SETTINGS}}
         pairs = "  ".join(f"/{setting} {'null' if value is None else value}" for setting, value in shown.items())
         print(pairs if name == "settings" else HELP, file=sys.stderr, flush=True)
         return writing
-    known = (*OF_SAMPLING, *OF_WRITING)
+    known = (*SAMPLING_SETTINGS, *WRITING_SETTINGS)
     if name not in known:
         close = difflib.get_close_matches(name, [*known, "help", "settings"], n=1)
         hint = f"; did you mean /{close[0]}?" if close else "; /help lists them"
@@ -307,8 +305,8 @@ def _changed(writing: Writing, line: str) -> Writing:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingError(name, text, "is no value") from error
-    if name in OF_SAMPLING:
+        raise SettingError(name, text, "is not a value") from error
+    if name in SAMPLING_SETTINGS:
         check_arguments(Sampling, {name: value})
         return dataclasses.replace(writing, sampling=dataclasses.replace(writing.sampling, **{name: value}))
     check_arguments(Writing, {name: value})

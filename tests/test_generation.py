@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from minillm.errors import DivergedError, SettingError
-from minillm.generation import Sampling, generate_tokens
+from minillm.generation import Draw, Sampling, generate_tokens
 from minillm.models import GPT2, KeyValueCache, MiniGPT, MiniGPTModern
 from minillm.tokenization import BOS, EOS, PAD, UNK
 
@@ -48,9 +48,10 @@ def let_end(network: MiniGPT) -> None:
     torch.nn.init.normal_(network.head.weight[EOS : EOS + 1], std=0.5)
 
 
-def columns(steps: list[list[int | None]], rows: int) -> list[list[int]]:
-    """Return what each row has got."""
-    return [[token for step in steps if (token := step[row]) is not None] for row in range(rows)]
+def columns(draws: list[Draw], rows: int) -> list[list[int]]:
+    """Return each row's tokens without [EOS]."""
+    tokens = [[draw.tokens[row] for draw in draws] for row in range(rows)]
+    return [[token for token in row if token not in (None, EOS)] for row in tokens]
 
 
 def a_prompt(random_ids: RandomIds, length: int, seed: int) -> list[int]:
@@ -98,10 +99,10 @@ def test_a_row_that_has_ended_stays_ended_and_disturbs_no_other(network: MiniGPT
     expected = [naively(network, prompt, 40) for prompt in prompts]
     assert len({len(tokens) for tokens in expected}) > 4
     assert 40 in map(len, expected)
-    steps = list(generate_tokens(network, prompts, 40, GREEDY))
-    assert columns(steps, 12) == expected
-    for before, after in pairwise(steps):
-        assert all(later is None for earlier, later in zip(before, after, strict=True) if earlier is None)
+    draws = list(generate_tokens(network, prompts, 40, GREEDY))
+    assert columns(draws, 12) == expected
+    for before, after in pairwise(draw.tokens for draw in draws):
+        assert all(later is None for earlier, later in zip(before, after, strict=True) if earlier in (None, EOS))
 
 
 def test_a_row_draws_as_it_would_alone_with_its_own_seed(network: MiniGPT, random_ids: RandomIds) -> None:
@@ -130,8 +131,10 @@ def test_it_ends_when_every_row_has(network: MiniGPT, random_ids: RandomIds) -> 
     let_end(network)
     prompts = [a_prompt(random_ids, 4, seed=seed) for seed in range(12)]
     ending = [prompt for prompt in prompts if len(naively(network, prompt, 40)) < 40]
-    steps = list(generate_tokens(network, ending, 40, GREEDY))
-    assert len(steps) == max(len(naively(network, prompt, 40)) for prompt in ending) < 40
+    draws = list(generate_tokens(network, ending, 40, GREEDY))
+    longest = max(len(naively(network, prompt, 40)) for prompt in ending)
+    assert len(draws) == longest + 1  # its [EOS]
+    assert longest < 40
 
 
 def test_a_prompt_longer_than_the_window_is_read_from_its_newest_half_on(
@@ -168,9 +171,9 @@ class Fixed:
 )
 def test_padding_unknown_and_beginning_are_never_generated_however_probable(sampling: Sampling) -> None:
     network = Fixed([99.0, 98.0, 97.0, -50.0, 1.0, 1.5])
-    steps = list(generate_tokens(network, [[BOS], [BOS, 4]], 50, sampling, seed=0))
-    assert {token for step in steps for token in step} <= {4, 5}
-    assert len(steps) == 50
+    draws = list(generate_tokens(network, [[BOS], [BOS, 4]], 50, sampling, seed=0))
+    assert {token for draw in draws for token in draw.tokens} <= {4, 5}
+    assert len(draws) == 50
 
 
 def probabilities(sampling: Sampling, *shares: float, occurred: tuple[int, ...] = ()) -> list[float]:
@@ -246,8 +249,8 @@ def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits(
 def test_what_the_prompt_and_the_text_have_used_is_penalized() -> None:
     # 5 stands in the prompt; greedily, 4 comes until it is used, then 6, then the best of what is left.
     network = Fixed([0.0, 0.0, 0.0, -9.0, 2.4, 2.5, 2.3, 1.4])
-    steps = list(generate_tokens(network, [[BOS, 5]], 5, Sampling(temperature=0, repetition_penalty=2)))
-    assert columns(steps, 1) == [[4, 6, 7, 5, 5]]
+    draws = list(generate_tokens(network, [[BOS, 5]], 5, Sampling(temperature=0, repetition_penalty=2)))
+    assert columns(draws, 1) == [[4, 6, 7, 5, 5]]
 
 
 def test_the_given_logits_stay_as_they_are() -> None:
@@ -258,8 +261,8 @@ def test_the_given_logits_stay_as_they_are() -> None:
 
 def test_draws_follow_the_distribution() -> None:
     network = Fixed([-99.0, -99.0, -99.0, -99.0, *torch.tensor([0.5, 0.3, 0.2]).log().tolist()])
-    steps = list(generate_tokens(network, [[BOS]] * 500, 8, Sampling(), seed=0))
-    tokens = torch.tensor(steps).flatten()
+    draws = list(generate_tokens(network, [[BOS]] * 500, 8, Sampling(), seed=0))
+    tokens = torch.tensor([draw.tokens for draw in draws]).flatten()
     shares = [(tokens == word).float().mean().item() for word in (4, 5, 6)]
     assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
 
@@ -268,7 +271,7 @@ def test_a_seed_gives_the_same_tokens_again_whatever_else_was_drawn(network: Min
     prompts = [a_prompt(random_ids, 4, seed=1), a_prompt(random_ids, 9, seed=2)]
 
     def tokens(seed: int | None) -> list[list[int | None]]:
-        return list(generate_tokens(network, prompts, 30, Sampling(temperature=2), seed))
+        return [draw.tokens for draw in generate_tokens(network, prompts, 30, Sampling(temperature=2), seed)]
 
     torch.manual_seed(1)
     first = tokens(5)

@@ -58,7 +58,7 @@ def test_the_words_of_a_prompt_that_the_model_does_not_know_are_named(
     logits = trained.network(torch.tensor([[BOS, *trained.tokenizer.encode(prompt)]]))[0]
     likeliest = int((logits.argmax(-1) == UNK).sum())
     assert likeliest > 0
-    assert f"likeliest at {likeliest} of the prompt's {len(logits)} places; it is never written" in notice
+    assert f"at {likeliest} of the prompt's {len(logits)} positions; it is never generated" in notice
     assert "[UNK]" not in trained.generate(prompt, seed=0).removeprefix(prompt)
     assert str(trained.notice(" ".join(f"Zz{n}yx" for n in range(20)))).count("yx'") == 10
     assert bytewise.unknown_words(prompt) == []
@@ -401,7 +401,7 @@ def test_a_network_of_ones_own_is_trained_and_loaded_by_whoever_says_its_name(
     assert ended.status == 0, ended.stderr
     best = "run/checkpoints/best.ckpt"
     del sys.modules["mine_on_path"]
-    with pytest.raises(SettingError, match=r"if you trust who made it: trusted=\[mine_on_path.Net\]"):
+    with pytest.raises(SettingError, match=r"if you trust its author: trusted=\[mine_on_path.Net\]"):
         minillm.load(best)
     assert "mine_on_path" not in sys.modules
     assert type(minillm.load(best, trusted=["mine_on_path.Net"]).network).__name__ == "Net"

@@ -1,4 +1,4 @@
-"""Lightning callbacks, one a file: what is done beside the training step."""
+"""Lightning callbacks, one per file."""
 
 from minillm.callbacks.bias_evaluation import BiasEvaluation
 from minillm.callbacks.bleu_evaluation import BleuEvaluation

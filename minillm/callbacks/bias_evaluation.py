@@ -1,4 +1,4 @@
-"""Prediction bias, each epoch."""
+"""Prediction bias at each validation."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from minillm.evaluation.bias import PredictionBias
 class BiasEvaluation(L.Callback):
     """Logs ``prediction_bias``, ``absolute_bias`` and ``bias_variance`` of validation and test.
 
-    See `minillm.evaluation.bias.PredictionBias` for what they mean.
+    `minillm.evaluation.bias.PredictionBias` defines them.
 
     Args:
-        max_batches: look at so many batches of the split; None: at all.
+        max_batches: batches of the split to use; None: all.
 
     Raises:
         SettingError: max_batches under 1.
@@ -40,11 +40,11 @@ class BiasEvaluation(L.Callback):
         self._update(outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the validation figures."""
+        """Log the validation metrics."""
         self._log("val", pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the test figures."""
+        """Log the test metrics."""
         self._log("test", pl_module)
 
     def _update(self, predictions: Tensor, batch: dict[str, Tensor], batch_idx: int) -> None:

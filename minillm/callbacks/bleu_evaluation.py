@@ -1,4 +1,4 @@
-"""BLEU of continued articles, each epoch."""
+"""BLEU of continued articles at each validation."""
 
 import itertools
 
@@ -11,12 +11,12 @@ from minillm.training import TrainingModule
 
 
 class BleuEvaluation(L.Callback):
-    """Logs ``bleu``, the BLEU-4 of greedily continued articles of validation and test; see `bleu_scores`.
+    """Logs ``bleu``, the BLEU-4 of greedy continuations of validation and test articles; see `bleu_scores`.
 
-    Every process computes the same figure, of the same articles.
+    Every process computes the same value from the same articles.
 
     Args:
-        max_articles: articles that are continued, the first ones of the split: this bounds the time.
+        max_articles: articles to continue, the first ones of the split; bounds the time.
 
     Raises:
         SettingError: max_articles under 1.
@@ -28,11 +28,11 @@ class BleuEvaluation(L.Callback):
         self.max_articles = max_articles
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the validation figure."""
+        """Log the validation BLEU."""
         self._log("val", trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the test figure."""
+        """Log the test BLEU."""
         self._log("test", trainer, pl_module)
 
     def _log(self, split: str, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

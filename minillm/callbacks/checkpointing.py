@@ -1,4 +1,4 @@
-"""Checkpoints: the best one and the last one."""
+"""Checkpoints: the best and the last."""
 
 import logging
 import shutil
@@ -22,25 +22,25 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Rewindable(Protocol):
-    """A logger that can forget what an interrupted run logged after its last checkpoint."""
+    """A logger that can remove what an interrupted run logged after its last checkpoint."""
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged of this step and of later ones."""
+        """Remove what was logged from this step on."""
 
 
 class Checkpointing(ModelCheckpoint):
-    """Keeps ``best.ckpt``, of the validation with the lowest ``val/loss``, and ``last.ckpt``, to resume from.
+    """Keeps ``best.ckpt``, from the validation with the lowest ``val/loss``, and ``last.ckpt``, to resume from.
 
-    Whenever it is written, a checkpoint says how many batches made the weights that it holds, see `settled`. It is
-    written once the step's figures are logged: what the log holds of earlier steps is therefore complete, and what it
-    holds of later ones is taken out when training goes on from the checkpoint.
+    A checkpoint's counts of epochs and batches always match its weights, see `settled`. It is written after the step's
+    metrics are logged, so the log is complete up to that step; a resumed run removes later rows.
 
     Args:
         dirpath: folder of the checkpoints.
-        monitor: the figure that decides which is best; the lower the better unless ``mode`` is max.
-        mode: ``min`` or ``max``.
-        every_n_train_steps: write ``last.ckpt`` so often within an epoch, besides at its end; None: not by steps.
-        every_minutes: write it also after so many minutes, at the end of the step; None: not by the clock.
+        monitor: the metric that determines the best checkpoint.
+        mode: ``min``: lower is better; ``max``: higher is better.
+        every_n_train_steps: steps between two ``last.ckpt`` within an epoch; None: not by steps. One is always written
+            at an epoch's end.
+        every_minutes: minutes between two ``last.ckpt``; None: not by time.
 
     Raises:
         SettingError: every_n_train_steps under 1, every_minutes not over 0, or a folder that cannot be written.
@@ -69,14 +69,14 @@ class Checkpointing(ModelCheckpoint):
         )
         self.last_every_n_train_steps, self.every_minutes = every_n_train_steps, every_minutes
         self._between_steps = False
-        self._step = 0  # how many steps there were at the last batch's start
+        self._step = 0  # number of steps at the start of the last batch
         self._saved_at = 0.0
 
     def write_last(self, trainer: L.Trainer) -> bool:
-        """Write ``last.ckpt`` of the training as it stands; return whether that could be done.
+        """Write ``last.ckpt`` of the current state if possible; return whether it was.
 
-        It cannot within a step or a validation: from there training could not go on as if nothing had happened, and
-        the ``last.ckpt`` that is there stays. A callback does best to ask in ``on_train_batch_start``.
+        Within a step or a validation it is not possible, since training could not resume exactly; the existing
+        ``last.ckpt`` is kept. Other callbacks should call it in ``on_train_batch_start``.
         """
         if not self._between_steps or trainer.state.fn != TrainerFn.FITTING or not trainer.training:
             return False
@@ -88,19 +88,19 @@ class Checkpointing(ModelCheckpoint):
         return True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock, and have the loggers count on from the last step."""
+        """Start the clock, and make the loggers continue after the last step."""
         super().on_train_start(trainer, pl_module)
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
-        # Going on from where a validation was, Lightning passes over it in a round that its loggers take for a step.
-        passes_over = loop.restarting and loop._should_check_val_fx(fetcher)
-        loop._batches_that_stepped = trainer.global_step - passes_over
+        # Resuming at a validation, Lightning skips it in an iteration that its loggers count as a step.
+        skips_validation = loop.restarting and loop._should_check_val_fx(fetcher)
+        loop._batches_that_stepped = trainer.global_step - skips_validation
         self._between_steps, self._step, self._saved_at = False, trainer.global_step, time.monotonic()
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write ``last.ckpt`` of the step before, if it is time: it has been logged by now, and validated if need be.
+        """Write ``last.ckpt`` of the step before if it is due: by now its metrics are logged, and it is validated.
 
-        With accumulated gradients a step takes several batches, and most of them complete none.
+        With accumulated gradients a step takes several batches.
         """
         step = trainer.global_step
         if step > self._step and self._is_due(trainer, step):
@@ -108,17 +108,17 @@ class Checkpointing(ModelCheckpoint):
         self._step, self._between_steps = step, False
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Know that a batch is done with: callbacks that keep checkpoints come last."""
+        """Note that the batch is complete: Lightning calls checkpoint callbacks last."""
         self._between_steps = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``last.ckpt`` after the epoch's validation, or wherever training ended in it."""
+        """Write ``last.ckpt`` after the epoch's validation, or where training ended within the epoch."""
         super().on_train_epoch_end(trainer, pl_module)
         self._step, self._between_steps = trainer.global_step, True
         self.write_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count an epoch that was cut short as the one that training is in, as its checkpoint does."""
+        """Count an epoch that ended early as the current one, as its checkpoint does."""
         if counts := settled(trainer):
             trainer.fit_loop.epoch_progress.load_state_dict(counts["epoch_progress"])
 
@@ -131,14 +131,14 @@ class Checkpointing(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(is_time, all=False)  # clocks differ between processes
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint say from where training goes on."""
+        """Write the counts to resume from into the checkpoint."""
         if trainer.state.fn == TrainerFn.FITTING:
             checkpoint["loops"]["fit_loop"].update(settled(trainer))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off: the log ends there, and the best checkpoint so far is in this folder."""
+        """Resume: rewind the loggers to the checkpoint, and copy the best checkpoint so far into this run's folder."""
         states = checkpoint["callbacks"]
-        if trainer.state.fn != TrainerFn.FITTING:  # the checkpoint is tested, and what is known here stays
+        if trainer.state.fn != TrainerFn.FITTING:  # a test: keep this callback's state
             states[self.state_key] = self.state_dict()
             return
         for logger in trainer.loggers:
@@ -149,11 +149,11 @@ class Checkpointing(ModelCheckpoint):
             states[self.state_key] = self._with_best_here(states[self.state_key], Path(trainer.ckpt_path).parent)
 
     def _with_best_here(self, state: dict[str, Any], beside: Path) -> dict[str, Any]:
-        """Have the best checkpoint so far in this run's folder; return the state that says so.
+        """Copy the best checkpoint so far into this run's folder; return this callback's state with the new path.
 
         Args:
-            state: of this callback, in the checkpoint that training goes on from.
-            beside: the folder of that checkpoint, which may have been moved since.
+            state: of this callback, from the checkpoint to resume from.
+            beside: the folder of that checkpoint, which may have been moved.
         """
         assert self.dirpath is not None
         state = {**state, "dirpath": self.dirpath, "last_model_path": ""}
@@ -162,7 +162,7 @@ class Checkpointing(ModelCheckpoint):
         found = next((path for path in (beside / recorded.name, recorded) if path.is_file()), None)
         if found is None:
             if recorded.name:
-                log.warning("%s is gone: the best checkpoint will be that of the validations to come", recorded)
+                log.warning("%s does not exist any more: the best checkpoint will be one of this run's", recorded)
             worst = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
             nothing = {"best_model_path": "", "kth_best_model_path": "", "best_k_models": {}}
             return {**state, **nothing, "best_model_score": None, "kth_value": worst}
@@ -174,20 +174,19 @@ class Checkpointing(ModelCheckpoint):
 
 
 def begin_log(loggers: Iterable[Logger]) -> None:
-    """Forget what a run has logged that was killed before its first checkpoint, and now begins anew in its folder."""
+    """Empty the logs of a run that was killed before its first checkpoint and starts again in its folder."""
     for logger in loggers:
         if isinstance(logger, Rewindable):
             logger.rewind(0)
 
 
 def settled(trainer: L.Trainer) -> dict[str, Any]:
-    """Return Lightning's counts of epochs and batches such that training goes on from them right after the last step.
+    """Return Lightning's counts of epochs and batches with which training resumes right after the last step.
 
-    Lightning saves its counts as they happen to be, half advanced within the hook that saves, and guesses from them at
-    what point that was. The guess is right once, for the hooks that it knows: a checkpoint of a run that was itself
-    resumed, of a batch within an accumulated step, or of an epoch that a limit of steps or time cut short is taken for
-    another point. Here a batch counts once its gradient is in the weights, and an epoch once it has had all its
-    batches and its ``on_train_epoch_end``; all that Lightning counts on the way there agrees.
+    Lightning saves its counts in an intermediate state, and later guesses in which hook they were saved. The guess is
+    wrong for a checkpoint of a resumed run, of a batch within an accumulated step, or of an epoch that a limit of steps
+    or time ended early. In the counts returned here, a batch counts once its gradient is in the weights, and an epoch
+    once it has had all its batches and its ``on_train_epoch_end``; all of Lightning's other counts are consistent.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -195,9 +194,9 @@ def settled(trainer: L.Trainer) -> dict[str, Any]:
     if not begun:
         return {}
     at_end = done == batches.current.ready and (batches.is_last_batch or done == trainer.num_training_batches)
-    waiting = 0 if at_end else done % trainer.accumulate_grad_batches  # in gradients, which no checkpoint holds
-    # Within on_train_epoch_start and on_train_epoch_end, ready and processed are one ahead of the others.
-    # An epoch that has had no batch since a resume is the one before the first that follows.
+    waiting = 0 if at_end else done % trainer.accumulate_grad_batches  # their gradients are not in the checkpoint
+    # In on_train_epoch_start and on_train_epoch_end, ready and processed are one ahead of the other counts.
+    # An epoch without a batch since a resume counts as the one before.
     is_over = epochs.ready > begun or ((at_end or not done) and epochs.processed == begun)
     finished = begun if is_over else begun - 1
     epoch = {"ready": begun, "started": begun, "processed": finished, "completed": finished}

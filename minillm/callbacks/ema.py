@@ -1,4 +1,4 @@
-"""An average of the weights over training steps, which predicts better than the last ones."""
+"""An exponential moving average of the weights."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from minillm.training import TrainingModule
 
 
 class EMA(L.Callback):
-    """Keeps an exponential moving average of the weights (Polyak and Juditsky 1992), which is what is validated.
+    """Keeps an exponential moving average of the weights (Polyak and Juditsky 1992), and validates with it.
 
-    Behind each optimizer step, average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) at the
-    n-th one, so that the first weights, which were random, are soon forgotten. The network holds the average from each
-    validation until training goes on, and when training is over; a checkpoint's ``state_dict`` is always the average,
-    and the weights to go on from are in this callback's state beside it.
+    After the n-th optimizer step, average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)), so
+    that the random initial weights fade quickly. The network has the average during validations and after training. A
+    checkpoint's ``state_dict`` is always the average; the weights to continue training from are in this callback's
+    state.
 
     Args:
-        decay: what is kept of the average at a step; it so stretches over about 1 / (1 - decay) steps.
+        decay: factor of the average at each step; it averages over about 1 / (1 - decay) steps.
 
     Raises:
         SettingError: decay outside [0, 1).
@@ -33,21 +33,21 @@ class EMA(L.Callback):
             raise SettingError("decay", decay, "must be at least 0 and under 1, such as 0.999")
         self.decay = decay
         self.updates = 0
-        self._parameters: list[Tensor] = []  # the network's
-        self._others: list[Tensor] = []  # the average; while the network holds that, the weights that are trained
+        self._parameters: list[Tensor] = []  # of the network
+        self._others: list[Tensor] = []  # the average; or the trained weights while the network has the average
         self._network_holds_average = False
         self._loaded: list[Tensor] | None = None
         self._steps = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with the weights as they are."""
+        """Start with the current weights."""
         assert isinstance(pl_module, TrainingModule)
         self._parameters = list(pl_module.network.parameters())
         self._others = [parameter.detach().clone() for parameter in self._parameters]
         self._network_holds_average = False
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Give the network back the weights that are trained."""
+        """Put the trained weights back into the network."""
         self._let_network_hold(average=False)
         self._steps = trainer.global_step
 
@@ -60,7 +60,7 @@ class EMA(L.Callback):
             self.updates += 1
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the average be measured."""
+        """Put the average into the network."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._let_network_hold(average=True)
 
@@ -70,7 +70,7 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def _let_network_hold(self, average: bool) -> None:
-        if self._loaded is not None:  # from a checkpoint, whose state_dict, the average, is in the network
+        if self._loaded is not None:  # after loading a checkpoint the network has its state_dict: the average
             torch._foreach_copy_(self._others, self._loaded)
             self._network_holds_average, self._loaded = True, None
         if self._network_holds_average != average:
@@ -79,7 +79,7 @@ class EMA(L.Callback):
             self._others, self._network_holds_average = held, average
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Put the average in the place of the network's weights."""
+        """Save the average as the network's weights."""
         if not self._network_holds_average:
             assert isinstance(pl_module, TrainingModule)
             average = dict(zip(self._parameters, self._others, strict=True))
@@ -87,10 +87,10 @@ class EMA(L.Callback):
                 checkpoint["state_dict"][f"network.{name}"] = average[parameter]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: how many steps are averaged, and the weights to go on from."""
+        """Return what a resumed run needs: the number of averaged steps and the trained weights."""
         weights = self._others if self._network_holds_average else [p.detach() for p in self._parameters]
         return {"updates": self.updates, "weights": weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where a checkpoint left off."""
+        """Restore the state."""
         self.updates, self._loaded = state_dict["updates"], state_dict["weights"]

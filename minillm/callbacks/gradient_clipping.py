@@ -1,4 +1,4 @@
-"""Gradient clipping that shows its work."""
+"""Gradient clipping that logs the norm."""
 
 import lightning as L
 import torch
@@ -9,10 +9,10 @@ from minillm.training.sharding import whole
 
 
 class GradientClipping(L.Callback):
-    """Scales the gradient down to a norm (Pascanu et al. 2013); logs ``train/grad_norm``, what it was before.
+    """Clips the gradient's norm (Pascanu et al. 2013); logs ``train/grad_norm``, the norm before clipping.
 
     Args:
-        max_norm: longest gradient, in the L2 norm over all parameters; infinity only logs.
+        max_norm: maximum L2 norm over all parameters; infinity: only log.
 
     Raises:
         SettingError: max_norm is not over 0.

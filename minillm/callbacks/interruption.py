@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a network trains."""
+"""Ctrl-C and SIGTERM during training."""
 
 import os
 import signal
@@ -12,32 +12,31 @@ from minillm.signals import Interrupted, signals
 
 
 class Interruption(L.Callback):
-    """Ends the training when a signal asks for it, with ``last.ckpt`` of the step that it came in.
+    """Ends the training on a signal, with ``last.ckpt`` of the current step.
 
-    The running step ends first, and where gradients are accumulated the optimizer's step that they are for: so nothing
-    that was computed is lost, and nothing half-done is kept. In validation and test it ends at once. Of several
-    processes all end at the same step, whichever of them had the signal; in validation the first one ends, and then
-    the others.
+    It finishes the optimizer step first, with all its accumulated gradients, so that no computation is lost. In
+    validation and test it ends at once. Several processes all end at the same step, whichever received the signal; in
+    validation, the first process ends, and then the others.
 
-    It goes after all callbacks that have a state.
+    It must come after all callbacks that have a state.
     """
 
     def __init__(self) -> None:
         self.step, self.trains = 0, False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let Lightning not put its own answers in place, which it would right before the training starts."""
+        """Keep Lightning from installing its signal handlers, which it does right before training starts."""
         trainer._signal_connector.register_signal_handlers = signals.install  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait from here on; Lightning's own answer to a signal would end a training without its checkpoint."""
+        """From now on, signals wait for the end of a step; Lightning's handlers would end without a checkpoint."""
         signals.install()
         signals.helpers = lambda: getattr(trainer.strategy.launcher, "procs", ())
         self.step = trainer.global_step
         self.trains = signals.waits = True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """End, if a signal came, once an optimizer's step is complete and logged."""
+        """If there was a signal, end once an optimizer step is complete and logged."""
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
@@ -51,29 +50,29 @@ class Interruption(L.Callback):
             self._end()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once from here on."""
+        """From now on, a signal ends the program at once."""
         self._wait_no_more()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait again."""
+        """From now on, signals wait for the end of a step again."""
         signals.waits = self.trains
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once from here on: what test and evaluation compute is computed again."""
+        """From now on, a signal ends the program at once: test and evaluation can be repeated."""
         self.trains = False
         self._wait_no_more()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Answer here too, instead of Lightning."""
+        """Replace Lightning's signal handlers."""
         signals.install()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave no process that waits for this one."""
+        """End the processes that wait for this one."""
         self.trains = signals.waits = False
         if isinstance(exception, Interrupted):
             signals.end_helpers()
         elif is_further_process() and first_has_ended():
-            os._exit(0)  # what was raised here is that it no longer answers
+            os._exit(0)  # the exception only says that the first process does not answer
 
     def _wait_no_more(self) -> None:
         signals.waits = False
@@ -82,5 +81,5 @@ class Interruption(L.Callback):
 
     @staticmethod
     def _end() -> NoReturn:
-        # The signal may have come to another one of several processes.
+        # Another process may have received the signal.
         raise signals.end(signal.SIGTERM if signals.pending is None else signals.pending)

@@ -1,4 +1,4 @@
-"""The learning rate as it was."""
+"""Logs the learning rate."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import lightning as L
 
 
 class LearningRate(L.Callback):
-    """Logs ``lr``, of the optimizer's first group of parameters, and ``lr/NAME`` of each whose own differs."""
+    """Logs ``lr``, of the optimizer's first parameter group, and ``lr/NAME`` of each group with a different one."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Log what the next step is taken with."""
+        """Log the learning rates of the next step."""
         groups = trainer.optimizers[0].param_groups
         rates = {"lr": groups[0]["lr"]}
         for number, group in enumerate(groups[1:], start=2):

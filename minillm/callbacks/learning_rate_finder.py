@@ -1,4 +1,4 @@
-"""A learning rate from a trial of many."""
+"""The learning-rate range test."""
 
 import contextlib
 import io
@@ -20,27 +20,27 @@ from minillm.training import TrainingModule
 
 log = logging.getLogger(__name__)
 
-FEW = 10  # so many first values of the smoothed loss are still those of a few batches
+SKIPPED = 10  # first values of the smoothed loss, which average only a few batches
 
 
 class LearningRateFinder(callbacks.LearningRateFinder):
-    """Lightning's learning-rate range test (Smith 2017): trains a little at rising rates, then anew with the one found.
+    """Lightning's learning-rate range test (Smith 2017): trains briefly at rising rates, then starts with the best.
 
-    The one found is that at which the smoothed loss falls most steeply over the logarithm of the rate. It replaces
-    ``optimizer.lr``: the training is then the same, bit for bit, as if it had been set. ``learning_rate.json`` and
-    ``learning_rate.svg`` in the run's folder show what was found. A resumed run keeps the rate that it has.
+    The best is where the smoothed loss falls most steeply over the logarithm of the rate. It replaces ``optimizer.lr``,
+    with the same results, bit for bit, as if it had been set there. ``learning_rate.json`` and ``learning_rate.svg`` in
+    the run's folder show the test. A resumed run keeps its rate.
 
     Args:
         dirpath: the run's folder.
-        min_lr: the first rate to try.
-        max_lr: the last one.
-        num_training_steps: optimizer steps from the one to the other.
-        early_stop_threshold: end when the loss is so many times the lowest so far; None: never.
+        min_lr: the first rate.
+        max_lr: the last rate.
+        num_training_steps: optimizer steps of the test.
+        early_stop_threshold: the test ends when the loss is this many times the lowest so far; None: never early.
 
     Raises:
-        SettingError: bounds without a range between them, too few steps, a threshold not over 1, or a folder that
-            cannot be written; when training begins, an optimizer with more than one learning rate, or a loss that does
-            not fall at any rate.
+        SettingError: min_lr not under max_lr, too few steps, a threshold not over 1, or a folder that cannot be
+            written; when training starts: an optimizer with more than one learning rate, or a loss that does not fall
+            at any rate.
     """
 
     def __init__(
@@ -64,22 +64,23 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         self.dirpath = Path(dirpath)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find the rate and set it."""
+        """Find the learning rate and set it."""
         assert isinstance(pl_module, TrainingModule)
         if trainer.ckpt_path is not None:
             return
         rates = sorted({group["initial_lr"] for group in trainer.optimizers[0].param_groups})
         if len(rates) > 1:
             shown = ", ".join(f"{rate:g}" for rate in rates)
-            advice = "the optimizer has these learning rates, and one can be found; set them yourself"
+            advice = "the optimizer has several learning rates, and only one can be found; set them yourself"
             raise SettingError("callbacks.learning_rate_finder", shown, advice)
         with _without_end(trainer), contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
-            self.lr_find(trainer, pl_module)  # it draws a progress bar of its own
-        if self.optimal_lr is None:  # a development run
+            self.lr_find(trainer, pl_module)  # draws its own progress bar
+        if self.optimal_lr is None:  # with fast_dev_run
             return
         results = self.optimal_lr.results
-        rates = results["lr"][FEW:]
-        losses = [loss * trainer.accumulate_grad_batches for loss in results["loss"][FEW:]]  # it has each batch's share
+        rates = results["lr"][SKIPPED:]
+        # Lightning has divided the losses by the number of accumulated batches.
+        losses = [loss * trainer.accumulate_grad_batches for loss in results["loss"][SKIPPED:]]
         place = steepest(rates, losses)
         if place is None:
             bounds = f"[{self._min_lr:g}, {self._max_lr:g}]"
@@ -88,17 +89,17 @@ class LearningRateFinder(callbacks.LearningRateFinder):
         found = rates[place]
         log.info("learning rate found: %.3g", found)
         pl_module.set_learning_rate(found)
-        trainer.strategy.setup_optimizers(trainer)  # a new schedule too: it keeps the rates that it began with
+        trainer.strategy.setup_optimizers(trainer)  # with a new schedule, since a schedule keeps its initial rates
         if trainer.is_global_zero:
             self._write(rates, losses, place)
 
     def _write(self, rates: list[float], losses: list[float], place: int) -> None:
-        """Write the figures and a plot of them."""
+        """Write the test's losses, and a plot of them."""
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
         axes.semilogx(rates, losses)
         axes.plot(rates[place], losses[place], "o", color="tab:red", label=f"{rates[place]:.3g}")
-        axes.set(xlabel="learning rate", ylabel="smoothed loss, nats a token")
+        axes.set(xlabel="learning rate", ylabel="smoothed loss, nats per token")
         axes.legend()
         with written_whole(self.dirpath / "learning_rate.svg") as file:
             figure.savefig(file, format="svg")
@@ -109,7 +110,7 @@ class LearningRateFinder(callbacks.LearningRateFinder):
 
 @contextlib.contextmanager
 def _without_end(trainer: L.Trainer) -> Iterator[None]:
-    """Let the trial run have as many epochs as it needs."""
+    """Give the test as many epochs as it needs."""
     epochs = trainer.fit_loop.max_epochs
     trainer.fit_loop.max_epochs = -1
     try:
@@ -119,14 +120,14 @@ def _without_end(trainer: L.Trainer) -> Iterator[None]:
 
 
 def steepest(rates: list[float], losses: list[float]) -> int | None:
-    """Return the place at which the loss falls most steeply over the logarithm of the rate; None if it never falls.
+    """Return the index at which the loss falls most steeply over the logarithm of the rate; None: it never falls.
 
     >>> steepest([10.0 ** -n for n in (5, 4, 3, 2, 1)], [9.0, 8.9, 7.0, 6.5, 8.0])
     2
 
     Args:
         rates: rising.
-        losses: one for each rate; those that are not finite do not count.
+        losses: one per rate; those that are not finite are ignored.
     """
     finite = [place for place, loss in enumerate(losses) if math.isfinite(loss)]
     if len(finite) < 2:

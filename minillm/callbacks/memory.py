@@ -1,4 +1,4 @@
-"""How much memory training takes."""
+"""Memory use of training."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ MIB = 2**20
 
 
 class Memory(L.Callback):
-    """Logs ``memory/rss_mib``, the process's resident memory, and on a GPU ``memory/gpu_peak_mib``, its peak."""
+    """Logs ``memory/rss_mib``, the process's resident memory, and on a GPU its peak memory, ``memory/gpu_peak_mib``."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log at the steps that are logged."""
+        """Log, only at logged steps."""
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         pl_module.log("memory/rss_mib", psutil.Process().memory_info().rss / MIB)

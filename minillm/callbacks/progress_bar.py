@@ -1,4 +1,4 @@
-"""The progress bar on a terminal, and a line per validation in the log."""
+"""A progress bar on a terminal, and a log line per validation."""
 
 import contextlib
 import logging
@@ -18,21 +18,21 @@ from minillm.clock import clock_of
 
 log = logging.getLogger(__name__)
 
-BEFORE = len("00:00:00 INFO ")  # what the log writes in front of a line, see conf/hydra/train.yaml
-REFRESHED = 4  # times a second
+LOG_PREFIX = len("00:00:00 INFO ")  # see conf/hydra/train.yaml
+REFRESHES_PER_SECOND = 4
 
 
 class ProgressBar(LightningProgressBar):
-    """A bar on the terminal, and a line in the log for each validation.
+    """A bar on the terminal, and a log line for each validation.
 
-    The line has what fits into the terminal's width, the most important first: epoch, bits per byte and loss on
-    validation, and the time that is left of the whole training; then the loss on the training split, tokens per second
-    and the share of the machine's speed. Where there is no terminal it has all. Epochs are counted from 1.
+    The line has the most important figures that fit into the terminal's width: epoch, validation bits per byte, time
+    left of the training, validation loss, training loss, tokens per second, and model FLOPs utilization. Without a
+    terminal it has all. Epochs count from 1.
 
-    The time left is that of the remaining steps at the speed so far, validations included, or what a limit of time or
-    tokens leaves where that ends sooner; an early stop ends sooner still.
+    The time left is estimated from the remaining steps and the speed so far, with validations, or from the remaining
+    limit of time or tokens if that is less; early stopping is not foreseen.
 
-    While the bar is shown, what is logged stands above it.
+    While the bar is shown, log lines appear above it.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ProgressBar(LightningProgressBar):
         self._start, self._first_step = 0.0, 0
 
     def disable(self) -> None:
-        """Show no bar from here on."""
+        """Hide the bar."""
         self._is_enabled = False
         self._close()
 
@@ -57,7 +57,7 @@ class ProgressBar(LightningProgressBar):
         (self._bar.console if self._bar else self.console).print(*args)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Draw no bar in one of several processes that share a terminal: they would draw over each other."""
+        """Draw no bar in a child process: several would overwrite each other on the terminal."""
         super().setup(trainer, pl_module, stage)
         if multiprocessing.current_process().name != "MainProcess":
             self.disable()
@@ -68,7 +68,7 @@ class ProgressBar(LightningProgressBar):
         self._open("training")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin the epoch's bar; a run that is resumed within an epoch goes on in it."""
+        """Start the epoch's bar, where a run resumed within the epoch continues."""
         self._show(_epoch(trainer), trainer.fit_loop.batch_idx + 1, self.total_train_batches)
 
     def on_train_batch_end(
@@ -79,7 +79,7 @@ class ProgressBar(LightningProgressBar):
             self._show(_epoch(trainer), batch_idx + 1, self.total_train_batches, self._beside(trainer))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show that it validates."""
+        """Start the validation's bar."""
         if self._bar is None and not trainer.sanity_checking and not trainer.training:
             self._open("validation")
         self._show("validation", 0, self._evaluation_batches(trainer))
@@ -90,7 +90,7 @@ class ProgressBar(LightningProgressBar):
             self._show("validation", args[3] + 1, self._evaluation_batches(trainer), self._beside(trainer))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the figures."""
+        """Log the validation's line."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         log.info("%s", self.line(trainer, self._width()))
@@ -105,26 +105,26 @@ class ProgressBar(LightningProgressBar):
             self._show("test", args[3] + 1, sum(trainer.num_test_batches))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._close()
 
     def line(self, trainer: L.Trainer, width: int | None = None) -> str:
         """Return a validation's line.
 
         Args:
-            trainer: whose figures it has.
-            width: characters that it may have; None: any number.
+            trainer: has the metrics.
+            width: maximum number of characters; None: unlimited.
         """
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        # In the order in which they stand, each with its importance.
+        # In the order of the line; 0 is the most important.
         fields: list[tuple[int, str]] = []
         for importance, name, form in (
             (0, "val/bits_per_byte", "val {:.3f} bits/byte"),
@@ -149,7 +149,7 @@ class ProgressBar(LightningProgressBar):
         return head
 
     def _left(self, trainer: L.Trainer) -> str | None:
-        """Return the time left of the whole training; None: nobody knows."""
+        """Return the time left of the whole training; None: unknown."""
         done = trainer.global_step - self._first_step
         seconds = math.inf
         steps = trainer.estimated_stepping_batches
@@ -160,7 +160,7 @@ class ProgressBar(LightningProgressBar):
         return str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else None
 
     def _beside(self, trainer: L.Trainer) -> str:
-        """Return what stands behind the bar: validation's bits per byte, the speed and the time left."""
+        """Return the text after the bar: validation bits per byte, speed and time left."""
         metrics = trainer.callback_metrics
         parts = []
         if "val/bits_per_byte" in metrics:
@@ -172,7 +172,7 @@ class ProgressBar(LightningProgressBar):
         return ", ".join(parts)
 
     def _width(self) -> int | None:
-        return self.console.width - BEFORE if self.console.is_terminal else None
+        return self.console.width - LOG_PREFIX if self.console.is_terminal else None
 
     @staticmethod
     def _evaluation_batches(trainer: L.Trainer) -> float:
@@ -180,7 +180,7 @@ class ProgressBar(LightningProgressBar):
         return sum(batches) if isinstance(batches, list) else batches
 
     def _open(self, description: str) -> None:
-        """Show a bar, and have what is logged written above it."""
+        """Show a bar, and write log lines above it."""
         if not (self._is_enabled and self.console.is_terminal) or self._bar is not None:
             return
         columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn()
@@ -190,12 +190,12 @@ class ProgressBar(LightningProgressBar):
             TextColumn("{task.fields[beside]}"),
             console=self.console,
             transient=True,
-            refresh_per_second=REFRESHED,
+            refresh_per_second=REFRESHES_PER_SECOND,
             expand=True,
         )
         self._bar.add_task(description, total=None, beside="")
         self._bar.start()
-        # The log's handlers hold the stream from before, past which rich redirects what is written.
+        # rich replaces sys.stderr, but the log's handlers still have the old stream.
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
                 self._moved.append((handler, stream))
@@ -220,6 +220,6 @@ class ProgressBar(LightningProgressBar):
 
 
 def _epoch(trainer: L.Trainer) -> str:
-    """Return the running epoch, counted from 1, and of how many."""
+    """Return the current epoch, counted from 1, and the number of epochs."""
     last = trainer.max_epochs
     return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")

@@ -1,4 +1,4 @@
-"""Runs of a search that are not worth their time."""
+"""Pruning of unpromising runs of a search."""
 
 import logging
 from pathlib import Path
@@ -19,17 +19,17 @@ PRUNED = "pruned.txt"
 
 
 class Pruning(L.Callback):
-    """Reports a figure of each validation to an Optuna study; ends the training when the study's pruner gives it up.
+    """Reports a metric to an Optuna study at each validation; stops the training when the study's pruner says so.
 
-    A pruned run keeps what it has written, and ``pruned.txt`` says why it ended; the study knows it as pruned.
+    A pruned run keeps its files, and ``pruned.txt`` says why it ended; the study marks its trial as pruned.
 
     Args:
         dirpath: the run's folder.
-        monitor: the figure.
+        monitor: the metric.
         storage: the study's storage, see `minillm.study.open_storage`.
-        study_name: its name there.
-        trial: the run's number in it.
-        pruner: decides; it counts validations, from 1.
+        study_name: the study's name.
+        trial: the run's number in the study.
+        pruner: decides; its steps are validations, from 1.
 
     Raises:
         SettingError: there is no such study.
@@ -43,31 +43,31 @@ class Pruning(L.Callback):
         self.dirpath, self.monitor, self.trial = Path(dirpath), monitor, trial
         try:
             if "://" not in storage and not Path(storage).is_file():
-                raise FileNotFoundError(storage)  # opening a journal would make it
+                raise FileNotFoundError(storage)  # opening a journal would create it
             self.study = optuna.load_study(study_name=study_name, storage=open_storage(storage), pruner=pruner)
         except Exception as error:  # whatever the database's driver raises
-            raise SettingError("storage", storage, "holds no study; a search is started with --multirun") from error
+            raise SettingError("storage", storage, "has no such study; start a search with --multirun") from error
         self.validations = 0
         self.pruned = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report, and ask whether to go on.
+        """Report, and stop if the run is pruned.
 
         Raises:
-            SettingError: the validation has no such figure.
+            SettingError: the validation has no such metric.
         """
         if trainer.sanity_checking:
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(name for name in trainer.callback_metrics if name.startswith("val/"))
-            raise SettingError("optimized_metric", self.monitor, f"is no figure of a validation; there are {known}")
+            raise SettingError("optimized_metric", self.monitor, f"is not a validation metric; there are {known}")
         self.validations += 1
         pruned = trainer.is_global_zero and self._report(float(trainer.callback_metrics[self.monitor]))
         if trainer.strategy.reduce_boolean_decision(pruned, all=False):
             self.pruned = trainer.should_stop = True
 
     def _report(self, value: float) -> bool:
-        """Report the figure; tell the study and the run's folder if that was the end."""
+        """Report the metric; if the run is pruned, note that in the study and in the run's folder."""
         import optuna
         from optuna.trial import TrialState
 
@@ -83,9 +83,9 @@ class Pruning(L.Callback):
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many validations there were: a resumed run counts on."""
+        """Return the number of validations, from which a resumed run continues to count."""
         return {"validations": self.validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the count."""
+        """Restore the count."""
         self.validations = state_dict["validations"]

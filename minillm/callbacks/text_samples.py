@@ -1,4 +1,4 @@
-"""Samples of what the model writes, each epoch."""
+"""Samples of generated text at each validation."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ class TextSamples(L.Callback):
     """Writes continued prompts to TensorBoard's text tab at each validation.
 
     Args:
-        prompts: how the texts begin.
-        max_new_tokens: tokens of each continuation at most.
-        temperature: see `minillm.generation.Sampling`; also for the next.
-        top_p: see there.
-        seed: the same each time, so that samples differ by what the model learned.
+        prompts: the beginnings of the texts.
+        max_new_tokens: maximum tokens of a continuation.
+        temperature: see `minillm.generation.Sampling`.
+        top_p: see `minillm.generation.Sampling`.
+        seed: the same each time, so that only the model changes the samples.
 
     Raises:
         SettingError: an empty prompt, or a value outside its range.
@@ -45,17 +45,17 @@ class TextSamples(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate and write."""
         assert isinstance(pl_module, TrainingModule)
-        # All processes have a part in what a sharded network computes.
+        # A sharded network needs all processes.
         if not self.prompts or not (trainer.is_global_zero or is_sharded(pl_module.network)):
             return
         samples = self.sample(LanguageModel(pl_module.network, pl_module.tokenizer))
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning has the validation's figures
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # at which Lightning logs the validation's metrics
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for prompt, text in samples.items():
                     logger.experiment.add_text(f"samples/{prompt}", text, step)
 
     def sample(self, model: LanguageModel) -> dict[str, str]:
-        """Return each prompt's text, the prompt included."""
+        """Return the text of each prompt, with the prompt."""
         continuations = model.continue_batch(self.prompts, self.max_new_tokens, self.sampling, self.seed)
         return {prompt: prompt + continuation for prompt, continuation in zip(self.prompts, continuations, strict=True)}

@@ -1,4 +1,4 @@
-"""Validation within long epochs, and at the end of any training."""
+"""Validation within long epochs, and at the end of training."""
 
 import time
 from typing import Any
@@ -10,16 +10,16 @@ from minillm.errors import SettingError
 
 
 class TimelyValidation(L.Callback):
-    """Validates within an epoch that is long, and once more where training ends before its epoch does.
+    """Validates within a long epoch, and once more if training ends before its epoch does.
 
-    Besides the validations that the Trainer is set to: within an epoch, so often that they take at most a share of the
-    time. How long one takes is known from the last one; before the first, each of its batches is taken for as long as
-    one of the training. An epoch whose end is no further off than the next such validation is left alone, so that a
-    short one has only that at its end. The training is the same, bit for bit, with and without them.
+    These validations come in addition to those set in the Trainer, as often as a share of the time allows. The duration
+    of a validation is that of the last one; before the first, a validation batch is estimated to take as long as a
+    training batch. There is none if the epoch ends sooner than the next one after it would be due, so a short epoch is
+    only validated at its end. Training gives the same results, bit for bit, with and without them.
 
     Args:
-        max_share: of the time between two validations, the most that the second may take; 0: none within epochs.
-        min_minutes: the least time between two, whatever they take.
+        max_share: maximum share of time for validations within epochs; 0: none.
+        min_minutes: minimum time between two of them.
 
     Raises:
         SettingError: max_share outside [0, 1], or a negative min_minutes.
@@ -31,26 +31,26 @@ class TimelyValidation(L.Callback):
         if not min_minutes >= 0:
             raise SettingError("min_minutes", min_minutes, "must be at least 0")
         self.max_share, self.min_minutes = max_share, min_minutes
-        self._seconds = 0.0  # of training since the last validation, in a run that was interrupted meanwhile
-        self._batches = 0  # that took them
-        self._cost: float | None = None  # seconds that the last validation took
+        self._seconds = 0.0  # of training since the last validation, before an interruption
+        self._batches = 0  # of training since the last validation
+        self._cost: float | None = None  # seconds of the last validation
         self._start: float | None = None
         self._validation_start = 0.0
-        self._usual: dict[str, Any] = {}  # the Trainer's own settings, while others force a validation
+        self._usual: dict[str, Any] = {}  # the Trainer's settings, while they are replaced to force a validation
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._start = time.monotonic()
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Leave the Trainer its own settings."""
+        """Restore the Trainer's settings."""
         self._restore(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Have the Trainer validate after this batch, if it is time or if training is over."""
+        """Make the Trainer validate after this batch if one is due or training ends."""
         self._batches += 1
         if trainer.enable_validation and (self._is_end(trainer) or self._is_due(trainer)):
-            # After a batch, Lightning validates if these agree with its number within the epoch.
+            # With these, Lightning validates after this batch.
             forced = {
                 "check_val_every_n_epoch": 1,
                 "val_check_batch": trainer.fit_loop.batch_idx + 1,
@@ -60,12 +60,12 @@ class TimelyValidation(L.Callback):
             vars(trainer).update(forced)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the Trainer its own settings; time the validation."""
+        """Restore the Trainer's settings; time the validation."""
         self._restore(trainer)
         self._validation_start = time.monotonic()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Know what a validation costs, and start the clock again."""
+        """Note the validation's duration, and restart the clock."""
         now = time.monotonic()
         self._start, self._cost = now, now - self._validation_start
         self._seconds, self._batches = 0.0, 0
@@ -75,7 +75,7 @@ class TimelyValidation(L.Callback):
         self._usual = {}
 
     def _is_end(self, trainer: L.Trainer) -> bool:
-        """Return whether no batch follows."""
+        """Return whether this is the last batch of the training."""
         if _left(trainer.max_steps, trainer.global_step) == 0 or (
             trainer.should_stop and trainer.fit_loop._can_stop_early
         ):
@@ -84,7 +84,7 @@ class TimelyValidation(L.Callback):
         return is_last and _left(trainer.max_epochs, trainer.current_epoch + 1) == 0
 
     def _is_due(self, trainer: L.Trainer) -> bool:
-        """Return whether to validate within the epoch, at a step's end, the same in all processes."""
+        """Return whether a validation within the epoch is due; the same in all processes."""
         if not self.max_share or trainer.fit_loop._should_accumulate():
             return False
         seconds = self._elapsed()
@@ -101,14 +101,14 @@ class TimelyValidation(L.Callback):
         return self._seconds + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long training has gone without a validation, and what one costs."""
+        """Return the time and batches since the last validation, and its duration."""
         return {"seconds": self._elapsed(), "batches": self._batches, "cost": self._cost}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there."""
+        """Restore the state."""
         self._seconds, self._batches, self._cost = (state_dict[name] for name in ("seconds", "batches", "cost"))
 
 
 def _left(limit: int | None, done: int) -> float:
-    """Return how many of a limited number are left; -1 and None are Lightning's words for no limit."""
+    """Return what remains of a limit; -1 and None mean unlimited in Lightning."""
     return float("inf") if limit in (None, -1) else max(0, limit - done)

@@ -1,4 +1,4 @@
-"""Text: from where it lies to clean articles, each in one split for good."""
+"""The corpus: from sources of text to clean articles, each in a fixed split."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ MODULES |= {"RawStore": "store", "DROPPED": "corpus"}
 
 
 def __getattr__(name: str) -> Any:
-    # A process that makes text of a dump's pages needs none of the libraries that the other stages do.
+    # Lazy: a process that reads a dump does not need the libraries of the other stages.
     if name in __all__:
         return getattr(import_module(f"{__name__}.{MODULES.get(name, 'sources')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The record that every source yields and every later stage reads."""
+"""The article record, which sources yield and later stages read."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ class Article:
     """One encyclopedia article.
 
     Args:
-        page_id: identity of the article within its corpus; it decides the article's split, so it must not change
+        page_id: identity of the article within its corpus. It determines the article's split, so it must not change
             when the corpus grows or the text is revised.
-        title: the article's title.
-        text: the article's text: as the source has it, or cleaned, depending on the stage.
-        revision_id: the wiki's revision of the text; 0 where the source knows none.
-        url: where the article can be read; empty where the source knows none.
-        timestamp: time of the revision, ISO 8601; empty where the source knows none.
-        licence: terms under which the text may be used, such as "CC BY-SA 4.0"; empty where the source knows none.
-        wikitext_sha256: SHA-256 of the wikitext that the text was made from, in hexadecimal; empty where it was not.
-        whence: where in the source it stands, such as ``texts/a.jsonl:12``; empty where the source has no such place.
-        place: from 0 to under 1, what decides the article's split in place of its identity: articles that belong
-            together, such as the parts of one file, share it; None where it belongs to no other.
+        title: the title.
+        text: the text, from the source or cleaned, depending on the stage.
+        revision_id: the wiki's revision of the text; 0: unknown.
+        url: where the article can be read; "": unknown.
+        timestamp: time of the revision, ISO 8601; "": unknown.
+        licence: of the text, such as "CC BY-SA 4.0"; "": unknown.
+        wikitext_sha256: hexadecimal SHA-256 of the wikitext that the text was made from; "": from no wikitext.
+        whence: place in the source, such as ``texts/a.jsonl:12``; "": unknown.
+        place: a number in [0, 1) that determines the split instead of the page id; articles that belong together, such
+            as the parts of one file, share it; None: the page id does.
     """
 
     page_id: int

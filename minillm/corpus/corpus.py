@@ -1,7 +1,7 @@
-"""The corpus: articles from a source, stored, cleaned, filtered and split, once.
+"""Preparing a corpus: the articles of a source are stored, cleaned, filtered and split, once.
 
-Nothing here holds the corpus in memory. The articles worth learning from are put aside in a file while the last of them
-is examined; then it is known which ones repeat others, and the rest is copied into the splits.
+The corpus is never in memory as a whole. The articles that pass the filters are first written to a temporary file. Once
+all are examined, duplicates are known, and the others are copied into the splits.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ from minillm.progress import track
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # raised when the prepared folder changes its form
-BLAMED = {  # why an article is dropped, in the order of the checks: the setting behind it and what would do
+VERSION = 3  # increased when the format of the prepared folder changes
+BLAMED = {  # reasons to drop an article, in the order of the checks, with the setting and what to change
     "redirect": ("quality.redirects", "false keeps them"),
     "disambiguation": ("quality.disambiguations", "false keeps them"),
     "list": ("quality.lists", "false keeps them"),
@@ -59,7 +59,7 @@ SCHEMA = pa.schema(
     [("page_id", pa.int64()), ("revision_id", pa.int64())]
     + [(name, pa.string()) for name in ("title", "url", "timestamp", "licence", "text")]
 )
-KEEPING = {  # the setting that keeps an article which was dropped
+KEEPING = {  # the override that would keep an article, by reason
     **{reason: f"data.{setting}=false" for reason, (setting, _) in BLAMED.items()},
     **dict.fromkeys(("not Spanish", "other language"), "data.quality.language=null"),
     "too short": "data.min_length={characters}",
@@ -68,36 +68,34 @@ SPOOLED = pa.schema([*SCHEMA, ("whence", pa.string()), ("place", pa.float64())])
 ATTRIBUTION, LOCK, DROPPED = "ATTRIBUTION.tsv", "corpus.lock.json", "dropped.tsv"
 ATTRIBUTED = ["title", "url", "revision_id", "licence"]
 BEGINNING = 100  # characters of a dropped article that are shown
-JUDGED, JUDGED_CHARACTERS = 1000, 5000  # articles that a corpus's language is judged by, evenly over it; and of each
-BATCH = 256  # articles written at a time: bounds the memory,
-FULL = 16_000_000  # and bytes of their text, for articles that are long
-SHARED = 64  # articles that a process examines at a time
+LANGUAGE_ARTICLES, LANGUAGE_CHARACTERS = 1000, 5000  # evenly spaced articles, and characters of each, to detect it
+BATCH = 256  # maximum articles per write, which bounds the memory
+MAX_BATCH_BYTES = 16_000_000  # of text per write
+PER_TASK = 64  # articles that a process examines at a time
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The articles of a source, cleaned, without those not worth learning from, split into train, val and test.
+    """The articles of a source, cleaned, filtered, and split into train, val and test.
 
-    The work is done once: the articles as they came are in ``data_dir/raw``, the prepared ones in
-    ``data_dir/corpus/<fingerprint>``, and whoever asks for the same corpus again finds them there. Several processes
-    may ask at the same time.
+    The work is done once: ``data_dir/raw`` has the unchanged articles, and ``data_dir/corpus/<fingerprint>`` the
+    prepared ones, which are used whenever the same corpus is needed. Several processes can do so at the same time.
 
     Args:
-        source: where the articles come from.
+        source: of the articles.
         cleaner: the cleaning chain.
-        quality: what is not worth learning from.
-        duplicates: what counts as a duplicate.
+        quality: the quality filter.
+        duplicates: the duplicate filter.
         min_length: articles with fewer characters after cleaning are dropped.
-        num_articles: how many articles to read, counted before any is dropped; None for all that the source has.
-        split: the parts of the articles that train, val and test get.
-        data_dir: folder for everything that is kept.
-        prepared: fingerprint of a corpus that is prepared already: it is opened, and the source is never asked.
-        engine: where the work runs, if it is to be done; it changes nothing of what comes out. None: on this machine.
+        num_articles: number of articles to read, including those that are then dropped; None: all.
+        split: shares of articles for train, val and test.
+        data_dir: folder for all files.
+        prepared: fingerprint of a prepared corpus to open; the source is then not used.
+        engine: where to do the work; the result does not depend on it. None: on this machine.
 
     Raises:
-        SettingError: a value that cannot work; on use also settings that leave a split without articles, and a
-            data_dir that cannot be written.
-        OutsideError: on use, a fault of the source or the disk; articles read so far stay in the raw store.
+        SettingError: a value that cannot work; later also: a split without articles, or data_dir cannot be written.
+        OutsideError: later: the source or the disk fails; articles read so far stay in the raw store.
     """
 
     source: Source
@@ -113,7 +111,7 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if self.prepared is not None and not is_fingerprint(self.prepared):
-            raise SettingError("prepared", self.prepared, "is no fingerprint: 16 hexadecimal digits")
+            raise SettingError("prepared", self.prepared, "is not a fingerprint: 16 hexadecimal digits")
         object.__setattr__(self, "split", check_shares(self.split))
         if self.min_length < 0:
             raise SettingError("min_length", self.min_length, "must be at least 0 characters, such as 500")
@@ -121,29 +119,28 @@ class Corpus:
             raise SettingError("num_articles", self.num_articles, "must be at least 1, or null for all articles")
 
     def prepare(self) -> Path:
-        """Do the work, unless it is done already, and return the folder of the prepared corpus."""
+        """Prepare the corpus unless it is prepared already; return its folder."""
         return self._folder
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that stand for the articles read and all that was done to them."""
+        """Sixteen hexadecimal digits: a hash of the articles and of all settings and versions of the preparation."""
         return self._folder.name
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What the corpus was made from and what came out: plain JSON values.
+        """The inputs and results of the preparation, as JSON values.
 
-        ``source``, ``settings``, ``versions`` (of the code of the stages) and ``libraries`` (theirs) decide the result.
-        ``reading`` tells what the source was asked for, gave, and had to do for it, and, where it is known, the exact
-        ``origin`` of what it gave; ``funnel`` counts the articles read, dropped for each
-        reason, and kept; ``cleaning`` the characters that each step removed from the articles read; ``splits`` the
-        articles, characters and UTF-8 bytes in each split. Where the language was to be found, ``language`` has that of
-        most articles, their share, and whether the others were dropped.
+        ``source``, ``settings``, ``versions`` (of the stages' code) and ``libraries`` determine the result. ``reading``
+        has the numbers of articles requested and fetched, the source's counts and, if known, the exact ``origin``;
+        ``funnel`` the numbers of articles read, dropped for each reason, and kept; ``cleaning`` the characters that
+        each step removed; ``splits`` the articles, characters and UTF-8 bytes of each split. With language "auto",
+        ``language`` has the language of most articles, its share, and whether other articles were dropped.
         """
         return dict(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8")))
 
     def articles(self, split: str) -> Dataset:
-        """Return the articles of a split, memory-mapped from disk, their text cleaned.
+        """Return the cleaned articles of a split, memory-mapped.
 
         Args:
             split: train, val or test.
@@ -155,9 +152,9 @@ class Corpus:
             raise self._unreadable(file, error) from error
 
     def batches(self, split: str, *columns: str) -> Iterator[dict[str, list[Any]]]:
-        """Yield the articles of a split in order, some at a time, each column as a list.
+        """Yield the articles of a split in order, in batches, each column as a list.
 
-        They are read as a stream: unlike what a memory map shows, they take no memory once they are used.
+        They are read as a stream, which unlike a memory map needs no memory for earlier articles.
 
         Args:
             split: train, val or test.
@@ -177,7 +174,7 @@ class Corpus:
         return self._folder / f"{split}.arrow"
 
     def _unreadable(self, file: Path, error: Exception) -> OutsideError:
-        return OutsideError(f"{file}: cannot be read ({error}); remove its folder to have it made again")
+        return OutsideError(f"{file}: cannot be read ({error}); remove its folder and run again")
 
     @cached_property
     def _folder(self) -> Path:
@@ -185,7 +182,7 @@ class Corpus:
             folder = Path(self.data_dir) / "corpus" / self.prepared
             if not folder.is_dir():
                 raise SettingError("prepared", self.prepared, f"is not in {self.data_dir}")
-            if damaged := damaged_files(folder):  # and its source is not known here, to make it again
+            if damaged := damaged_files(folder):  # it cannot be made again without its source
                 raise OutsideError(f"{folder}: is damaged ({', '.join(damaged)}); prepare the run's data again")
             return folder
         source = self.source.describe()
@@ -201,21 +198,21 @@ class Corpus:
             try:
                 return self._made(raw, source)
             except DamagedStoreError as error:
-                log.warning("%s: set aside as %s, and its articles are fetched again", error, set_aside(raw).name)
+                log.warning("%s: renamed to %s, and its articles are fetched again", error, set_aside(raw).name)
                 return self._made(raw, source)
 
     def _known(self, raw: Path, source: dict[str, Any]) -> Path | None:
-        """Return the folder of the prepared corpus of articles that were read in parts, where it is there."""
+        """Return the folder of the prepared corpus of articles that were read in parts; None: it does not exist."""
         if (summary := spreading.known(_parts_of(raw), self.num_articles)) is None:
             return None
         folder = self._folder_of(self._made_from(summary.digest, source))
         return folder if is_whole(folder) else None
 
     def _found(self, raw: Path, source: dict[str, Any], problem: OSError) -> Path:
-        """Return the folder of the prepared corpus where nothing can be written.
+        """Return the folder of the prepared corpus on a read-only disk.
 
         Raises:
-            SettingError: it is not there.
+            SettingError: it does not exist.
         """
         if (known := self._known(raw, source)) is not None:
             return known
@@ -228,7 +225,7 @@ class Corpus:
         raise SettingError("paths.data_dir", self.data_dir, advice) from problem
 
     def _made(self, raw: Path, source: dict[str, Any]) -> Path:
-        """Return the folder of the prepared corpus, made if need be."""
+        """Return the folder of the prepared corpus; prepare it if it does not exist."""
         engine = self.engine if self.engine and self.engine.tasks else None
         in_parts = engine or spreading.known(_parts_of(raw), self.num_articles)
         if in_parts and not self._holds_all(raw):
@@ -239,18 +236,18 @@ class Corpus:
             return self._made_of_store(store, engine, source)
 
     def _holds_all(self, raw: Path) -> bool:
-        """Return whether there is a store with all articles that are wanted: then nothing need be read."""
+        """Return whether there is a store with all wanted articles, so that nothing needs to be read."""
         if not raw.exists():
             return False
         with RawStore(raw) as store:
             return self._wanted(store) == 0
 
     def _made_of_store(self, store: RawStore, engine: Engine | None, source: dict[str, Any]) -> Path:
-        """Return the folder of the corpus of a store; its articles go to an engine's tasks as files."""
+        """Return the folder of the corpus of a store; tasks of an engine get its articles as files."""
         made_from = self._made_from(store.digest(self.num_articles), source)
         if self._wanted(store) == 0 and is_whole(folder := self._folder_of(made_from)):
             return folder
-        self._mend(store)
+        self._refetch_damaged(store)
         self._read(store, source)
         made_from = self._made_from(store.digest(self.num_articles), source)
         folder = self._folder_of(made_from)
@@ -289,7 +286,7 @@ class Corpus:
         return folder
 
     def _made_from(self, digest: str, source: dict[str, Any]) -> dict[str, Any]:
-        """Return everything that decides what the prepared corpus holds: not where the work was done."""
+        """Return everything that determines the prepared corpus; not the engine."""
         return {
             "source": {"name": self.source.name, **source},
             "articles": digest,
@@ -314,13 +311,13 @@ class Corpus:
         return Path(self.data_dir) / "corpus" / fingerprint(made_from)
 
     def _wanted(self, store: RawStore) -> int | None:
-        """Return how many articles are still to be read; None for all that the source has."""
+        """Return the number of articles that are still to be read; None: all."""
         if store.get_meta("complete"):
             return 0
         return None if self.num_articles is None else max(0, self.num_articles - len(store))
 
-    def _mend(self, store: RawStore) -> None:
-        """Fetch damaged articles again, each into its place."""
+    def _refetch_damaged(self, store: RawStore) -> None:
+        """Fetch damaged articles again, and replace them."""
         damaged = store.damaged()
         for page_id, title in damaged.items():
             log.warning("%s: article %d (%s) is damaged and is fetched again", store.path, page_id, title)
@@ -328,18 +325,18 @@ class Corpus:
             for article in self.source.articles(len(damaged), store.without(damaged)):
                 store.replace(article) or store.add(article)
         for page_id, title in store.damaged().items() if damaged else ():
-            log.warning("%s: article %d (%s) cannot be had any more and is left out", store.path, page_id, title)
+            log.warning("%s: article %d (%s) is not available any more and is removed", store.path, page_id, title)
             store.remove(page_id)
 
     def _read(self, store: RawStore, source: dict[str, Any]) -> None:
-        """Bring the store up to the number of articles wanted, or to all there are."""
+        """Read articles into the store until it has the wanted number, or all."""
         held, wanted = len(store), self._wanted(store)
         if wanted == 0:
             return
         store.set_meta("source", source)
         articles = self.source.articles(wanted, store)
         try:
-            # A source that is read to its end shows how far it is; there is no number of articles to go by.
+            # Without a wanted number, the source shows its own progress.
             for article in articles if wanted is None else track(articles, "reading articles", wanted):
                 store.add(article)
         except DamagedStoreError:
@@ -347,24 +344,24 @@ class Corpus:
         except OutsideError as error:
             if not len(store):
                 raise
-            advice = f"the {len(store):,} articles read so far are safe: run the same command again to go on"
+            advice = f"the {len(store):,} articles read so far are kept: run the same command again to continue"
             raise OutsideError(f"{error}; {advice}") from error
         if wanted is None or len(store) - held < wanted:
-            store.set_meta("complete", True)  # the source has no more: nobody needs to ask again
+            store.set_meta("complete", True)  # the source has no more articles
 
     def _write(self, articles: "_Stored | Spread", folder: Path, made_from: dict[str, Any]) -> None:
-        """Write the three splits, who wrote their articles, the lock of all that was read, and the manifest."""
+        """Write splits, attribution, lock file and manifest."""
         read, origin = articles.articles, articles.origin
         dropped: Counter[str] = Counter()
         removed: Counter[str] = Counter()
         longest = 0
         language, quality = self._language(articles)
         with (
-            _Dropped(folder / DROPPED) as leavings,
+            _DroppedWriter(folder / DROPPED) as dropped_articles,
             _Spool(folder) as spool,
             self.duplicates.start(folder, articles.engine) as sketches,
         ):
-            # Of a dump nothing but its name: one file and its parts give the same lock.
+            # For a dump only its name, so that one file and its parts give the same lock.
             with LockWriter(folder / LOCK, {"name": self.source.name, **(origin or {})}) as lock:
                 examined = articles.examined(self.cleaner, quality, self.duplicates, self.min_length)
                 for article, sha256, found in track(examined, "preparing articles", read):
@@ -374,11 +371,11 @@ class Corpus:
                     longest = max(longest, len(text))
                     if sketch is None:
                         dropped[str(reason)] += 1
-                        leavings.add(article.title, article.url or article.whence, str(reason), text)
+                        dropped_articles.add(article.title, article.url or article.whence, str(reason), text)
                     else:
                         spool.add(article, text)
                         sketches.add(sketch)
-            splits = self._share_out(spool, sketches, dropped, leavings, folder)
+            splits = self._write_splits(spool, sketches, dropped, dropped_articles, folder)
         kept = sum(counts["articles"] for counts in splits.values())
         reasons = [reason for reason in BLAMED if "language" not in BLAMED[reason][0] or reason == quality.foreign]
         funnel = {"read": read, **{reason: dropped[reason] for reason in reasons}, "kept": kept}
@@ -394,19 +391,24 @@ class Corpus:
         (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _language(self, articles: "_Stored | Spread") -> tuple[dict[str, Any] | None, QualityFilter]:
-        """Return which language most articles have, where that was to be found, and what drops those in others."""
+        """Return the language of most articles, with "auto", and the quality filter with that language."""
         if self.quality.language != AUTO:
             return None, self.quality
-        texts = (self.cleaner.clean(text[:JUDGED_CHARACTERS])[0] for text in articles.texts(JUDGED))
+        texts = (self.cleaner.clean(text[:LANGUAGE_CHARACTERS])[0] for text in articles.texts(LANGUAGE_ARTICLES))
         found = language_of(texts)
         one = found is not None and found.share >= MAJORITY
-        told = {"found": found and found.code, "share": found.share if found else 0.0, "others_dropped": one}
-        return told, replace(self.quality, language=found.code if found and one else None)
+        result = {"found": found and found.code, "share": found.share if found else 0.0, "others_dropped": one}
+        return result, replace(self.quality, language=found.code if found and one else None)
 
-    def _share_out(
-        self, spool: "_Spool", sketches: Sketches, dropped: Counter[str], leavings: "_Dropped", folder: Path
+    def _write_splits(
+        self,
+        spool: "_Spool",
+        sketches: Sketches,
+        dropped: Counter[str],
+        dropped_articles: "_DroppedWriter",
+        folder: Path,
     ) -> dict[str, dict[str, int]]:
-        """Copy the articles that repeat no earlier one into the splits; return what is in each."""
+        """Copy the articles that are not duplicates into the splits; return the counts of each split."""
         reasons = sketches.reasons()
         with contextlib.ExitStack() as files:
             writers = {name: files.enter_context(_SplitWriter(folder / f"{name}.arrow")) for name in SPLITS}
@@ -422,7 +424,7 @@ class Corpus:
                         title, url, whence, text = (
                             batch[name][row].as_py() for name in ("title", "url", "whence", "text")
                         )
-                        leavings.add(title, url or whence, reason, text)
+                        dropped_articles.add(title, url or whence, reason, text)
                     else:
                         rows[split_of(page_id, self.split, place)].append(row)
                 kept = batch.select(ATTRIBUTED).take(pa.array(sorted(chain(*rows.values())), pa.int64()))
@@ -433,7 +435,7 @@ class Corpus:
         return {name: writer.counts for name, writer in writers.items()}
 
     def _too_few(self, funnel: dict[str, int], empty: str, longest: int, source: dict[str, Any]) -> SettingError:
-        """Return the error for splits without articles; it blames the setting that did most to it."""
+        """Return the error for splits without articles; it names the setting that dropped most articles."""
         read, kept = funnel["read"], funnel["kept"]
         if not read:
             return SettingError("data.source", self.source.name, "has no article to read")
@@ -449,18 +451,18 @@ class Corpus:
             return SettingError("data.num_articles", read, f"{leaves}, none of them in {empty}; raise it")
         if (parts := source.get("cut", {}).get("parts")) == "together":
             advice = (
-                f"{leaves}, none of them in {empty}, for a file's articles stay on one side; blocks splits each file"
+                f"{leaves}, none of them in {empty}, since a file's articles stay together; blocks splits each file"
             )
             return SettingError("data.source.parts", parts, advice)
         return SettingError("data.split", list(self.split), f"{leaves}, none of them in {empty}; give it more articles")
 
 
 class _Stored:
-    """Articles in a raw store, as the corpus is made of them: they stream through the processes of this machine.
+    """Articles in a raw store, from which a corpus is prepared by processes on this machine.
 
     Args:
         store: the store.
-        num_articles: how many first ones; None: all.
+        num_articles: number of first articles to use; None: all.
     """
 
     def __init__(self, store: RawStore, num_articles: int | None) -> None:
@@ -472,25 +474,25 @@ class _Stored:
         self.origin: dict[str, Any] | None = store.get_meta("origin")
 
     def texts(self, number: int) -> Iterator[str]:
-        """Yield the texts of so many articles at most, evenly over all."""
+        """Yield at most ``number`` evenly spaced texts."""
         return self._store.texts(number, self.articles)
 
     def examined(
         self, cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int
     ) -> Iterator[tuple[Article, str | None, Examined]]:
-        """Yield each article with what is found out about it alone, in order; in a large corpus on all cores."""
+        """Yield each article and its result, in order; on all cores if the corpus is large."""
         size = self._store.size * self.articles // max(1, self.fetched)
         work = partial(examine_all, cleaner, quality, duplicates, min_length)
-        shares = batches(islice(self._store, self.articles), SHARED)
+        shares = batches(islice(self._store, self.articles), PER_TASK)
         for article, examined in in_order(work, shares, processes_for(size)):
             yield article, None, examined
 
 
 class _Spool:
-    """Articles put aside in a file that has no name and goes with this object.
+    """A temporary file of articles, which is removed with this object.
 
     Args:
-        folder: where there is room for it.
+        folder: of the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -506,14 +508,14 @@ class _Spool:
         self._file.close()
 
     def add(self, article: Article, text: str) -> None:
-        """Put an article aside with its clean text."""
+        """Add an article with its clean text."""
         self._rows.append({**{name: getattr(article, name) for name in SPOOLED.names}, "text": text})
         self._size += len(text)
-        if len(self._rows) == BATCH or self._size >= FULL:
+        if len(self._rows) == BATCH or self._size >= MAX_BATCH_BYTES:
             self._flush()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield what was put aside; nothing can be added any more."""
+        """Yield all articles; no more can be added."""
         self._flush()
         self._stream.close()
         self._file.seek(0)
@@ -526,15 +528,15 @@ class _Spool:
 
 
 def _parts_of(raw: Path) -> Path:
-    """Return the folder of the articles that were read in parts, beside the raw store that it is in place of."""
+    """Return the folder of articles that are read in parts, which replaces the raw store."""
     return raw.with_suffix(".parts")
 
 
 @contextlib.contextmanager
 def _work(data_dir: str | Path, folder: Path) -> Iterator[Path]:
-    """Make the folder for the results of tasks, and remove it once nobody needs it any more.
+    """Create the folder for the results of tasks, and remove it at the end, or if the settings are refused.
 
-    That is at the end, and where the settings turn out to make no corpus: with others it is another folder.
+    After other errors it is kept, so that the next run need not repeat finished tasks.
     """
     work = (Path(data_dir) / "work" / folder.name).absolute()
     try:
@@ -549,8 +551,8 @@ def _work(data_dir: str | Path, folder: Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
 
 
-class _Dropped:
-    """Writes which articles were dropped, one a line, as it becomes known.
+class _DroppedWriter:
+    """Writes the dropped articles, one per line.
 
     Args:
         path: the file to write.
@@ -568,13 +570,13 @@ class _Dropped:
         self._file.close()
 
     def add(self, title: str, whence: str, reason: str, text: str) -> None:
-        """Write an article: what it is called, where it is from, why it was dropped, and its clean text."""
+        """Write an article's title, origin, reason, the override that would keep it, and its beginning."""
         begins = " ".join(text[: 2 * BEGINNING].split())[:BEGINNING]
         self._table.writerow([title, whence, reason, KEEPING[reason].format(characters=len(text)), begins])
 
 
 class _SplitWriter:
-    """Writes the articles of one split to an Arrow stream, some at a time, and counts them."""
+    """Writes the articles of a split to an Arrow stream in batches, and counts them."""
 
     def __init__(self, path: Path) -> None:
         self.counts = {"articles": 0, "characters": 0, "bytes": 0}
@@ -596,7 +598,7 @@ class _SplitWriter:
         self.counts["bytes"] += pc.sum(pc.binary_length(batch["text"]), min_count=0).as_py()
         room = BATCH - sum(map(len, self._pending))
         self._pending.append(batch[:room])
-        if len(batch) >= room or sum(pending.nbytes for pending in self._pending) >= FULL:
+        if len(batch) >= room or sum(pending.nbytes for pending in self._pending) >= MAX_BATCH_BYTES:
             self._flush()
             self._pending.append(batch[room:])
 

@@ -119,9 +119,9 @@ class Sketch(NamedTuple):
 
 
 class Sketches:
-    """The sketches of a corpus's texts, on disk: 820 bytes a text with the defaults.
+    """The sketches of a corpus's texts, on disk: 820 bytes per text with the defaults.
 
-    While they are judged, 9 bytes a text are in memory, and 17 for each value of a band that several texts share.
+    While they are judged, 9 bytes per text are in memory, and 17 for each value of a band that several texts share.
 
     Args:
         duplicates: what counts as a duplicate.

@@ -1,4 +1,4 @@
-"""What is found out about each article alone; the processes that share this work load this module and no more."""
+"""Cleaning and filtering of single articles; worker processes only import this module."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from minillm.corpus.quality import QualityFilter
 
 
 class Examined(NamedTuple):
-    """What is found out about one article.
+    """The result for one article.
 
     Attributes:
-        text: its clean text.
-        shorter: characters that each step of cleaning removed.
-        reason: why it is dropped; None where it is kept.
-        sketch: what it is compared with others by, where it is kept.
+        text: the clean text.
+        shorter: number of characters that each cleaning step removed.
+        reason: why the article is dropped; None: it is kept.
+        sketch: for the search for duplicates; None: it is dropped.
     """
 
     text: str
@@ -27,16 +27,16 @@ class Examined(NamedTuple):
 def examine_all(
     cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int, articles: list[Article]
 ) -> list[Examined]:
-    """Return what is found out about each article alone.
+    """Clean and filter articles, and make their sketches.
 
     Args:
         cleaner: the cleaning chain.
-        quality: what is not worth learning from.
+        quality: the quality filter.
         duplicates: makes the sketches.
         min_length: articles with fewer characters after cleaning are dropped.
-        articles: as their source has them.
+        articles: from the source.
     """
-    # Each step for all articles before the next one: what it works with stays in the processor's cache.
+    # Each step for all articles, so that its tables stay in the CPU's cache.
     cleaned = [cleaner.clean(article.text) for article in articles]
     reasons = [
         quality.reason(article.title, article.text, text) or ("too short" if len(text) < min_length else None)

@@ -1,4 +1,4 @@
-"""Fingerprints: short names for everything that a cached result depends on."""
+"""Fingerprints: short hashes of everything that a cached result depends on."""
 
 import hashlib
 import json
@@ -7,8 +7,8 @@ import unicodedata
 from importlib.metadata import version
 from typing import Any
 
-# What decides a stage's result beside its own code and settings. Not here is what gives the same in every version:
-# numpy's arithmetic, and its RandomState, which is frozen. "unicode" stands for Python's own tables of characters.
+# Libraries whose version changes a stage's result. Not NumPy: its arithmetic and RandomState are the same in every
+# version. "unicode" means Python's Unicode tables.
 DECIDING = {
     "wikitext": ("unicode",),
     "cleaning": ("ftfy", "unicode"),
@@ -19,7 +19,7 @@ DECIDING = {
 
 
 def fingerprint(value: Any) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of a JSON-able value; the order of keys does not matter.
+    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True
@@ -28,7 +28,7 @@ def fingerprint(value: Any) -> str:
 
 
 def is_fingerprint(value: object) -> bool:
-    """Return whether a value looks like what `fingerprint` returns: safe as a folder's name.
+    """Return whether a value has the form of a fingerprint, and so is safe as a folder's name.
 
     >>> is_fingerprint(fingerprint({"a": 1})), is_fingerprint("../../etc")
     (True, False)
@@ -37,7 +37,7 @@ def is_fingerprint(value: object) -> bool:
 
 
 def libraries(*stages: str) -> dict[str, str]:
-    """Return the versions of the libraries that decide the results of the stages.
+    """Return the versions of the libraries that determine the results of the stages.
 
     >>> sorted(libraries("cleaning", "quality"))
     ['ftfy', 'py3langid', 'unicode']

@@ -1,18 +1,18 @@
-"""Ids of pages and revisions: which numbers can be one, and sets of them in little memory."""
+"""Ids of pages and revisions: parsing, and compact sets of ids."""
 
 from collections.abc import Iterable
 
-LARGEST_ID = 2**63 - 1  # SQLite and Arrow hold no larger one
+LARGEST_ID = 2**63 - 1  # the largest integer of SQLite and Arrow
 VALID = "from 0 to 2^63 - 1"
 BITS = 1024  # ids in a block
 
 
 def number_of(text: object, signed: bool = False) -> int | None:
-    """Return the number that a text of ASCII digits is, within what an id can be; None where it is none.
+    """Return the number written in ASCII digits if it is a valid id; otherwise None.
 
     Args:
-        text: the text, or anything that is written as one.
-        signed: it may have a minus sign.
+        text: the text, or an object that is converted to text.
+        signed: whether a minus sign is allowed.
 
     >>> number_of(" 12 "), number_of("²"), number_of(2**70), number_of("-1"), number_of("-1", signed=True)
     (12, None, None, None, -1)
@@ -26,10 +26,10 @@ def number_of(text: object, signed: bool = False) -> int | None:
 
 
 class IdSet:
-    """A set of ids as blocks of bits: a wiki's ids are dense, so that each takes about two bits of memory.
+    """A set of ids as blocks of bits; a wiki's ids are dense, so each takes about two bits.
 
     Args:
-        ids: what is in it from the beginning.
+        ids: the initial content.
     """
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
@@ -38,7 +38,7 @@ class IdSet:
             self.add(page_id)
 
     def add(self, page_id: int) -> bool:
-        """Put an id in; return False where it is there already."""
+        """Add an id; return whether it was new."""
         block, bit = page_id // BITS, 1 << page_id % BITS
         before = self._blocks.get(block, 0)
         self._blocks[block] = before | bit

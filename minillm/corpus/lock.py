@@ -1,4 +1,4 @@
-"""The lock of a corpus: which revisions it was made of, so that the same corpus can be fetched again."""
+"""The lock of a corpus: the revisions that it consists of, so that the same corpus can be fetched again."""
 
 import hashlib
 import json
@@ -10,19 +10,19 @@ from minillm.corpus.article import Article
 from minillm.errors import SettingError
 
 SCHEMA = 1
-SEAL, END = ', "sha256": "', '"}\n'  # around the SHA-256 of all that stands before it
+SEAL, END = ', "sha256": "', '"}\n'  # before and after the SHA-256 of everything before SEAL
 
 
 @dataclass(frozen=True, slots=True)
 class LockedRevision:
-    """One revision of one page.
+    """A revision of a page.
 
     Args:
         page_id: the page.
-        revision_id: its revision.
-        sha256: SHA-256 of the revision's wikitext; of the text that the source gave where it gave no wikitext.
+        revision_id: the revision.
+        sha256: SHA-256 of the revision's wikitext, or of the source's text if the source has no wikitext.
         title: the page's title.
-        wikitext: tells which of the two it is.
+        wikitext: whether ``sha256`` is that of wikitext.
     """
 
     page_id: int
@@ -33,11 +33,11 @@ class LockedRevision:
 
 
 class LockWriter:
-    """Writes where the articles are from, and those that carry a revision, in order, one a line.
+    """Writes the source, and the revisions of its articles, in order, one per line.
 
     Args:
         path: the file to write.
-        source: the source's name, as plain JSON values; of a dataset on the hub also which one, and its revision.
+        source: JSON values: the source's name, and for a dataset on the hub also its path and revision.
     """
 
     def __init__(self, path: Path, source: dict[str, Any]) -> None:
@@ -57,11 +57,11 @@ class LockWriter:
         self._file.close()
 
     def add(self, article: Article, sha256: str | None = None) -> None:
-        """Write an article's revision, if its source knows it.
+        """Write an article's revision, if it is known.
 
         Args:
             article: the article.
-            sha256: of the text that its source gave, where that is not in the article any more.
+            sha256: of the source's text, if ``article`` does not have that text any more.
         """
         if not article.revision_id:
             return
@@ -81,13 +81,13 @@ class LockWriter:
 
 
 def read_lock(path: str) -> list[LockedRevision]:
-    """Return the revisions that a lock names.
+    """Return the revisions in a lock file.
 
     Args:
         path: a corpus.lock.json.
 
     Raises:
-        SettingError: it cannot be read or is no lock.
+        SettingError: it cannot be read or is not a lock file.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
@@ -96,10 +96,10 @@ def read_lock(path: str) -> list[LockedRevision]:
     except OSError as error:
         raise SettingError("data.source.lock", path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise SettingError("data.source.lock", path, "is no corpus.lock.json, or damaged") from error
+        raise SettingError("data.source.lock", path, "is not a corpus.lock.json, or is damaged") from error
     before, _, seal = text.rpartition(SEAL)
-    # One without a seal is older, or changed by hand.
+    # A file without a SHA-256, of an older version or edited by hand, is accepted.
     if "sha256" in content and seal != hashlib.sha256(before.encode()).hexdigest() + END:
-        advice = 'is damaged, or was changed by hand; use another copy, or take out the "sha256" at its end'
+        advice = 'is damaged, or was changed by hand; use another copy, or remove the "sha256" at its end'
         raise SettingError("data.source.lock", path, advice)
     return revisions

@@ -1,4 +1,4 @@
-"""Which runs of words that are looked for texts have; processes that share the work load this module and no more."""
+"""Searching texts for given sequences of words; worker processes only import this module."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from minillm.corpus.duplicates import runs
 from minillm.corpus.words import words_of
 
-ROOM = 8  # places of the table for each run that is looked for: one in eight others passes it
-MOST_ROOM = 1 << 24  # bytes
+SLOTS_PER_KEY = 8  # of the hash table: one in eight sequences that are not searched for is not filtered out
+MAX_SLOTS = 1 << 24  # of one byte
 
 
 class Runs:
-    """Runs of so many words that are looked for.
+    """Sequences of words to search for.
 
     Args:
         keys: (K,) their distinct hashes, ascending.
-        length: words in a run.
+        length: words per sequence.
     """
 
     def __init__(self, keys: NDArray[np.uint64], length: int) -> None:
@@ -29,36 +29,36 @@ class Runs:
         return Runs, (self.keys, self.length)
 
     def places(self, words: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Return the distinct places in the keys of the runs of a text.
+        """Return the distinct indices, in the keys, of the sequences that a text contains.
 
         Args:
             words: the hashes of its words.
         """
         found = runs(words, self.length)
         found = found[self._table[found.view(np.int64) & (len(self._table) - 1)]]
-        if not len(found):  # as of most text
+        if not len(found):  # as in most texts
             return np.zeros(0, np.int32)
-        found = np.sort(found)  # in order they are found in half the time: each near the one before
+        found = np.sort(found)  # halves the time of the search, since each is near the one before
         places = np.minimum(np.searchsorted(self.keys, found), len(self.keys) - 1)
         places = places[self.keys[places] == found].astype(np.int32)
         return places[np.append(True, places[1:] != places[:-1])] if len(places) else places
 
     @cached_property
     def _table(self) -> NDArray[np.bool_]:
-        """Whether a run with such last bits is looked for: most that are not are told apart by one look."""
-        size = min(MOST_ROOM, 1 << (ROOM * len(self.keys)).bit_length())
+        """Whether a key has given last bits: a filter that excludes most other sequences by one lookup."""
+        size = min(MAX_SLOTS, 1 << (SLOTS_PER_KEY * len(self.keys)).bit_length())
         table = np.zeros(size, dtype=np.bool_)
         table[self.keys.view(np.int64) & (size - 1)] = True
         return table
 
 
 class Found(NamedTuple):
-    """What a text has of what is looked for: the places of its runs in the keys of both."""
+    """The indices of the passages and phrases that a text contains, in the keys of both."""
 
     passages: NDArray[np.int32]
     phrases: NDArray[np.int32]
 
 
 def find(passages: Runs, phrases: Runs, texts: Sequence[str]) -> list[Found]:
-    """Return what each text has of both."""
+    """Return the passages and phrases that each text contains."""
     return [Found(passages.places(words.hashes), phrases.places(words.hashes)) for words in words_of(texts)]

@@ -1,4 +1,4 @@
-"""Quality: which articles are not worth learning from, and why; and which language a corpus is in."""
+"""The quality filter for articles, and language identification."""
 
 import functools
 import math
@@ -16,11 +16,11 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from minillm.corpus.cleaning import trailing_sections
 from minillm.errors import SettingError
 
-VERSION = 1  # raised when the same article would be judged otherwise
+VERSION = 1  # increased when the same article is judged differently
 REASONS = ("redirect", "disambiguation", "list", "not Spanish", "other language")
 
 REDIRECT = re.compile(r"\s*#\s*redirec(?:t|ci[óo]n)\b", re.IGNORECASE)
-MAY = ("pued", "podría")  # one of them is in what the next pattern finds, within so many characters
+DISAMBIGUATION_HINTS = ("pued", "podría")  # one is in the first BEGINNING characters of a match of the next pattern
 BEGINNING = 310
 DISAMBIGUATION = re.compile(  # "Mercurio puede referirse a:" and a list
     r"[^\n]{0,300}\b(?:pueden?|podría) (?:referirse|hacer referencia|aludir|significar|designar)\b"
@@ -30,27 +30,27 @@ DISAMBIGUATION = re.compile(  # "Mercurio puede referirse a:" and a list
 LIST_TITLE = re.compile(r"anexo:|(?:lista|listado) del? ", re.IGNORECASE)
 BULLET = re.compile(r"\s*(?:[*#•·▪]|[-–—]\s|\d{1,3}[.)]\s)")
 SENTENCE_ENDS = (".", "!", "?", "…", ":", ";", ",", '"', "»")
-SHORT = 60  # characters; a shorter line that ends no sentence is an item of a list
-SLICE = 400  # characters of each of the three slices by which a text's language is judged
-TELLING = 100  # characters; the language of a shorter text cannot be told
-MIN_PROBABILITY = 0.3  # of Spanish: Spanish of 200 characters has 0.47 or more, Asturian about 0.2, Portuguese 0.00
+ITEM_LENGTH = 60  # characters; a shorter line that does not end a sentence is a list item
+SLICE = 400  # characters of each of the three slices that language identification uses
+MIN_IDENTIFIABLE = 100  # characters; the language of a shorter text cannot be identified
+MIN_PROBABILITY = 0.3  # of Spanish: 200 characters of Spanish have 0.47 or more, Asturian about 0.2, Portuguese 0.00
 AUTO = "auto"
-MAJORITY = 2 / 3  # of the articles, from which on a corpus has one language; texts in two have none
+MAJORITY = 2 / 3  # share of articles in one language from which on it is the corpus's language
 
 
 @dataclass(frozen=True)
 class QualityFilter:
-    """Finds articles that hold no prose in the corpus's language.
+    """Finds articles without prose in the corpus's language.
 
     Args:
-        language: articles in another one are dropped: "es" or another of py3langid's 97 codes; "auto" is for a whole
-            corpus: the language that two thirds of its articles have, see `language_of`; None keeps all.
-        redirects: drop pages that only send the reader to another one.
-        disambiguations: drop pages that only list the meanings of a name.
+        language: drop articles in other languages: "es" or another of py3langid's 97 codes; "auto": the language of at
+            least two thirds of a corpus's articles, see `language_of`; None: keep all.
+        redirects: drop redirects.
+        disambiguations: drop disambiguation pages.
         lists: drop lists: by title, or because most of the text is in list items.
 
     Raises:
-        SettingError: a language that cannot be told.
+        SettingError: an unknown language.
     """
 
     language: str | None = "es"
@@ -66,22 +66,22 @@ class QualityFilter:
 
     @property
     def foreign(self) -> str:
-        """The reason for which articles in another language are dropped."""
+        """The reason for dropping articles in other languages."""
         return "not Spanish" if self.language in ("es", None) else "other language"
 
     def reason(self, title: str, raw_text: str, clean_text: str) -> str | None:
-        """Return why an article is dropped, one of `REASONS`, or None where it is kept.
+        """Return why an article is dropped, one of `REASONS`; None: it is kept.
 
         Args:
             title: the article's title.
-            raw_text: its text as the source has it.
+            raw_text: its text from the source.
             clean_text: its text after cleaning.
 
         Raises:
-            ValueError: the language is "auto", which no single article can tell.
+            ValueError: the language is "auto", which needs a corpus.
         """
         if self.language == AUTO:
-            raise ValueError("auto is the language of a corpus: ask language_of for it first")
+            raise ValueError("auto is for a corpus: call language_of first")
         if self.redirects and REDIRECT.match(raw_text):
             return "redirect"
         if self.disambiguations and _is_disambiguation(title, raw_text):
@@ -97,8 +97,8 @@ class Language(NamedTuple):
     """The language of most texts.
 
     Attributes:
-        code: as py3langid calls it.
-        share: of the texts that were long enough to tell, those in it.
+        code: py3langid's code.
+        share: of the texts that are long enough to identify.
     """
 
     code: str
@@ -106,8 +106,8 @@ class Language(NamedTuple):
 
 
 def language_of(texts: Iterable[str]) -> Language | None:
-    """Return the language of most texts; None where none is long enough to tell."""
-    counts = Counter(_identifier().most_likely(_slices(text)) for text in texts if len(text) >= TELLING)
+    """Return the language of most texts; None: no text is long enough to identify."""
+    counts = Counter(_identifier().most_likely(_slices(text)) for text in texts if len(text) >= MIN_IDENTIFIABLE)
     if not counts:
         return None
     code, count = counts.most_common(1)[0]
@@ -115,7 +115,7 @@ def language_of(texts: Iterable[str]) -> Language | None:
 
 
 def is_spanish(text: str) -> bool:
-    """Tell whether a text is Spanish, see `is_in`.
+    """Return whether a text is Spanish, see `is_in`.
 
     >>> is_spanish("La ciudad fue fundada en 1535. " * 4), is_spanish("The city was founded in 1535. " * 4)
     (True, False)
@@ -124,16 +124,16 @@ def is_spanish(text: str) -> bool:
 
 
 def is_in(language: str, text: str) -> bool:
-    """Tell whether a text is in a language, judged by its beginning, middle and end; one too short to tell passes.
+    """Return whether a text is in a language, by its beginning, middle and end; true if it is too short to identify.
 
     The identifier is py3langid's (Lui and Baldwin 2012, "langid.py: An Off-the-shelf Language Identification Tool"), a
-    naive Bayes classifier over byte n-grams whose model comes with the package.
+    naive Bayes classifier over byte n-grams, with the package's model.
 
     Args:
-        language: as py3langid calls it, such as "es".
+        language: py3langid's code, such as "es".
         text: the text.
     """
-    if len(text) < TELLING:
+    if len(text) < MIN_IDENTIFIABLE:
         return True
     return _identifier().probability(language, _slices(text)) >= MIN_PROBABILITY
 
@@ -147,38 +147,38 @@ def _slices(text: str) -> str:
 
 
 class _Identifier:
-    """py3langid's identifier: the same probabilities to rounding, in a sixth of the time.
+    """py3langid's identifier with the same probabilities, up to rounding, in a sixth of the time.
 
-    The package finds the n-grams by a walk over the bytes, one after another, of an automaton (Aho and Corasick 1975,
-    "Efficient string matching") whose state is known from the last few bytes alone, as many as its longest n-gram has.
-    So here all places of the text are walked to at the same time, each from so many bytes before it.
+    The package finds n-grams by an automaton (Aho and Corasick 1975, "Efficient string matching") that reads one byte
+    after the other. Its state depends only on the last few bytes, as many as the longest n-gram has. So here the states
+    at all positions are computed together, each from that many bytes before it.
     """
 
     def __init__(self) -> None:
         model = LanguageIdentifier.from_model_file(MODEL_FILE)
-        self._moves = np.frombuffer(model.tk_nextmove, dtype=model.tk_nextmove.typecode)  # 256 for each row
+        self._moves = np.frombuffer(model.tk_nextmove, dtype=model.tk_nextmove.typecode)  # 256 per row
         self._rows = np.frombuffer(model.tk_row, dtype=model.tk_row.typecode).astype(np.int64) * 256  # of each state
         self._features = np.array(model.tk_output, dtype=np.int32)  # -1: none
-        self._table = model.nb_ptc.astype(np.float32)  # what it computes in; converted at each text, that is most of it
+        self._table = model.nb_ptc.astype(np.float32)  # the package converts it for each text: most of its time
         self._prior = model.nb_pc
         self.languages: list[str] = list(model.nb_classes)
         self._longest = self._depth()
 
     def probability(self, language: str, text: str) -> float:
-        """Return how likely it is that a text is in a language, among all that the model knows."""
+        """Return the probability that a text is in a language, among the model's languages."""
         scores = self._scores(text)
         return float(scores[self.languages.index(language)] / scores.sum())
 
     def most_likely(self, text: str) -> str:
-        """Return the language that a text is most likely in."""
+        """Return the most probable language of a text."""
         return self.languages[int(self._scores(text).argmax())]
 
     def _scores(self, text: str) -> NDArray[np.float32]:
-        """Return numbers in proportion to the probabilities of all languages."""
+        """Return the unnormalized probabilities of all languages."""
         text = unicodedata.normalize("NFC", text.lower() if text.isupper() else text)
         written = np.frombuffer(text.encode(errors="surrogatepass"), dtype=np.uint8)
         found = self._features[self._states(written)]
-        # In order, so that rows of the table that lie side by side are read together.
+        # Sorted, so that the table is read in order.
         features, counts = np.unique(found[found >= 0], return_counts=True)
         scores = np.log1p(counts.astype(np.float32)) @ self._table[features] + self._prior
         if not len(features):
@@ -191,12 +191,12 @@ class _Identifier:
         """Return the automaton's state after each byte, (N,)."""
         states = np.zeros(len(written), dtype=np.int64)
         for back in reversed(range(min(self._longest, len(written)))):
-            # A place with fewer bytes before it is still in the first state, where the text begins.
+            # A position with fewer bytes before it is still in the initial state.
             states[back:] = self._moves[self._rows[states[back:]] + written[: len(written) - back]]
         return states
 
     def _depth(self) -> int:
-        """Return how many bytes lead to the states that are farthest from the first one."""
+        """Return the depth of the automaton: the length of the longest n-gram."""
         moves = self._moves.reshape(-1, 256)
         depth, reached = 0, np.zeros(len(self._rows), dtype=bool)
         states = np.zeros(1, dtype=np.int64)
@@ -219,15 +219,15 @@ def _is_disambiguation(title: str, raw_text: str) -> bool:
         return True
     text = raw_text.lstrip()
     begins = text[:BEGINNING].lower()
-    return any(word in begins for word in MAY) and DISAMBIGUATION.match(text) is not None
+    return any(hint in begins for hint in DISAMBIGUATION_HINTS) and DISAMBIGUATION.match(text) is not None
 
 
 def _is_list(raw_text: str, clean_text: str) -> bool:
-    """Tell whether more than half of the characters are in list items."""
+    """Return whether more than half of the characters are in list items."""
     lines = trailing_sections(raw_text).splitlines()
     bulleted = sum(len(line) for line in lines if not line[:1].isalpha() and BULLET.match(line))
     if bulleted > sum(map(len, lines)) / 2:
         return True
     lines = clean_text.split("\n")
-    items = [line for line in lines if len(line) < SHORT and not line.endswith(SENTENCE_ENDS)]
+    items = [line for line in lines if len(line) < ITEM_LENGTH and not line.endswith(SENTENCE_ENDS)]
     return len(items) > 2 and sum(map(len, items)) > len(clean_text) / 2

@@ -1,4 +1,4 @@
-"""The split: which articles a model learns from, which ones steer it, and which ones judge it."""
+"""The split of articles into train, val and test."""
 
 import hashlib
 import math
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from minillm.errors import SettingError
 
 SPLITS = ("train", "val", "test")
-VERSION = 1  # raised when the same article would get another split
+VERSION = 1  # increased when the same article gets another split
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     """Return the shares as a tuple of floats.
 
     Args:
-        shares: the parts of the articles that train, val and test get.
+        shares: of articles for train, val and test.
 
     Raises:
-        SettingError: they are not three numbers of at least 0 that sum to 1, or nothing is left to train on.
+        SettingError: they are not three numbers of at least 0 that sum to 1, or the share of train is 0.
     """
     advice = "must be three shares (train, val, test) that sum to 1, such as [0.7,0.15,0.15]"
     try:
@@ -34,13 +34,13 @@ def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
 def split_of(page_id: int, shares: Sequence[float], place: float | None = None) -> str:
     """Return the split of an article: ``train``, ``val`` or ``test``.
 
-    The identity alone decides, through a hash: no seed, no order, no other article. So an article never changes side
-    as a corpus grows, is read in another order or is revised.
+    It depends only on a hash of the page id, and not on a seed, the order or other articles. So an article never
+    changes its split when a corpus grows, is read in another order or is revised.
 
     Args:
         page_id: the article's identity.
-        shares: the parts of the articles that train, val and test get (see `check_shares`).
-        place: decides in place of the hash, see `minillm.corpus.Article`; None: the hash does.
+        shares: of articles for train, val and test (see `check_shares`).
+        place: used instead of the hash, see `minillm.corpus.Article`; None: use the hash.
 
     >>> split_of(7, (0.7, 0.15, 0.15)), split_of(9, (0.7, 0.15, 0.15))
     ('train', 'val')
@@ -55,10 +55,10 @@ def split_of(page_id: int, shares: Sequence[float], place: float | None = None) 
 
 
 def uniform(purpose: str, page_id: int) -> float:
-    """Return a number from 0 to under 1 that an article's identity alone decides, evenly spread over all articles.
+    """Return a number in [0, 1) that depends only on an article's page id, uniform over articles.
 
     Args:
-        purpose: one word that keeps it apart from other uses; with "split" the sample comes out close to 70/15/15.
+        purpose: a word that makes different uses independent; "split" divides the sample nearly 70/15/15.
         page_id: the article's identity.
     """
     digest = hashlib.sha256(f"{purpose}/{page_id}".encode()).digest()

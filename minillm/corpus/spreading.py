@@ -1,7 +1,7 @@
-"""The work on a corpus in tasks: what each writes for the next one, and the corpus as it comes of all of them.
+"""Preparing a corpus in tasks: the tasks, their files, and how the results are joined.
 
-First each part of the source is read into a file of articles, the raw store in parts. Of these files others are made,
-range by range, with what is found out about each article alone. Who joins them knows all articles in their order.
+First, tasks read each part of the source into a file of articles. Then, tasks clean and filter ranges of these files.
+One process joins the results, with all articles in order.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from minillm.errors import OutsideError
 from minillm.files import written_whole
 from minillm.parallel import batches, weighed_batches
 
-BATCH, FULL = 256, 4_000_000  # articles of a batch, and characters with which it has fewer: bounds the memory
-MOST_FILES = 4096  # parts that are read into a file each; of more some are read together
-SHARED = 64  # articles that are examined at a time
+BATCH, MAX_BATCH_CHARACTERS = 256, 4_000_000  # maximum articles and characters of a batch, which bounds the memory
+MAX_FILES = 4096  # if there are more parts, several are read into one file
+PER_CALL = 64  # articles examined together
 TEXTS = ("title", "url", "timestamp", "licence", "wikitext_sha256", "whence")
 READ = pa.schema(
     [("page_id", pa.int64()), ("revision_id", pa.int64()), ("place", pa.float64())]
     + [(name, pa.string()) for name in (*TEXTS, "sha256", "reason", "name", "problem", "text")]
-)  # the text comes last: whoever reads the columns before it does not touch the pages that it fills
+)  # the text is the last column, so that reading the others skips its pages
 EXAMINED = pa.schema(
     [
         ("reason", pa.string()),
@@ -48,12 +48,12 @@ EXAMINED = pa.schema(
 
 
 class Range(NamedTuple):
-    """Some records of a file, one after the other.
+    """A range of a file's records.
 
     Attributes:
-        file: what `read_parts` wrote.
-        start: its first record.
-        stop: the one after its last.
+        file: from `read_parts`.
+        start: the first record.
+        stop: the record after the last.
     """
 
     file: Path
@@ -62,26 +62,26 @@ class Range(NamedTuple):
 
 
 def read_parts(source: InParts, parts: list[Any], limit: int | None, path: Path) -> None:
-    """Write what becomes of each record of some parts of a source.
+    """Read parts of a source, and write an article or a reason to skip it for each record.
 
     Args:
         source: the source.
         parts: some of its parts, in order.
-        limit: of articles; None: all.
+        limit: maximum number of articles; None: all.
         path: the file to write.
     """
     write_records(_first(chain.from_iterable(map(source.read, parts)), limit), path)
 
 
 def write_records(outcomes: Iterable[Article | Left], path: Path) -> None:
-    """Write articles, and what is left out, to a file that `records` reads."""
+    """Write articles and skipped records to a file."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, READ) as writer:
-        for batch in weighed_batches(outcomes, BATCH, _weight, FULL):
+        for batch in weighed_batches(outcomes, BATCH, _weight, MAX_BATCH_CHARACTERS):
             writer.write_batch(pa.RecordBatch.from_pylist([_row(outcome) for outcome in batch], schema=READ))
 
 
 def _first(outcomes: Iterable[Article | Left], limit: int | None) -> Iterator[Article | Left]:
-    """Yield the outcomes up to so many articles; one that repeats another is none."""
+    """Yield the outcomes up to ``limit`` distinct articles."""
     seen, number = HashSet(), 0
     for outcome in outcomes:
         yield outcome
@@ -105,18 +105,18 @@ def _row(outcome: Article | Left) -> dict[str, Any]:
 def examine(
     cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int, records: Range, path: Path
 ) -> None:
-    """Write what is found out about each article of a range alone.
+    """Clean and filter the articles of a range, and write the results.
 
     Args:
         cleaner: the cleaning chain.
-        quality: what is not worth learning from.
+        quality: the quality filter.
         duplicates: makes the sketches.
         min_length: articles with fewer characters after cleaning are dropped.
         records: the articles.
         path: the file to write.
 
     Raises:
-        OutsideError: an article is not as it was written.
+        OutsideError: an article is damaged.
     """
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, EXAMINED) as writer:
         for batch in _batches(records, READ.names):
@@ -125,7 +125,7 @@ def examine(
             found = iter(
                 [
                     examined
-                    for some in batches(articles, SHARED)
+                    for some in batches(articles, PER_CALL)
                     for examined in examine_all(cleaner, quality, duplicates, min_length, some)
                 ]
             )
@@ -144,7 +144,7 @@ def _check(file: Path, batch: pa.RecordBatch, articles: list[Article]) -> None:
 
 
 def damaged(file: Path, problem: object) -> OutsideError:
-    """Return the error for a result that is not as it was written."""
+    """Return the error for a damaged file."""
     return OutsideError(
         f"{file}: is damaged ({' '.join(str(problem).split())}); remove it and run the same command again"
     )
@@ -175,7 +175,7 @@ def _examined(row: dict[str, Any]) -> Examined:
 
 
 def _batches(records: Range, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the records of a range, some at a time; of what comes before it nothing but its length is read."""
+    """Yield the records of a range in batches, without reading the records before it."""
     position = 0
     try:
         with pa.memory_map(str(records.file)) as file, pa.ipc.open_file(file) as reader:
@@ -201,21 +201,21 @@ def length(file: Path) -> int:
 
 
 class Join:
-    """The articles of all parts, in order, as `InParts.joined` settles what the parts cannot know of each other.
+    """The articles of all parts, in order; `InParts.joined` resolves dependencies between the parts.
 
-    It is, for the source, what a raw store is: it knows which articles there were before.
+    For the source it replaces a raw store: it knows which articles came before.
 
     Args:
-        source: the source; None: the files hold nothing but what is to be taken.
-        files: what `read_parts` wrote, in the order of the parts.
-        limit: of articles; None: all.
+        source: the source; None: take all articles in the files.
+        files: from `read_parts`, in the order of the parts.
+        limit: maximum number of articles; None: all.
     """
 
     def __init__(self, source: InParts | None, files: Sequence[Path], limit: int | None) -> None:
         self.source, self.files, self.limit = source, files, limit
         self.meta: dict[str, Any] = {}
         self._ids = HashSet()
-        self._at = (0, 0)  # the file, and the record in it, that was taken last
+        self._at = (0, 0)  # the last article's file and record
         self._sha256 = ""
 
     def __contains__(self, page_id: object) -> bool:
@@ -227,15 +227,15 @@ class Join:
         return self.files[0].parent
 
     def page_ids(self) -> Iterator[int]:
-        """Yield nothing: at the beginning no article is held."""
+        """Yield nothing: initially there are no articles."""
         return iter(())
 
     def get_meta(self, key: str, default: Any = None) -> Any:
-        """Return the value kept under a key, or the default."""
+        """Return the value of a key, or the default."""
         return self.meta.get(key, default)
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Keep a value under a key."""
+        """Store a value under a key."""
         self.meta[key] = value
 
     def articles(self) -> Iterator[tuple[Article, str, tuple[int, int]]]:
@@ -265,13 +265,13 @@ class Join:
 
 
 class Summary(NamedTuple):
-    """What is known of the articles once all parts were read; plain JSON values.
+    """Facts about the articles after all parts are read; JSON values.
 
     Attributes:
-        articles: how many there are.
-        digest: stands for them and their order, as `RawStore.digest` does.
-        counts: what the source had to do.
-        needed: for each file, how many of its records were looked at.
+        articles: number of articles.
+        digest: hash of the articles in their order, as `RawStore.digest`.
+        counts: the source's counts.
+        needed: number of records used of each file.
     """
 
     articles: int
@@ -281,7 +281,7 @@ class Summary(NamedTuple):
 
 
 def summed_up(join: Join) -> Summary:
-    """Return what is known of all articles; reads all but their texts."""
+    """Return the summary of all articles; reads everything but their texts."""
     digest, number = hashlib.sha256(), 0
     needed = [0] * len(join.files)
     for article, sha256, (file, record) in join.articles():
@@ -293,16 +293,16 @@ def summed_up(join: Join) -> Summary:
 
 
 def read(source: InParts, parts: list[Any], limit: int | None, engine: Engine, folder: Path) -> tuple[Join, Summary]:
-    """Read all parts of a source, each on its own; what was read before is not read again.
+    """Read all parts of a source in tasks; parts that were read before are not read again.
 
     Args:
         source: the source.
         parts: its parts.
-        limit: of articles; None: all.
-        engine: where the tasks run.
-        folder: where the articles stay, beside the raw stores.
+        limit: maximum number of articles; None: all.
+        engine: runs the tasks.
+        folder: for the articles, beside the raw stores.
     """
-    size = -(-len(parts) // MOST_FILES)  # not engine.tasks: with another number of them all stays read
+    size = -(-len(parts) // MAX_FILES)  # not engine.tasks, so that the files do not depend on the number of tasks
     first = "" if limit is None else f"-first-{limit}"
     tasks = [
         Task(
@@ -321,7 +321,7 @@ def read(source: InParts, parts: list[Any], limit: int | None, engine: Engine, f
 
 
 def known(folder: Path, limit: int | None) -> Summary | None:
-    """Return what is known of articles that `read` has read, where it has."""
+    """Return the summary of articles that `read` has read; None: it has not."""
     try:
         return Summary(*json.loads(_record(folder, limit).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -333,13 +333,13 @@ def _record(folder: Path, limit: int | None) -> Path:
 
 
 def exported(articles: Iterable[Article], number: int, tasks: int, folder: Path) -> tuple[Join, Summary]:
-    """Write articles of a raw store to files, so that whoever examines them does not open the store.
+    """Write articles of a raw store to files, so that tasks need not open the store.
 
     Args:
         articles: from the store.
-        number: how many.
-        tasks: how many files, about.
-        folder: where they go.
+        number: number of articles.
+        tasks: approximate number of files.
+        folder: for the files.
     """
     size = max(1, -(-number // tasks))
     files, articles = [], iter(articles)
@@ -358,14 +358,14 @@ def exported(articles: Iterable[Article], number: int, tasks: int, folder: Path)
 
 
 class Spread:
-    """Articles in files, as the corpus is made of them.
+    """Articles in files, from which a corpus is prepared.
 
     Args:
-        join: their order.
+        join: the articles in order.
         summary: of the join.
-        engine: where the tasks run.
+        engine: runs the tasks.
         folder: for the results of tasks.
-        origin: exactly what the source has read, where it is known.
+        origin: exact description of what the source has read, if known.
     """
 
     def __init__(
@@ -376,7 +376,7 @@ class Spread:
         self.counts, self.origin = summary.counts, origin
 
     def texts(self, number: int) -> Iterator[str]:
-        """Yield the texts of so many articles at most, evenly over all, as `RawStore.texts` does."""
+        """Yield at most ``number`` evenly spaced texts, as `RawStore.texts`."""
         step = max(1, -(-self.articles // number))
         for position, (_, _, (file, record)) in enumerate(self._fresh().articles(), 1):
             if position % step == 1 % step:
@@ -386,7 +386,7 @@ class Spread:
     def examined(
         self, cleaner: Cleaner, quality: QualityFilter, duplicates: DuplicateFilter, min_length: int
     ) -> Iterator[tuple[Article, str | None, Examined]]:
-        """Yield each article without its text, its text's SHA-256, and what is found out about it alone, in order."""
+        """Yield each article without its text, its text's SHA-256, and its result, in order."""
         work = partial(examine, cleaner, quality, duplicates, min_length)
         ranges = self._ranges()
         results = [
@@ -403,7 +403,7 @@ class Spread:
         return Join(self._join.source, self._join.files, self._join.limit)
 
     def _ranges(self) -> list[tuple[int, Range]]:
-        """Cut the records into about as many ranges as there are to be tasks, each within one file."""
+        """Divide the records into about as many ranges as tasks, each within one file."""
         size = max(1, -(-sum(self._summary.needed) // (self.engine.tasks or 1)))
         return [
             (number, Range(file, start, min(start + size, needed)))

@@ -1,8 +1,8 @@
-"""The raw store: a source's articles as they came, in one SQLite file.
+"""The raw store: a source's unchanged articles, in one SQLite file.
 
-It is three things in one: the cache (what is in it is never fetched twice), the resume point (each article is committed
-at once, so a process killed at any moment loses nothing that it had added) and the integrity check (each article
-carries the SHA-256 of its text, and each row one of all that is in it).
+It is a cache (no article is fetched twice), a resume point (each article is committed at once, so a killed process
+loses no article that it had added) and an integrity check (each article has a SHA-256 of its text, and each row one of
+all its columns).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from minillm.corpus.article import Article
 from minillm.errors import OutsideError
 from minillm.files import network_disk
 
-VERSION = 2  # raised when the schema changes
+VERSION = 2  # increased when the schema changes
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS articles (
     position INTEGER PRIMARY KEY, page_id INTEGER NOT NULL UNIQUE, revision_id INTEGER NOT NULL,
@@ -30,29 +30,29 @@ CREATE TABLE IF NOT EXISTS articles (
     wikitext_sha256 TEXT NOT NULL, sha256 TEXT NOT NULL, seal TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS origins (page_id INTEGER PRIMARY KEY, whence TEXT NOT NULL, place REAL);
-"""  # the text comes last: reading the columns before it skips the pages that it fills
-# Where articles stand in their source, of sources that say so; a store that is older has no such table.
+"""  # the text is the last column, so that reading the others skips its pages
+# A substitute for the table of origins, which older stores do not have.
 NO_ORIGINS = "(SELECT 0 AS page_id, '' AS whence, NULL AS place WHERE 0)"
 NO_LOCKS = "win32-none" if os.name == "nt" else "unix-none"  # SQLite's name for a system without locks
 COLUMNS = ("page_id", "revision_id", "title", "url", "timestamp", "licence", "wikitext_sha256", "sha256")
 
 
 class DamagedStoreError(OutsideError):
-    """The file as a whole is not what was written; its articles cannot be told apart any more."""
+    """The file as a whole is damaged, and its articles cannot be read."""
 
 
 class RawStore:
-    """Articles of one source, in order of arrival, each held once by its page_id.
+    """The articles of a source, in order of arrival, with unique page ids.
 
-    Several processes may open the same file; `minillm.corpus.Corpus` lets one write at a time. On a disk over a network
-    one process alone may, and the others are refused: SQLite cannot be trusted to share a file between machines.
+    Several processes can open the same file; `minillm.corpus.Corpus` lets one write at a time. On a network file system
+    only one process can open it, since SQLite cannot reliably share a file between machines.
 
     Args:
-        path: the SQLite file; made, with its folders, where there is none.
-        read_only: open a file that is there and write nothing, not even a lock: its disk may be read-only.
+        path: the SQLite file; created with its folders if it does not exist.
+        read_only: open an existing file without writing anything, not even a lock, since its disk may be read-only.
 
     Raises:
-        DamagedStoreError: (here and in every method) the file is damaged, or is no raw store.
+        DamagedStoreError: (here and in every method) the file is damaged, or not a raw store.
         OutsideError: (here and in every method) the file cannot be used.
     """
 
@@ -66,11 +66,11 @@ class RawStore:
                 self._articles = self._articles if known else f"articles LEFT JOIN {NO_ORIGINS} USING (page_id)"
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Without isolation level each statement commits itself; in WAL mode a commit survives the process.
+            # Without an isolation level each statement is committed; in WAL mode a commit survives the process.
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._connection.text_factory = _decode
             if network_disk(self.path):
-                # WAL needs memory that all who open the file share: over a network there is none. One process has it.
+                # WAL needs shared memory, which does not work over a network: only one process opens the file.
                 self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
                 self._connection.execute("PRAGMA journal_mode=DELETE")
             else:
@@ -91,19 +91,19 @@ class RawStore:
         self._connection.close()
 
     def add(self, article: Article) -> bool:
-        """Commit an article; return False, and change nothing, where its page_id is held already."""
+        """Commit an article; return False, without a change, if its page id is in the store."""
         columns = ", ".join(COLUMNS)
         return self._write(f"INSERT OR IGNORE INTO articles ({columns}, seal, text) VALUES ({_marks(10)})", article)
 
     def replace(self, article: Article) -> bool:
-        """Put a newly fetched article in the place of the held one; return False where its page_id is not held."""
+        """Replace the article with this page id; return False if there is none."""
         columns = ", ".join(COLUMNS)
         return self._write(
             f"UPDATE articles SET ({columns}, seal, text) = ({_marks(10)}) WHERE page_id = {article.page_id}", article
         )
 
     def remove(self, page_id: int) -> bool:
-        """Remove an article; return False where it is not held."""
+        """Remove an article; return False if it is not in the store."""
         with self._faults():
             return self._connection.execute("DELETE FROM articles WHERE page_id=?", (page_id,)).rowcount == 1
 
@@ -113,7 +113,7 @@ class RawStore:
 
     @property
     def size(self) -> int:
-        """Bytes that the articles take on disk, about those of their texts."""
+        """Size of the file in bytes, about that of the texts."""
         with self._faults():
             pages, size = (self._connection.execute(f"PRAGMA page_{of}").fetchone()[0] for of in ("count", "size"))
         return int(pages * size)
@@ -127,7 +127,7 @@ class RawStore:
         """Yield the articles in order of arrival.
 
         Raises:
-            OutsideError: also where an article is not as it was added; names it.
+            OutsideError: also if an article is damaged; the error names it.
         """
         for article, whole in self._read():
             if not whole:
@@ -143,21 +143,21 @@ class RawStore:
         return self.path.parent
 
     def page_ids(self) -> Iterator[int]:
-        """Yield the page_ids of all articles, in any order."""
+        """Yield the page ids of all articles, in any order."""
         with self._faults():
             for (page_id,) in self._connection.execute("SELECT page_id FROM articles WHERE typeof(page_id)='integer'"):
                 yield page_id
 
     def damaged(self) -> dict[int, str]:
-        """Return page_id and title of the articles that are not as they were added, in order of arrival."""
+        """Return page ids and titles of the damaged articles, in order of arrival."""
         return {article.page_id: article.title for article, whole in self._read() if not whole}
 
     def without(self, page_ids: Container[int]) -> "StoreWithout":
-        """Return the store as it would be without some of its articles."""
+        """Return a view of the store without some of its articles."""
         return StoreWithout(self, page_ids)
 
     def digest(self, limit: int | None = None) -> str:
-        """Return one SHA-256, in hexadecimal, for the first articles (all where limit is None) and their order."""
+        """Return one hexadecimal SHA-256 of the first ``limit`` articles (None: all), in their order."""
         digest = hashlib.sha256()
         with self._faults():
             for *row, place in self._connection.execute(
@@ -168,11 +168,11 @@ class RawStore:
         return digest.hexdigest()
 
     def texts(self, number: int, limit: int | None = None) -> Iterator[str]:
-        """Yield the texts of so many articles at most, evenly over the first ones; without looking for damage.
+        """Yield at most ``number`` evenly spaced texts, without checking for damage.
 
         Args:
-            number: how many.
-            limit: of how many first articles; None: of all.
+            number: maximum number of texts.
+            limit: use only this many first articles; None: all.
         """
         with self._faults():
             positions = "SELECT position FROM articles ORDER BY position"
@@ -190,17 +190,17 @@ class RawStore:
                 yield text
 
     def get_meta(self, key: str, default: Any = None) -> Any:
-        """Return the value kept under a key, or the default."""
+        """Return the value of a key, or the default."""
         with self._faults():
             row = self._connection.execute("SELECT value, seal FROM meta WHERE key=?", (key,)).fetchone()
             if row is None:
                 return default
             if _seal(key, row[0]) != row[1]:
-                raise sqlite3.DatabaseError(f"what it keeps under {key} is damaged")
+                raise sqlite3.DatabaseError(f"the value of {key} is damaged")
             return json.loads(row[0])
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Keep a plain JSON value under a key."""
+        """Store a JSON value under a key."""
         text = json.dumps(value)
         with self._faults():
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _seal(key, text)))
@@ -221,7 +221,7 @@ class RawStore:
             return written
 
     def _read(self) -> Iterator[tuple[Article, bool]]:
-        """Yield each article and whether it is still as it was added."""
+        """Yield each article and whether it is undamaged."""
         with self._faults():
             problem = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if problem != "ok":
@@ -242,7 +242,7 @@ class RawStore:
     def _faults(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # locked, full, unreadable: the file itself may be fine
+        except sqlite3.OperationalError as error:  # locked, full or unreadable, but perhaps undamaged
             raise OutsideError(f"{self.path}: cannot be used ({error})") from error
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             problem = " ".join(str(error).split())
@@ -253,7 +253,7 @@ class RawStore:
 
 @dataclass(frozen=True)
 class StoreWithout:
-    """A store as it would be without some of its articles: a source asked on top of it yields these again."""
+    """A view of a store without some of its articles, with which a source yields these again."""
 
     store: RawStore
     absent: Container[int]
@@ -263,24 +263,24 @@ class StoreWithout:
 
     @property
     def folder(self) -> Path:
-        """The folder that the store's file is in."""
+        """The folder of the store's file."""
         return self.store.folder
 
     def page_ids(self) -> Iterator[int]:
-        """Yield the page_ids of the other articles, in any order."""
+        """Yield the page ids of the other articles, in any order."""
         return (page_id for page_id in self.store.page_ids() if page_id not in self.absent)
 
     def get_meta(self, key: str, default: Any = None) -> Any:
-        """Return the value kept under a key, or the default."""
+        """Return the value of a key, or the default."""
         return self.store.get_meta(key, default)
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Keep a plain JSON value under a key."""
+        """Store a JSON value under a key."""
         self.store.set_meta(key, value)
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged file, and what SQLite keeps beside it, a name that is not in use yet; return that name.
+    """Rename a damaged file, and SQLite's files beside it, to an unused name; return that name.
 
     Raises:
         OSError: it cannot be renamed.
@@ -296,9 +296,9 @@ def set_aside(path: Path) -> Path:
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Return a connection that writes nothing.
 
-    In WAL mode readers share memory in a file beside the database. Where that cannot be made nobody else writes: the
-    database stands as it is, or with what a killed process left in its WAL, which SQLite can read without the shared
-    memory if it need not lock anything.
+    In WAL mode, readers share memory in a file beside the database. If that file cannot be created, no other process
+    writes. The database is then read as it is, or with the WAL of a killed process, which SQLite can read without the
+    shared memory if it does not lock anything.
     """
     killed = path.with_name(f"{path.name}-wal").exists()
     alone = (f"mode=ro&vfs={NO_LOCKS}", "locking_mode=EXCLUSIVE") if killed else ("immutable=1", "query_only=1")
@@ -321,7 +321,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _origin(whence: str | None, place: float | None) -> tuple[str | float | None, ...]:
-    """Return where an article stands in its source, as its seal covers it; nothing where its source does not say."""
+    """Return an article's place in its source, for its checksum; () if it is unknown."""
     return (whence, place) if whence or place is not None else ()
 
 

@@ -1,4 +1,4 @@
-"""The words of texts and their hashes, for many texts at once; processes that share the work load this module."""
+"""The words of texts and their hashes, vectorized over many texts; worker processes only import this module."""
 
 import re
 import zlib
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 WORD = re.compile(r"\w+")
 SPACE = ord(" ")
-LONG = 64  # bytes; the few longer words are hashed one by one
-TOGETHER = 1 << 20  # characters of texts whose words are hashed together: bounds the memory
+MAX_VECTORIZED = 64  # bytes of a word; the few longer words are hashed one by one
+CHUNK = 1 << 20  # characters of texts that are hashed together, which bounds the memory
 
 
 class Words(NamedTuple):
-    """The words of a text, in small letters.
+    """The words of a text, in lower case.
 
     Attributes:
-        spelled: the words in UTF-8 with a space between each two.
-        hashes: (N,) uint64, a 32-bit hash of each: its CRC-32.
+        spelled: the words in UTF-8, separated by spaces.
+        hashes: (N,) uint64, the CRC-32 of each.
     """
 
     spelled: bytes
@@ -36,7 +36,7 @@ def words_of(texts: Sequence[str]) -> Iterator[Words]:
     spelled: list[bytes] = []
     size = 0
     for text in texts:
-        if size and size + len(text) > TOGETHER:
+        if size and size + len(text) > CHUNK:
             yield from _hashed(spelled)
             spelled, size = [], 0
         spelled.append(_spelled(text.lower()))
@@ -45,17 +45,17 @@ def words_of(texts: Sequence[str]) -> Iterator[Words]:
 
 
 def word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
-    """Return (N,) the hash of each word, as in `Words`."""
+    """Return the hash of each word, as in `Words`, (N,)."""
     return np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
 
 
 def _spelled(text: str) -> bytes:
-    """Return what `WORD` finds, with a space between each two."""
+    """Return the matches of `WORD`, separated by spaces."""
     codes = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), dtype="<u2")
-    if (codes >> 11 == 0xD800 >> 11).any():  # half of a surrogate pair: a character that takes two codes
+    if (codes >> 11 == 0xD800 >> 11).any():  # surrogates: a character takes two codes
         return " ".join(WORD.findall(text)).encode()
     is_word = _in_words()[codes]
-    is_kept = is_word.copy()  # and one sign after each word
+    is_kept = is_word.copy()  # and one character after each word
     is_kept[1:] |= is_word[:-1]
     codes = np.where(is_word, codes, np.uint16(SPACE))[is_kept]
     return codes.tobytes().decode("utf-16-le").rstrip(" ").encode()
@@ -63,7 +63,7 @@ def _spelled(text: str) -> bytes:
 
 @cache
 def _in_words() -> NDArray[np.bool_]:
-    """Return (65536,) whether words may have a character."""
+    """Return whether each character can be part of a word, (65536,)."""
     characters = "".join(map(chr, range(1 << 16)))
     in_words = np.zeros(1 << 16, dtype=bool)
     for run in WORD.finditer(characters):
@@ -81,22 +81,22 @@ def _hashed(spelled: list[bytes]) -> Iterator[Words]:
 
 
 def _hashes(spelled: bytes) -> NDArray[np.uint64]:
-    """Return the hash of each word: a byte of all of them after the other, the longest words first."""
+    """Return the hash of each word, computed byte by byte for all words together, sorted by length."""
     if not spelled:
         return np.zeros(0, dtype=np.uint64)
     signs = np.frombuffer(spelled + b" ", dtype=np.uint8)
     ends = np.flatnonzero(signs == SPACE)
     lengths = np.diff(ends, prepend=-1) - 1
-    order = np.argsort(np.minimum(lengths, LONG + 1).astype(np.uint8), kind="stable")[::-1]
+    order = np.argsort(np.minimum(lengths, MAX_VECTORIZED + 1).astype(np.uint8), kind="stable")[::-1]
     lengths, begins = lengths[order], (ends - lengths)[order]
     states = np.full(len(ends), 0xFFFFFFFF, dtype=np.uint32)
-    longer = np.searchsorted(-lengths, -np.arange(min(LONG, lengths[0])))  # than so many bytes: that many words
+    longer = np.searchsorted(-lengths, -np.arange(min(MAX_VECTORIZED, lengths[0])))  # number of words over n bytes
     for place, count in enumerate(longer.tolist()):
         state = states[:count]
         states[:count] = _crc_table()[(state ^ signs[begins[:count] + place]) & 0xFF] ^ (state >> 8)
     hashes = np.empty(len(ends), dtype=np.uint64)
     hashes[order] = ~states
-    for number in range(int(np.count_nonzero(lengths > LONG))):
+    for number in range(int(np.count_nonzero(lengths > MAX_VECTORIZED))):
         begin = int(begins[number])
         hashes[order[number]] = zlib.crc32(spelled[begin : begin + int(lengths[number])])
     return hashes
@@ -104,7 +104,7 @@ def _hashes(spelled: bytes) -> NDArray[np.uint64]:
 
 @cache
 def _crc_table() -> NDArray[np.uint32]:
-    """Return (256,) what the last byte of a state turns into."""
+    """Return the table of CRC-32, (256,)."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(0xEDB88320), table >> 1)

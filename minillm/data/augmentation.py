@@ -1,4 +1,4 @@
-"""Augmentation: the training split a little different each epoch; validation and test never."""
+"""Augmentation: random changes of the training split, drawn for each epoch; not of validation and test."""
 
 import contextlib
 import re
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from minillm.data.batching import Batch, Documents, PackedRows, Windows
-from minillm.data.encoded import EncodedSplit, SplitWriter
+from minillm.data.batching import Batch, EncodedDocuments, PackedRows, Windows
+from minillm.data.encoded import EncodedFile, EncodedFileWriter
 from minillm.errors import SettingError
 from minillm.parallel import batches
 from minillm.tokenization import EOS, UNK, BPETokenizer, Tokenizer
 from minillm.tokenization.bpe_dropout import BPEDropout
 
-TEXT, INPUTS = 1, 2  # what is drawn: behind seed and epoch, these keep the draws apart
+TEXT, INPUTS = 1, 2  # part of the generators' seeds, after seed and epoch, so that their draws are independent
 
-# A sentence ends at a line break, or where a capital letter follows its mark; not behind an initial or an abbreviation.
+# A sentence ends at a line break, or at a mark followed by a capital letter, but not after an initial or abbreviation.
 SENTENCE_END = re.compile(r"(?<!\w)(\w*+)(?<![.!?…])([.!?…]++)[»\"')\]]*+( ++)(?=[¿¡«\"'(\[—]*[A-ZÀ-ÖØ-Þ])|(\n+)")
 ABBREVIATIONS = frozenset(
     ["Sr", "Sra", "Srta", "Dr", "Dra", "Prof", "St", "Sto", "Sta", "Gral", "Cnel", "Mons", "Lic", "Ing", "vs"]
@@ -30,18 +30,18 @@ ABBREVIATIONS = frozenset(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is changed in the training split, drawn anew each epoch, from the seed and the epoch alone.
+    """Random changes of the training split, which depend only on the seed and the epoch.
 
     Args:
-        word_dropout: probability with which an input token (not a target, not [BOS]) shows as [UNK], so that the
-            network leans less on the last few words (Iyyer et al. 2015, Bowman et al. 2016).
-        bpe_dropout: probability with which a merge of the BPE tokenizer is left out, see
-            `minillm.tokenization.bpe_dropout`; 0.1 in the paper.
-        sentence_reordering: probability with which an article's sentences stand in another order. What is between
-            them, spaces and line breaks, stays in its place.
+        word_dropout: probability of replacing an input token (not a target, not [BOS]) by [UNK], so that the network
+            relies less on the last few words (Iyyer et al. 2015, Bowman et al. 2016).
+        bpe_dropout: probability of skipping a merge of the BPE tokenizer, see `minillm.tokenization.bpe_dropout`; 0.1
+            in the paper.
+        sentence_reordering: probability of shuffling an article's sentences. Spaces and line breaks between them stay
+            where they are.
 
     Raises:
-        SettingError: a value that is no probability.
+        SettingError: a value outside [0, 1].
     """
 
     word_dropout: float = 0.0
@@ -56,7 +56,7 @@ class Augmentation:
 
     @property
     def changes_text(self) -> bool:
-        """Whether the articles have to be encoded anew each epoch."""
+        """Whether the articles must be encoded again each epoch."""
         return self.bpe_dropout > 0 or self.sentence_reordering > 0
 
     @property
@@ -66,27 +66,27 @@ class Augmentation:
 
 
 class Augmented(Dataset[Batch]):
-    """A training split in windows or packed rows, as an `Augmentation` has it in each epoch.
+    """The windows or packed rows of an augmented training split.
 
-    Where the text changes, the epoch's tokens lie in a file, 4 bytes each, until the next epoch's are there.
+    If the augmentation changes the text, a temporary file holds the epoch's tokens, 4 bytes each, until the next epoch.
 
     Args:
-        split: the encoded articles as they are.
-        texts: the same articles' text.
-        tokenizer: what encoded them.
-        augmentation: what is changed.
-        cut: makes windows or packed rows of documents.
-        seed: with the epoch it decides what is drawn.
-        folder: where there is room for an epoch's tokens; None: where temporary files go.
+        split: the unchanged articles, encoded.
+        texts: the unchanged articles' texts.
+        tokenizer: the tokenizer that encoded them.
+        augmentation: the changes.
+        cut: cuts documents into windows or packed rows.
+        seed: seed and epoch determine the changes.
+        folder: for the temporary file; None: the system's folder for these.
     """
 
     def __init__(
         self,
-        split: EncodedSplit,
+        split: EncodedFile,
         texts: Sequence[str],
         tokenizer: Tokenizer,
         augmentation: Augmentation,
-        cut: Callable[[Documents], Windows | PackedRows],
+        cut: Callable[[EncodedDocuments], Windows | PackedRows],
         seed: int,
         folder: Path | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Augmented(Dataset[Batch]):
         return self.items.lengths
 
     def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean of a figure of each token over the targets of each window or row; see `Windows.mean`."""
+        """Return the mean of a token's value over the targets of each window or row; see `Windows.mean`."""
         return self.items.mean(values)
 
     def __len__(self) -> int:
@@ -131,11 +131,11 @@ class Augmented(Dataset[Batch]):
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process reads the files; this one removes them.
+        # Another process only reads the file; this one removes it.
         return {**self.__dict__, "_folder": None}
 
-    def _documents(self, epoch: int, batch_size: int = 500) -> EncodedSplit:
-        """Encode the epoch's text, and remove what the epoch before has left."""
+    def _documents(self, epoch: int, batch_size: int = 500) -> EncodedFile:
+        """Encode the epoch's text, and remove the file of the epoch before."""
         assert self._folder
         random = np.random.default_rng((self.seed, epoch, TEXT))
         dropout = None
@@ -143,11 +143,11 @@ class Augmented(Dataset[Batch]):
             assert isinstance(self.tokenizer, BPETokenizer)
             dropout = BPEDropout(self.tokenizer, self.augmentation.bpe_dropout)
         for old in Path(self._folder.name).iterdir():
-            with contextlib.suppress(PermissionError):  # where a system keeps files that are still mapped
+            with contextlib.suppress(PermissionError):  # some systems cannot remove a file that is still mapped
                 old.unlink()
         path = Path(self._folder.name) / f"{epoch}.arrow"
         number = 0
-        with SplitWriter(path, batch_size) as writer:
+        with EncodedFileWriter(path, batch_size) as writer:
             for texts in batches(self.texts, batch_size):
                 if self.augmentation.sentence_reordering > 0:
                     texts = [reordered(text, self.augmentation.sentence_reordering, random) for text in texts]
@@ -157,14 +157,14 @@ class Augmented(Dataset[Batch]):
                 else:
                     encoded = map(self.tokenizer.encode_counting, texts)
                 for ids, unknown_bytes in encoded:
-                    # The bytes are those of the text as it is: its sentences only change places.
+                    # Reordering does not change the number of bytes.
                     writer.add(int(self.split.page_ids[number]), ids, int(self.split.bytes[number]), unknown_bytes)
                     number += 1
-        return EncodedSplit(path)
+        return EncodedFile(path)
 
 
 def reordered(text: str, probability: float, random: np.random.Generator) -> str:
-    """Return a text with its sentences in a random order, or, with the rest of the probability, as it is."""
+    """Return a text with its sentences shuffled, with the given probability, or otherwise unchanged."""
     if random.random() >= probability:
         return text
     pieces = sentences(text)
@@ -173,7 +173,7 @@ def reordered(text: str, probability: float, random: np.random.Generator) -> str
 
 
 def sentences(text: str) -> list[tuple[str, str]]:
-    r"""Return a text's sentences, each with what stands between it and the next.
+    r"""Return a text's sentences, each with the separator after it.
 
     >>> sentences("¡Llegó! ¿Y el Dr. Gil y J. Ruiz, en el s. III a. C.?\n«Sí.» Fin")
     [('¡Llegó!', ' '), ('¿Y el Dr. Gil y J. Ruiz, en el s. III a. C.?', '\n'), ('«Sí.»', ' '), ('Fin', '')]

@@ -1,4 +1,4 @@
-"""Curriculum: what is easy to learn first, and by and by everything."""
+"""Curriculum learning: easy data first, then gradually all."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,31 +9,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minillm.data.batching import Batch, Documents, TrainingBatches
+from minillm.data.batching import Batch, EncodedDocuments, TrainingBatches
 from minillm.errors import SettingError
 from minillm.parallel import batches
 from minillm.tokenization import PAD
 
-DRAW = 3  # what is drawn, behind seed and epoch; see `minillm.data.augmentation`
-COUNTED = 500  # documents whose tokens are counted at once: a count is as long as the vocabulary
-CANDIDATES = 8  # batches drawn for one, of items of like length: more means less padding
+DRAW = 3  # part of the generator's seed, after seed and epoch; see `minillm.data.augmentation`
+PER_COUNT = 500  # documents whose tokens are counted together, since each count has the vocabulary's length
+CANDIDATES = 8  # batches drawn and sorted by length to choose one from: more means less padding
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What training begins with, and how it comes to the whole.
+    """A curriculum: the data that training starts with, and how it grows.
 
     - ``length``: short rows first (Li et al., "The Stability-Efficiency Dilemma", 2022). Each row is cut into equal
-      pieces, which stand below each other: a batch keeps its tokens, (B, T) becomes (2 B, T / 2), and only their
-      context is shorter. The longest piece allowed grows in a line.
+      pieces, which become rows: (B, T) becomes (2 B, T / 2), so a batch keeps its tokens, and only their context is
+      shorter. The maximum length of a piece grows linearly.
     - ``difficulty``: easy text first (Platanios et al., "Competence-based Curriculum Learning", 2019). Batches are
-      drawn from the easiest windows (or packed rows), those with the lowest mean unigram cross-entropy per token; their
-      share grows with the square root of time. Afterwards an epoch has each window once again.
+      drawn from the easiest windows (or packed rows): those with the lowest mean unigram cross-entropy per token. Their
+      share grows with the square root of time. After the warmup, each epoch has each window once.
 
     Args:
-        by: what is easy; None: no curriculum.
-        warmup: share of the training that the growth takes, under 1; or, from 1 on, its batches.
-        start: share of the length, or of the windows, that it begins with.
+        by: the measure of easiness; None: no curriculum.
+        warmup: duration of the growth: a share of the training, under 1; or a number of batches, from 1 on.
+        start: the initial share of the length, or of the windows.
 
     Raises:
         SettingError: a value outside its range.
@@ -52,7 +52,7 @@ class Curriculum:
             raise SettingError("start", self.start, "must be over 0 and at most 1, such as 0.1")
 
     def share(self, batch: int, duration: int) -> float:
-        """Return the share of the length, or of the windows, that a batch may have.
+        """Return the share of the length, or of the windows, at a batch.
 
         >>> [round(Curriculum("length", start=0.2).share(batch, 4), 2) for batch in range(6)]
         [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
@@ -61,7 +61,7 @@ class Curriculum:
 
         Args:
             batch: its number in the whole training, from 0.
-            duration: batches until all is there.
+            duration: batches of the warmup.
         """
         if batch >= duration:
             return 1.0
@@ -72,16 +72,16 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Pace:
-    """Where a curriculum stands at each batch of a training.
+    """A curriculum's progress during a training.
 
     Args:
-        curriculum: how it grows.
-        per_epoch: batches an epoch.
-        total: batches of the whole training; None where no number of them ends it.
-        done: returns the share of the training that is done by a limit of time or tokens; None: there is none.
+        curriculum: the curriculum.
+        per_epoch: batches per epoch.
+        total: batches of the whole training; None: unlimited.
+        done: returns the progress, 0 to 1, towards a limit of time or tokens; None: there is no such limit.
 
     Raises:
-        SettingError: a share of a training without an end.
+        SettingError: ``warmup`` is a share, but the training has no end.
     """
 
     curriculum: Curriculum
@@ -99,7 +99,7 @@ class Pace:
         warmup, number = self.curriculum.warmup, epoch * self.per_epoch + batch
         total: float = self.total or 0
         if self.done is not None and warmup < 1:
-            # The nearer limit ends the training: after so many batches, at the pace so far.
+            # The nearer limit ends the training; estimate its number of batches from the progress so far.
             done = self.done()
             expected = max(1, number) / done if done else math.inf
             total = expected if self.total is None else min(total, expected)
@@ -109,13 +109,13 @@ class Pace:
 
 
 class EasiestFirst(TrainingBatches):
-    """Training batches of the easiest items for as long as a curriculum grows; then those of `TrainingBatches`.
+    """Training batches of the easiest items during a curriculum's warmup, then those of `TrainingBatches`.
 
-    Each batch depends on (seed, epoch, its number) alone.
+    Each batch depends only on (seed, epoch, its number).
 
     Args:
-        difficulty: returns how hard each item of the epoch is, (N,).
-        pace: the share of the easiest that batches are drawn from.
+        difficulty: returns the difficulty of each item of the epoch, (N,).
+        pace: the share of the easiest items to draw batches from.
         arguments: those of `TrainingBatches`.
     """
 
@@ -125,17 +125,17 @@ class EasiestFirst(TrainingBatches):
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, start = self.epoch, self.start
-        plain = super().__iter__()
+        all_batches = super().__iter__()
         if self.pace.share(epoch, start) >= 1:
-            return plain
+            return all_batches
         easiest = np.argsort(self.difficulty(), kind="stable")
         return (
             self._draw(easiest, epoch, number, share) if (share := self.pace.share(epoch, number)) < 1 else batch
-            for number, batch in enumerate(plain, start)
+            for number, batch in enumerate(all_batches, start)
         )
 
     def _draw(self, easiest: NDArray[np.int64], epoch: int, number: int, share: float) -> list[int]:
-        """Draw several batches of the easiest items, sort them by length, and take one."""
+        """Draw several batches of the easiest items, sort the items by length, and return one batch."""
         allowed = easiest[: max(self.batch_size, round(share * len(easiest)))]
         drawable = max(1, min(CANDIDATES, len(allowed) // self.batch_size))
         random = np.random.default_rng((self.seed, epoch, DRAW, number, self.rank))
@@ -145,16 +145,16 @@ class EasiestFirst(TrainingBatches):
         return drawn[first : first + self.batch_size].tolist()
 
 
-def unigram_costs(documents: Documents, vocab_size: int) -> NDArray[np.float64]:
-    """Return -log of each token's share of the targets, (V,), in nats; a token that never occurs counts as once."""
+def unigram_costs(documents: EncodedDocuments, vocab_size: int) -> NDArray[np.float64]:
+    """Return each token's unigram cross-entropy in nats, (V,), with add-one smoothing."""
     counts = np.ones(vocab_size)
-    for indices in batches(range(len(documents)), COUNTED):
+    for indices in batches(range(len(documents)), PER_COUNT):
         counts += np.bincount(np.concatenate([documents[index][1:] for index in indices]), minlength=vocab_size)
     return -np.log(counts / counts.sum())
 
 
 def in_pieces(batch: Batch, longest: int) -> Batch:
-    """Return a batch with each row (T) in equal pieces of at most ``longest`` tokens, a row each; no target is lost."""
+    """Return a batch whose rows (T) are cut into equal pieces of at most ``longest`` tokens; no target is lost."""
     width = batch["inputs"].size(1)
     if width <= longest:
         return batch

@@ -1,4 +1,4 @@
-"""From a source to batches: everything between raw articles and the network, behind Lightning's interface."""
+"""The LightningDataModule: from a source of articles to batches."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from minillm.corpus.split import uniform
 from minillm.data.augmentation import Augmentation, Augmented
 from minillm.data.batching import (
     Batch,
-    Documents,
+    EncodedDocuments,
     EvaluationBatches,
     PackedRows,
     ResumableLoader,
@@ -30,7 +30,7 @@ from minillm.data.batching import (
     evaluation_loader,
 )
 from minillm.data.curriculum import Curriculum, EasiestFirst, Pace, in_pieces, unigram_costs
-from minillm.data.encoded import EncodedSplit, encode_range, join_pieces, ranges, write_split
+from minillm.data.encoded import EncodedFile, encode_range, join_pieces, ranges, write_split
 from minillm.data.subset import bounded
 from minillm.engines import Engine, Task
 from minillm.errors import OutsideError, SettingError
@@ -39,7 +39,7 @@ from minillm.memory import MAX_LENGTH
 from minillm.parallel import cores, processes_for
 from minillm.tokenization import BPETokenizer, Tokenizer, load_tokenizer
 
-# Raise it when the code changes what is written for the same input.
+# Increase it when the code writes something else for the same input.
 VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -47,37 +47,37 @@ MAX_BATCH = 2**22  # tokens: more than GPT-3's 3.2 million, and gigabytes for ea
 
 
 class TextDataModule(L.LightningDataModule):
-    """Stages 1 to 8: source, cleaning, quality, split, tokenizer, encoded dataset, batches.
+    """All stages of the data: source, cleaning, quality, split, tokenizer, encoded documents, batches.
 
-    `prepare_data` does the work once and keeps it on disk under a fingerprint of all it depends on; `setup` only
-    opens what is there. Training batches are filled as ``batching`` says; validation and test always read each
-    article in windows of ``max_length``, so that figures compare whatever the training did.
+    `prepare_data` does the work once and stores it under a fingerprint of everything it depends on; `setup` only opens
+    it. ``batching`` applies to training; validation and test always read each article in windows of ``max_length``, so
+    that metrics are comparable between runs.
 
     Args:
-        source: where the articles come from.
-        cleaning: what is taken out of their text.
-        quality: which articles are not taken.
-        duplicates: which articles count as repeated.
+        source: of the articles.
+        cleaning: cleans their text.
+        quality: filters articles by quality.
+        duplicates: filters repeated articles.
         tokenizer: an unfitted tokenizer; it is fitted on the training split.
-        vocab_size: entries of its vocabulary, special tokens among them.
-        fit_characters: characters of training text that it is fitted on, about; of a larger training split the articles
-            with the smallest hash of their identity are taken. It bounds the time and the memory.
-        max_length: longest window, in tokens.
-        batch_size: windows (or packed rows) a batch and process.
-        num_workers: processes that make batches, where the machine has cores to spare for them; 0: none.
-        min_length: characters that an article must have after cleaning.
-        num_articles: articles to ask the source for; None: all.
-        split: shares of articles for training, validation and test; they sum to 1.
-        batching: how training batches are filled: ``dynamic`` (windows) or ``packed``.
+        vocab_size: entries of the vocabulary, with the special tokens.
+        fit_characters: approximate number of characters to fit the tokenizer on, which bounds time and memory; of a
+            larger training split, it uses the articles with the smallest hashes of their page ids.
+        max_length: tokens of a window, at most.
+        batch_size: windows (or packed rows) per batch and process.
+        num_workers: worker processes that make batches, at most as many as there are spare cores; 0: none.
+        min_length: minimum characters of an article after cleaning.
+        num_articles: articles to request from the source; None: all.
+        split: shares of articles for training, validation and test; their sum is 1.
+        batching: of training: ``dynamic`` (windows) or ``packed``.
         data_dir: folder of the caches.
-        seed: with the epoch it decides the order of the batches, and what augmentation and curriculum draw.
-        max_val_tokens: tokens of the validation split that a validation is over: the articles with the smallest hashes,
-            see `minillm.data.subset`; None: all.
+        seed: seed and epoch determine the order of the batches and the draws of augmentation and curriculum.
+        max_val_tokens: tokens of the validation split to use, of the articles with the smallest hashes, see
+            `minillm.data.subset`; None: all.
         max_test_tokens: the same for the test split.
-        augmentation: what is changed in the training split, anew each epoch; None: nothing.
-        curriculum: what training begins with; None: everything.
-        prepared: fingerprint of a corpus that is prepared already, see `minillm.corpus.Corpus`.
-        engine: where data that is not prepared yet is; None: on this machine.
+        augmentation: random changes of the training split; None: none.
+        curriculum: the data that training starts with; None: all.
+        prepared: fingerprint of a corpus that is already prepared, see `minillm.corpus.Corpus`.
+        engine: where to prepare data; None: on this machine.
 
     Raises:
         SettingError: a setting that cannot work.
@@ -113,14 +113,14 @@ class TextDataModule(L.LightningDataModule):
         if fit_characters < 1:
             raise SettingError("fit_characters", fit_characters, "must be at least 1, such as 20000000")
         if max_length < 2:
-            raise SettingError("max_length", max_length, "leaves no context to predict from; 128 would do")
+            raise SettingError("max_length", max_length, "must be at least 2, such as 128")
         if max_length > MAX_LENGTH:
-            advice = f"must be at most {MAX_LENGTH:,}: attention takes time and memory with the square"
+            advice = f"must be at most {MAX_LENGTH:,}: time and memory of attention grow with the square"
             raise SettingError("max_length", max_length, advice)
         if batch_size < 1:
             raise SettingError("batch_size", batch_size, "must be at least 1, such as 32")
         if batch_size * max_length > MAX_BATCH:
-            advice = f"times max_length={max_length} is more than {MAX_BATCH:,} tokens at once"
+            advice = f"times max_length={max_length} is more than {MAX_BATCH:,} tokens per batch"
             raise SettingError("batch_size", batch_size, f"{advice}; {MAX_BATCH // max_length} at most")
         if num_workers < 0:
             raise SettingError("num_workers", num_workers, "must be at least 0")
@@ -131,7 +131,7 @@ class TextDataModule(L.LightningDataModule):
                 raise SettingError(name, tokens, "must be at least 1, such as 500000, or null for the whole split")
         augmentation = augmentation or Augmentation()
         if augmentation.bpe_dropout > 0 and not isinstance(tokenizer, BPETokenizer):
-            advice = f"tokenizer={tokenizer.kind} has no merges to leave out; use tokenizer=bpe"
+            advice = f"tokenizer={tokenizer.kind} has no merges to skip; use tokenizer=bpe"
             raise SettingError("data.augmentation.bpe_dropout", augmentation.bpe_dropout, advice)
         self.corpus = Corpus(
             source=source,
@@ -156,20 +156,20 @@ class TextDataModule(L.LightningDataModule):
         self.augmentation, self.curriculum = augmentation, curriculum or Curriculum()
         self.tokenizer: Tokenizer
         self.manifest: dict[str, Any]
-        self.splits: dict[str, EncodedSplit] = {}
+        self.splits: dict[str, EncodedFile] = {}
 
     def prepare_data(self) -> None:
-        """Do stages 1 to 7, unless they were done for the same settings: same fingerprint, no work.
+        """Prepare corpus, tokenizer and encoded documents, unless they exist for the same settings.
 
-        Several processes may call it at once: one works, the others wait. What was done and is damaged is done again.
+        Several processes can call it at the same time: one works, the others wait. Damaged files are made again.
 
         Raises:
-            SettingError: it has to be done, and nothing can be written to ``data_dir``; see also `Corpus`.
-            OutsideError: a fault of the disk; see also `Corpus`.
+            SettingError: ``data_dir`` cannot be written; see also `Corpus`.
+            OutsideError: the disk fails; see also `Corpus`.
         """
         self.corpus.prepare()
         if self.corpus.prepared is not None and is_whole(self.folder):
-            return  # whoever follows another process has nothing to wait for
+            return  # another process has prepared it: no lock needed
         try:
             lock = locked(self.folder)
         except OSError as error:
@@ -185,12 +185,12 @@ class TextDataModule(L.LightningDataModule):
                     raise OutsideError(f"{self.folder}: cannot be written ({problem_of(error)})") from error
 
     def prepare(self) -> str:
-        """Do the work of `prepare_data`; return the fingerprint of the corpus, for the processes that `follow`."""
+        """Call `prepare_data`; return the fingerprint of the corpus, for `follow` in other processes."""
         self.prepare_data()
         return self.corpus.fingerprint
 
     def follow(self, fingerprint: str) -> None:
-        """Use the corpus that another process has prepared, without a look at the raw articles that it was made of.
+        """Use a corpus that another process has prepared, without reading its raw articles.
 
         Args:
             fingerprint: of the corpus.
@@ -199,7 +199,7 @@ class TextDataModule(L.LightningDataModule):
 
     @property
     def folder(self) -> Path:
-        """Where the encoded dataset lies; known once the corpus is prepared."""
+        """Folder of the encoded documents; known once the corpus is prepared."""
         made_from = {
             "version": VERSION,
             "corpus": self.corpus.fingerprint,
@@ -212,7 +212,7 @@ class TextDataModule(L.LightningDataModule):
         return self.data_dir / "encoded" / fingerprint(made_from)
 
     def _encode(self) -> None:
-        """Fit the tokenizer on the training split, encode all three, and write them with their manifest."""
+        """Fit the tokenizer on the training split, encode all splits, and write them with a manifest."""
         if self.engine and self.engine.tasks:
             self._encode_in_tasks(self.engine)
             return
@@ -228,7 +228,7 @@ class TextDataModule(L.LightningDataModule):
             self._describe(folder, counts)
 
     def _encode_in_tasks(self, engine: Engine) -> None:
-        """Do the same with an engine; what was done before a run was broken off is not done again."""
+        """Do the work of `_encode` with an engine; tasks that an interrupted run finished are not repeated."""
         work = (self.data_dir / "work" / self.folder.name).absolute()
         work.mkdir(parents=True, exist_ok=True)
         fitted = work / TOKENIZER
@@ -272,13 +272,13 @@ class TextDataModule(L.LightningDataModule):
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def _articles(self, split: str, *columns: str) -> Iterator[dict[str, Any]]:
-        """Yield the articles of a split as rows; nothing of what was used stays in memory."""
+        """Yield the articles of a split as rows, without keeping them in memory."""
         for batch in self.corpus.batches(split, *columns):
             for values in zip(*batch.values(), strict=True):
                 yield dict(zip(columns, values, strict=True))
 
     def _texts_to_fit(self) -> Iterator[str]:
-        """Yield the texts that the tokenizer is fitted on: of a large training split those with the smallest hashes."""
+        """Yield the texts to fit the tokenizer on; of a large training split those with the smallest hashes."""
         share = self._fitted_share
         for row in self._articles("train", "page_id", "text"):
             if share >= 1 or uniform("fit", row["page_id"]) < share:
@@ -286,21 +286,21 @@ class TextDataModule(L.LightningDataModule):
 
     @property
     def _fitted_share(self) -> float:
-        """The part of the training split that the tokenizer is fitted on."""
+        """The share of the training split that the tokenizer is fitted on."""
         return min(1.0, self.fit_characters / max(1, self.corpus.manifest["splits"]["train"]["characters"]))
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what `prepare_data` left on disk."""
+        """Open the files of `prepare_data`."""
         if self.splits:
             return
         self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         self.tokenizer = load_tokenizer((self.folder / TOKENIZER).read_text(encoding="utf-8"))
-        self.splits = {name: EncodedSplit(self.folder / f"{name}.arrow") for name in SPLITS}
+        self.splits = {name: EncodedFile(self.folder / f"{name}.arrow") for name in SPLITS}
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return the training batches, resumable in the middle of an epoch."""
+        """Return the loader of training batches, which can resume in the middle of an epoch."""
         split = self.splits["train"]
-        cut: Callable[[Documents], Windows | PackedRows] = partial(Windows, max_length=self.max_length)
+        cut: Callable[[EncodedDocuments], Windows | PackedRows] = partial(Windows, max_length=self.max_length)
         if self.batching == "packed":
             cut = partial(PackedRows, max_length=self.max_length, seed=self.seed)
         dataset: Windows | PackedRows | Augmented = cut(split)
@@ -325,20 +325,20 @@ class TextDataModule(L.LightningDataModule):
             raise SettingError(
                 "data.batch_size",
                 self.batch_size,
-                f"the {len(dataset)} training windows fill no batch for each process",
+                f"the {len(dataset)} training windows are not enough for a batch per process",
             )
         return ResumableLoader(dataset, batches, change, self._batches_done, **self._loader_options())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which corpus the training batches come from, for the checkpoint."""
+        """Return the fingerprint of the corpus, for the checkpoint."""
         return {"corpus": self.corpus.fingerprint}
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the validation split, up to ``max_val_tokens`` of it, in windows, each token once."""
+        """Return the loader of the validation split, of up to ``max_val_tokens``: windows, each token once."""
         return self._evaluation_dataloader("val", self.max_val_tokens)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the test split, up to ``max_test_tokens`` of it, in windows, each token once."""
+        """Return the loader of the test split, of up to ``max_test_tokens``: windows, each token once."""
         return self._evaluation_dataloader("test", self.max_test_tokens)
 
     def _evaluation_dataloader(self, name: str, max_tokens: int | None) -> DataLoader[Batch]:
@@ -347,9 +347,9 @@ class TextDataModule(L.LightningDataModule):
         return evaluation_loader(dataset, batches, **self._loader_options())
 
     def _training_batches(self, per_epoch: int) -> tuple[int, int | None]:
-        """Return how many batches an epoch and the whole training have, the latter None where it has no end.
+        """Return the numbers of batches of an epoch and of the whole training; None if the latter has no end.
 
-        Without a trainer, an epoch is the whole training.
+        Without a trainer, the training is one epoch.
         """
         trainer = self.trainer
         if trainer is None:
@@ -361,12 +361,12 @@ class TextDataModule(L.LightningDataModule):
         return per_epoch, min(ends, default=None)
 
     def _batches_done(self) -> int:
-        """Return how many batches of its epoch the training has had: the trainer's count, which a resume restores."""
+        """Return the number of batches of its epoch that training has seen; a resume restores the trainer's count."""
         trainer = self.trainer
         return trainer.fit_loop.batch_idx + 1 if trainer and trainer.training else 0
 
     def _share(self) -> tuple[int, int]:
-        """Return this process's number and how many share the work."""
+        """Return this process's rank and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader_options(self) -> dict[str, Any]:
@@ -374,7 +374,7 @@ class TextDataModule(L.LightningDataModule):
             "num_workers": self.num_workers,
             "worker_init_fn": begin_worker,
             "pin_memory": torch.cuda.is_available(),
-            # A generator of its own: an iterator draws a seed from it, and the global one belongs to the network.
+            # Each iterator draws a seed; with its own generator that does not change the network's random numbers.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
@@ -384,5 +384,5 @@ def _shortened(batch: Batch, epoch: int, number: int, pace: Pace, max_length: in
 
 
 def spare_cores() -> int:
-    """Return how many cores the training itself does not need, for processes that make batches."""
+    """Return the number of cores that training does not use, for worker processes."""
     return max(0, cores() - 2)

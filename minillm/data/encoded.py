@@ -1,4 +1,4 @@
-"""Encoded splits on disk: each document's token ids in an Arrow file, memory-mapped."""
+"""Encoded documents on disk: token ids in a memory-mapped Arrow file."""
 
 import contextlib
 import mmap
@@ -25,36 +25,36 @@ SCHEMA = pa.schema(
         ("unknown_bytes", pa.int64()),  # sum over [UNK] tokens of (bytes of the surface form + 1)
     ]
 )
-BATCH = 500  # articles that are written at a time
-SHARED = 64  # articles that a process encodes at a time
+BATCH = 500  # articles per write
+PER_TASK = 64  # articles that a process encodes at a time
 
 
 def write_split(
     path: Path, articles: Iterable[dict[str, Any]], tokenizer: Tokenizer, batch_size: int = BATCH, processes: int = 1
 ) -> dict[str, int | float]:
-    """Encode articles and write them to an Arrow file, a batch at a time; return what `EncodedSplit.describe` does.
+    """Encode articles and write them to an Arrow file; return `EncodedFile.describe` of it.
 
     Args:
         path: the file to write.
         articles: rows with ``page_id`` and ``text``.
         tokenizer: a fitted tokenizer.
-        batch_size: articles held and written at once: bounds the memory.
-        processes: that encode; 1: this one does.
+        batch_size: articles per write, which bounds the memory.
+        processes: number of processes that encode; 1: this one.
     """
-    with SplitWriter(path, batch_size) as writer:
-        shares = batches(articles, min(batch_size, SHARED))
+    with EncodedFileWriter(path, batch_size) as writer:
+        shares = batches(articles, min(batch_size, PER_TASK))
         for row, (ids, unknown_bytes) in in_order(partial(encoded_rows, tokenizer), shares, processes):
             writer.add(row["page_id"], ids, len(row["text"].encode()), unknown_bytes)
     return writer.describe()
 
 
 def ranges(articles: int, total: int, tasks: int) -> list[tuple[int, int]]:
-    """Return where to cut a split into tasks: where `write_split` begins another batch.
+    """Return the ranges of articles, in whole batches of `write_split`, that divide a split into tasks.
 
     Args:
-        articles: of the split.
-        total: of all splits.
-        tasks: into about how many tasks all splits are cut.
+        articles: number of articles in the split.
+        total: number of articles in all splits.
+        tasks: approximate number of tasks for all splits.
 
     >>> ranges(1200, 2000, 2)
     [(0, 1000), (1000, 1200)]
@@ -64,20 +64,20 @@ def ranges(articles: int, total: int, tasks: int) -> list[tuple[int, int]]:
 
 
 def encode_range(articles: Path, start: int, stop: int, tokenizer: Path, path: Path) -> None:
-    """Encode some articles of a split and write them as `write_split` does.
+    """Encode a range of a split's articles and write them as `write_split` does.
 
     Args:
-        articles: the split, as `minillm.corpus.Corpus` wrote it.
+        articles: the split's file, from `minillm.corpus.Corpus`.
         start: the first article.
-        stop: the one after the last.
-        tokenizer: a file of a fitted tokenizer.
+        stop: the article after the last.
+        tokenizer: the file of a fitted tokenizer.
         path: the file to write.
     """
     write_split(path, _rows(articles, start, stop), load_tokenizer(tokenizer.read_text(encoding="utf-8")))
 
 
 def _rows(path: Path, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Yield page_id and text of some articles; of those before them nothing but their number is read."""
+    """Yield page_id and text of a range of articles, without reading the articles before it."""
     position = 0
     with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as reader:
         for batch in reader:
@@ -90,7 +90,7 @@ def _rows(path: Path, start: int, stop: int) -> Iterator[dict[str, Any]]:
 
 
 def join_pieces(pieces: Iterable[Path], path: Path) -> dict[str, int | float]:
-    """Write what `encode_range` wrote to one file, as if one `write_split` had; return what that does.
+    """Join files of `encode_range` to one file, equal to that of one `write_split`; return its description.
 
     Raises:
         OutsideError: a piece is damaged.
@@ -115,12 +115,12 @@ def join_pieces(pieces: Iterable[Path], path: Path) -> dict[str, int | float]:
     return _description(articles, targets, size, unknown)
 
 
-class SplitWriter:
-    """Writes encoded documents to an Arrow file, some at a time, for `EncodedSplit` to read.
+class EncodedFileWriter:
+    """Writes encoded documents to an Arrow file for `EncodedFile`.
 
     Args:
         path: the file to write.
-        batch_size: documents held and written at once.
+        batch_size: documents per write.
     """
 
     def __init__(self, path: Path, batch_size: int = BATCH) -> None:
@@ -145,10 +145,10 @@ class SplitWriter:
         """Write a document.
 
         Args:
-            page_id: its article.
-            ids: its tokens, without [BOS] and [EOS].
-            size: UTF-8 bytes of its text.
-            unknown_bytes: what its [UNK] tokens hide.
+            page_id: of the article.
+            ids: token ids without [BOS] and [EOS].
+            size: UTF-8 bytes of the text.
+            unknown_bytes: cost of the unknown words, see `minillm.tokenization.Encoded`.
         """
         self._rows.append((page_id, ids, size, unknown_bytes))
         self._articles += 1
@@ -159,7 +159,7 @@ class SplitWriter:
             self._flush()
 
     def describe(self) -> dict[str, int | float]:
-        """Return what was written: articles, tokens to predict, bytes, and the share of [UNK] among the tokens."""
+        """Return the numbers of articles, tokens to predict and bytes, and the share of [UNK] among the tokens."""
         return _description(self._articles, self._targets, self._bytes, self._unknown)
 
     def _flush(self) -> None:
@@ -184,11 +184,11 @@ def _description(articles: int, targets: int, size: int, unknown: int) -> dict[s
     return {"articles": articles, "tokens": targets, "bytes": size, "unk_rate": unknown / max(1, targets)}
 
 
-class EncodedSplit:
-    """The documents of one split, read through a memory map: nothing is copied before it is used.
+class EncodedFile:
+    """Encoded documents in a memory-mapped file.
 
     Args:
-        path: the file that `write_split` wrote.
+        path: a file of `write_split`.
 
     Raises:
         OutsideError: the file is missing or damaged.
@@ -212,12 +212,12 @@ class EncodedSplit:
         lengths = [np.diff(offsets) for offsets in self._offsets]
         self.lengths: np.ndarray = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int32)
         with contextlib.suppress(AttributeError):  # Windows has none
-            # What was read so far lies all over the file, and the system has mapped its surroundings, too.
+            # Release the pages that were read so far, with their neighbours, all over the file.
             mapped.madvise(mmap.MADV_DONTNEED)
 
-    def __reduce__(self) -> tuple[type["EncodedSplit"], tuple[Path]]:
-        # A worker process opens the file anew instead of receiving a copy of what is mapped.
-        return EncodedSplit, (self.path,)
+    def __reduce__(self) -> tuple[type["EncodedFile"], tuple[Path]]:
+        # A worker process opens the file itself instead of receiving a copy of the data.
+        return EncodedFile, (self.path,)
 
     def __len__(self) -> int:
         return len(self.page_ids)
@@ -235,10 +235,10 @@ class EncodedSplit:
 
     @property
     def num_targets(self) -> int:
-        """Tokens to predict: all but each document's [BOS]."""
+        """Number of tokens to predict: all but [BOS]."""
         return int(self.lengths.sum()) - len(self)
 
     def describe(self) -> dict[str, int | float]:
-        """Return the split's size: articles, tokens to predict, bytes, and the share of [UNK] among the tokens."""
+        """Return the numbers of articles, tokens to predict and bytes, and the share of [UNK] among the tokens."""
         unknown = sum(int((values == UNK).sum()) for values in self._values)
         return _description(len(self), self.num_targets, int(self.bytes.sum()), unknown)

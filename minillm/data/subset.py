@@ -1,33 +1,25 @@
-"""A bounded part of a split: it stays the same articles as the corpus grows, but for a few at its edge."""
+"""A part of a split of bounded size: as the corpus grows, few of its articles change."""
 
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minillm.corpus.split import uniform
-from minillm.data.batching import Documents
+from minillm.data.batching import EncodedDocuments
 
-
-class IdentifiedDocuments(Documents, Protocol):
-    """Encoded documents that know which articles they are."""
-
-    page_ids: np.ndarray
-    """(N,) int64: the identity of each article."""
-
-
-Identified = TypeVar("Identified", bound=IdentifiedDocuments)
+D = TypeVar("D", bound=EncodedDocuments)
 
 
 class Subset:
-    """Some documents of a split, as `IdentifiedDocuments`.
+    """Some of a split's encoded documents.
 
     Args:
-        documents: the split.
-        indices: (n,) which of them.
+        documents: those of the split.
+        indices: (n,), the documents to take.
     """
 
-    def __init__(self, documents: IdentifiedDocuments, indices: NDArray[np.int64]) -> None:
+    def __init__(self, documents: EncodedDocuments, indices: NDArray[np.int64]) -> None:
         self.documents, self.indices = documents, indices
         self.page_ids: np.ndarray = documents.page_ids[indices]
         self.lengths: np.ndarray = documents.lengths[indices]
@@ -38,19 +30,19 @@ class Subset:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return the ids of one, [BOS] first and [EOS] last."""
+        """Return the token ids of a document, [BOS] first and [EOS] last."""
         return self.documents[int(self.indices[index])]
 
 
-def smallest_hashes(documents: IdentifiedDocuments, max_tokens: int | None) -> NDArray[np.int64] | None:
-    """Return which documents have the smallest hashes of their identity, as many as come to ``max_tokens`` at most.
+def smallest_hashes(documents: EncodedDocuments, max_tokens: int | None) -> NDArray[np.int64] | None:
+    """Return the documents with the smallest hashes of their page ids, as many as fit into ``max_tokens``.
 
-    The choice depends on no order and no seed: an article that is in it leaves only when new articles with smaller
-    hashes take its room. At least one document is chosen.
+    The choice depends neither on the order nor on a seed: a chosen article is replaced only by new articles with
+    smaller hashes. At least one document is chosen.
 
     Args:
-        documents: a split.
-        max_tokens: tokens to predict, [EOS] among them; None: no limit.
+        documents: those of a split.
+        max_tokens: tokens to predict, with [EOS]; None: no limit.
 
     Returns:
         (n,) indices in the split's order; None: all documents are within the limit.
@@ -64,7 +56,7 @@ def smallest_hashes(documents: IdentifiedDocuments, max_tokens: int | None) -> N
     return np.sort(order[:chosen])
 
 
-def bounded(documents: Identified, max_tokens: int | None) -> Identified | Subset:
-    """Return the documents that `smallest_hashes` chooses."""
+def bounded(documents: D, max_tokens: int | None) -> D | Subset:
+    """Return the documents chosen by `smallest_hashes`."""
     chosen = smallest_hashes(documents, max_tokens)
     return documents if chosen is None else Subset(documents, chosen)

@@ -1,1 +1,1 @@
-"""What a trained model is worth, and whether its figures can be believed: one file a question."""
+"""Evaluation: all figures of a trained model, and the audit of whether they can be trusted."""

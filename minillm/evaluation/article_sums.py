@@ -1,4 +1,4 @@
-"""What each article adds to the figures of its split: the sums from which figures and their intervals are made."""
+"""Sums per article, from which a split's figures and their confidence intervals are computed."""
 
 import hashlib
 import math
@@ -17,22 +17,22 @@ from minillm.errors import OutsideError
 from minillm.files import written_whole
 
 ARTICLES = Path("evaluation", "articles.parquet")
-SPLIT = "split"  # the column that says which split an article belongs to
+SPLIT = "split"  # the column with the article's split
 
 
 @dataclass(frozen=True)
 class ArticleSums:
-    """The sums of each article of a split, (N,) each.
+    """Sums for each article of a split, (N,) each.
 
     Args:
-        page_ids: int64, the articles' identities.
-        tokens: int64, tokens to predict: all but [BOS].
-        nats: float64, minus the logarithm of the probability of the whole article.
-        hits: int64, targets that are the most probable token.
-        unknown: int64, targets that are [UNK].
+        page_ids: int64, the articles' page ids.
+        tokens: int64, number of targets: all tokens but [BOS].
+        nats: float64, total cross-entropy.
+        hits: int64, number of targets that are the most probable token.
+        unknown: int64, number of [UNK] targets.
         unknown_hits: int64, hits among these.
         bytes: int64, UTF-8 bytes of the text.
-        unknown_bytes: int64, what the [UNK] targets hide, see `minillm.tokenization.Encoded`.
+        unknown_bytes: int64, cost of the unknown words, see `minillm.tokenization.Encoded`.
     """
 
     page_ids: NDArray[np.int64]
@@ -48,12 +48,12 @@ class ArticleSums:
         return len(self.page_ids)
 
     def __getitem__(self, chosen: NDArray[Any]) -> Self:
-        """Return some of the articles, by their indices."""
+        """Return the articles with these indices."""
         return type(self)(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
     @cached_property
     def ratios(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """The figures that are a ratio of two sums over the articles: what each article adds to either, by figure."""
+        """The figures that are ratios of sums: each article's parts of numerator and denominator, by figure."""
         tokens = self.tokens.astype(np.float64)
         return {
             "loss": (self.nats, tokens),
@@ -64,17 +64,19 @@ class ArticleSums:
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """The figures of all articles together; not a number where there is nothing to divide by.
-
-        loss and perplexity = exp(loss), bits_per_byte, accuracy, and the same without the [UNK] targets.
+        """The figures of all articles together: loss, perplexity = exp(loss), bits_per_byte, accuracy, and
+        accuracy_without_unknown; NaN if the denominator is 0.
         """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            figures = {name: float(above.sum() / below.sum()) for name, (above, below) in self.ratios.items()}
+            figures = {
+                name: float(numerator.sum() / denominator.sum())
+                for name, (numerator, denominator) in self.ratios.items()
+            }
             return {**figures, "perplexity": float(np.exp(figures["loss"]))}
 
     @property
     def sha256(self) -> str:
-        """A SHA-256 of all that is said of each article."""
+        """A SHA-256 of all sums."""
         digest = hashlib.sha256()
         for each in fields(self):
             digest.update(getattr(self, each.name).astype("<f8" if each.name == "nats" else "<i8").tobytes())
@@ -82,11 +84,11 @@ class ArticleSums:
 
 
 def write_articles(splits: Mapping[str, ArticleSums], path: Path) -> None:
-    """Write the sums of each split's articles to one Parquet file, whole or not at all.
+    """Write the sums of each split's articles to one Parquet file, atomically.
 
     Args:
         splits: the sums by split.
-        path: the file; it takes some 20 bytes per article.
+        path: the file; about 20 bytes per article.
 
     Raises:
         OSError: it cannot be written.
@@ -100,15 +102,15 @@ def write_articles(splits: Mapping[str, ArticleSums], path: Path) -> None:
 
 
 def read_articles(run: Path, split: str, sha256: str) -> ArticleSums:
-    """Return the sums of a split's articles that an evaluation wrote into a run's folder.
+    """Read the sums of a split's articles that an evaluation wrote into a run's folder.
 
     Args:
         run: the run's folder.
-        split: which split.
-        sha256: what the evaluation says of them.
+        split: the split's name.
+        sha256: the SHA-256 of the sums, from the evaluation.
 
     Raises:
-        OutsideError: they are not there, damaged, or of another evaluation.
+        OutsideError: the file is missing, damaged, or of another evaluation.
     """
     path = run / ARTICLES
     try:

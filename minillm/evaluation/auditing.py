@@ -1,4 +1,4 @@
-"""The audit of anybody's model on any text: `scripts/audit.py`, and the same from Python."""
+"""The audit of any model on any text, for `scripts/audit.py` and for Python."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from minillm.evaluation.schema import Evaluation
 JSON, PAGE = "audit.json", "audit.html"
 
 CLAIMS = ("perplexity", "loss", "accuracy")
-"""Figures of a split that a claim can be about."""
+"""Figures of a split that can be claimed."""
 
 EVALUATOR = Evaluator(max_articles=32, latency_runs=10, max_tokens=200_000, baseline_tokens=2_000_000)
-"""What `conf/audit.yaml` says."""
+"""The settings of `conf/audit.yaml`."""
 
 
 def audit(
@@ -36,31 +36,33 @@ def audit(
     on_error: str = "refuse",
     output_dir: str | Path | None = None,
 ) -> Evaluation:
-    """Return every figure of a model on texts, and whether they can be believed.
+    """Return all figures of a model on texts, and whether they can be trusted.
 
     Args:
-        model: what `minillm.load` returns; a causal language model of transformers with its ``tokenizer``; a network
-            that maps ids to logits with a tokenizer of this project; an object with ``network``, ``encode`` and
-            ``decode``, see `minillm.evaluation.audit.networks.PythonNetwork`; or the path of a checkpoint or of a model
-            of transformers.
-        test: the texts that judge it: the texts themselves, or a file, folder or glob.
-        train: those that it learned from; None: what needs them gets no verdict.
-        val: those that steered its training.
+        model: a model from `minillm.load`; a causal language model of transformers with its ``tokenizer``; a network
+            that maps ids to logits, with a tokenizer of this project; an object with ``network``, ``encode`` and
+            ``decode``, see `minillm.evaluation.audit.networks.PythonNetwork`; or the path of a checkpoint or of a
+            transformers model.
+        test: the test texts, or a file, folder or glob.
+        train: the training texts; None: checks that need them give no verdict.
+        val: the validation texts.
         tokenizer: see ``model``.
-        max_length: tokens of context to judge it with; None: its own.
-        reported: figures that were claimed, such as ``{"test/accuracy": 0.97}``: of a split that is at hand, which is
-            then measured as a whole.
-        evaluator: what is computed and with which thresholds.
-        text_field: field of a .jsonl or .parquet record that holds the text.
-        on_error: what becomes of a record that cannot be used: "refuse" or "skip".
-        output_dir: folder that audit.json and audit.html are written into; None: nothing is written.
+        max_length: tokens of context; None: the model's own.
+        reported: claimed figures, such as ``{"test/accuracy": 0.97}``, of a split that is given. That split is then
+            evaluated in full.
+        evaluator: what to compute, with thresholds.
+        text_field: field of a .jsonl or .parquet record with the text.
+        on_error: what to do with an unusable record: "refuse" or "skip".
+        output_dir: folder for audit.json and audit.html; None: nothing is written.
 
     Returns:
-        What audit.json holds, see `minillm.evaluation.schema.Evaluation`: ``trustworthy``, ``findings``, ``audit``, ...
+        The content of audit.json, see `minillm.evaluation.schema.Evaluation`: ``trustworthy``, ``findings``,
+        ``audit``, ...
 
     Raises:
         SettingError: the model, a text or a claim cannot be used.
-        OutsideError: a fault outside, such as a full disk.
+        OutsideError: an external failure, such as a full disk.
+        DivergedError: the model's loss is not finite.
     """
     given = {"train": train, "val": val, "test": test}
     reported = _claims(reported or {}, [name for name, texts in given.items() if texts is not None])
@@ -80,7 +82,7 @@ def audit(
     )
     for split, figures in evaluation["splits"].items():
         if not math.isfinite(figures["perplexity"]):
-            raise DivergedError(f"the loss on {split} is {figures['loss']:.3g} nats a token: that is no prediction")
+            raise DivergedError(f"the loss on {split} is {figures['loss']:.3g} nats per token: the model has diverged")
     if output_dir is not None:
         write_evaluation(evaluation, output_dir, name=JSON)
         write_report(evaluation, Path(output_dir), PAGE)
@@ -88,19 +90,19 @@ def audit(
 
 
 def _claims(reported: Mapping[str, float], splits: Sequence[str]) -> dict[str, float]:
-    """Return claims under the names that are checked: a loss is its perplexity.
+    """Return the claims by name, with each loss as a perplexity.
 
     Raises:
-        SettingError: a claim about something else, or a figure that cannot be.
+        SettingError: an unknown figure, or an impossible value.
     """
     claims: dict[str, float] = {}
     for name, value in reported.items():
         split, _, figure = name.partition("/")
         if split not in splits or figure not in CLAIMS:
             known = ", ".join(f"{split}/{figure}" for split in splits for figure in CLAIMS)
-            raise SettingError(f"reported.{name}", value, f"is no figure that is measured here; there are {known}")
+            raise SettingError(f"reported.{name}", value, f"is not a figure of this audit; there are {known}")
         if not math.isfinite(value) or value < 0 or (figure == "accuracy" and value > 1):
-            raise SettingError(f"reported.{name}", value, "can be no such figure: accuracy is from 0 to 1")
+            raise SettingError(f"reported.{name}", value, "is impossible: accuracy is from 0 to 1, others at least 0")
         if figure == "loss":
             claims.setdefault(f"{split}/perplexity", math.exp(min(value, 700.0)))
         else:

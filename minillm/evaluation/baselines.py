@@ -1,4 +1,4 @@
-"""What counting reaches: the unigram and bigram models that a network has to beat."""
+"""Unigram and bigram baselines, which a network should beat."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,22 +10,21 @@ from minillm.tokenization.tokenizer import BOS, EOS
 
 Ids = NDArray[np.int64]
 
-CHUNK = 1 << 20  # tokens counted or scored at once, which bounds the memory
+CHUNK = 1 << 20  # tokens counted or scored together, which bounds the memory
 
 
 class NgramBaselines:
-    """A unigram model and an interpolated bigram model, neither with a parameter to tune.
+    """A unigram model and an interpolated bigram model, without hyperparameters.
 
-    - unigram: P(w) = (c(w) + 1) / (N + V), add-one.
+    - unigram: P(w) = (c(w) + 1) / (N + V), add-one smoothing.
     - bigram: P(w | v) = (c(v, w) + T(v) P(w)) / (c(v) + T(v)), with T(v) the number of distinct tokens seen after v:
       Witten-Bell interpolation (Witten and Bell, "The Zero-Frequency Problem", 1991). After an unseen v it is P(w).
 
-    They predict exactly what a network predicts: a document is [BOS] t1 ... tn [EOS], the targets are t1 to [EOS], the
-    context is the token before.
+    They predict the same targets as a network: a document is [BOS] t1 ... tn [EOS], and the targets are t1 to [EOS].
 
     Args:
-        vocab_size: V, the entries of the vocabulary, special tokens among them.
-        ends: whether a document ends in [EOS].
+        vocab_size: V, entries of the vocabulary, with the special tokens.
+        ends: whether a document ends with [EOS].
     """
 
     def __init__(self, vocab_size: int, ends: bool = True) -> None:
@@ -66,17 +65,17 @@ class NgramBaselines:
         where = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         count = np.where(self._keys[where] == keys, self._counts[where], 0)
         total, distinct, backoff = self._total[context], self._distinct[context], self._unigram[target]
-        # After an unseen context both counts are 0, and 0 / 1 leaves the unigram alone.
+        # After an unseen context both counts are 0, and only the unigram probability is left.
         return np.where(total > 0, (count + distinct * backoff) / np.maximum(total + distinct, 1), backoff)
 
     def score(self, documents: Iterable[Sequence[int] | Ids]) -> dict[str, dict[str, float]]:
-        """Return how well both models predict a split.
+        """Return the loss and perplexity of both models on a split.
 
         Args:
             documents: the ids of each document, without [BOS] and [EOS].
 
         Returns:
-            For "unigram" and "bigram": "loss" in nats a token, "perplexity" = exp(loss), "tokens" = number of targets.
+            For "unigram" and "bigram": "loss" in nats per token, "perplexity" = exp(loss), "tokens": number of targets.
 
         Raises:
             OutsideError: there is no document.
@@ -96,7 +95,7 @@ class NgramBaselines:
         }
 
     def _pairs(self, documents: Iterable[Sequence[int] | Ids]) -> Iterator[tuple[Ids, Ids]]:
-        """Yield contexts and targets, (n,) each, whole documents at a time."""
+        """Yield contexts and targets, (n,) each, of whole documents."""
         pieces: list[Sequence[int] | Ids] = []
         length = 0
         for document in documents:
@@ -113,5 +112,5 @@ class NgramBaselines:
         if stream.min() < 0 or stream.max() >= self.vocab_size:
             raise ValueError(f"token ids {stream.min()} to {stream.max()} in a vocabulary of {self.vocab_size}")
         context, target = stream[:-1], stream[1:]
-        inside = target != BOS  # a document is not predicted from the one before it
+        inside = target != BOS  # not across documents
         return context[inside], target[inside]

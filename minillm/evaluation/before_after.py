@@ -1,4 +1,4 @@
-"""What a training that started from given weights has changed: on the new text, and on that of before."""
+"""The effect of a training from existing weights: before and after, on the new and on the old text."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -17,15 +17,15 @@ def before_and_after(
     data: TextDataModule,
     trusted: Collection[str] = (),
 ) -> BeforeAfter:
-    """Return the figures of both models on the new test split and, where it is at hand, on the old one.
+    """Return the figures of both models on the new test split and, if it is available, on the old one.
 
-    Each reads windows of its own context; both have the same tokenizer, so that losses compare as bits per byte do.
+    Each model reads windows of its own context length. Both have the same tokenizer, so their losses are comparable.
 
     Args:
-        init_from: where the first model is.
-        before: it.
-        after: the trained one.
-        data: what it was trained on, prepared.
+        init_from: where the first model is from.
+        before: the first model.
+        after: the trained model.
+        data: the training's prepared data.
         trusted: as for `minillm.load`.
     """
     old = training_data_if_at_hand(before, data.data_dir, trusted)
@@ -51,18 +51,18 @@ def _scored(before: LanguageModel, after: LanguageModel, data: TextDataModule, m
 
 
 def sentences(compared: BeforeAfter) -> list[str]:
-    """Return what was learned and what was forgotten, a sentence for each test split."""
-    told = []
+    """Return what was learned and what was forgotten: a sentence per test split."""
+    found = []
     for name, label in ("new", "the new test split"), ("old", "the test split of before"):
         scored = compared["new"] if name == "new" else compared["old"]
         if scored is None:
-            told.append(f"On {label} nothing is compared: its text is not at hand.")
+            found.append(f"On {label} nothing is compared: its text is not available.")
             continue
         first, second = scored["before"]["bits_per_byte"], scored["after"]["bits_per_byte"]
         change = f"{abs(second / first - 1):.1%} {'less' if second < first else 'more'}"
-        told.append(
+        found.append(
             f"On {label} ({scored['tokens']:,} tokens): {first:.4f} bits per byte before, {second:.4f} after "
             f"({change}); "
             f"perplexity {scored['before']['perplexity']:,.2f} and {scored['after']['perplexity']:,.2f}."
         )
-    return told
+    return found

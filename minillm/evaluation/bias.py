@@ -1,4 +1,4 @@
-"""Which tokens a model prefers over the true ones, and how far it can be believed."""
+"""Prediction bias, calibration, and the most over- and underpredicted tokens."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ CURVE_POINTS = 100
 class PredictionBias(ExactMetric):
     """Mean, mean absolute value and variance of (predicted id - target id); predicted is the most probable token.
 
-    Word ids run by falling frequency: a negative bias says that the model predicts more frequent words than the
-    text has, as every undertrained model does. Sums are whole numbers: exact over any batches and processes.
+    Word ids are sorted by descending frequency, so a negative bias means that the model predicts more frequent words
+    than the text has, as every undertrained model does. Sums are integers: exact over any batches and processes.
     """
 
     full_state_update = False
@@ -43,7 +43,7 @@ class PredictionBias(ExactMetric):
 
         Args:
             predictions: (B, T) most probable tokens.
-            targets: (B, T) true tokens, [PAD] where there is none.
+            targets: (B, T) true tokens, [PAD] at padding.
         """
         difference = (predictions - targets)[targets != PAD].to(self.device)
         self.total += difference.sum()
@@ -62,9 +62,9 @@ class PredictionBias(ExactMetric):
 
 
 class TokenCounts(ExactMetric):
-    """What is predicted, token by token of the vocabulary and bin by bin of confidence: sums, so memory is flat.
+    """Sums of predictions by token of the vocabulary and by confidence bin, in constant memory.
 
-    torchmetrics' own calibration error keeps every confidence that it was given; these are the same 15 bins as sums.
+    torchmetrics' calibration error stores every confidence; this metric has the same 15 bins as sums.
 
     Args:
         vocab_size: V.
@@ -76,13 +76,13 @@ class TokenCounts(ExactMetric):
     targets: Tensor
     """(V,) int64: how often each token is the target."""
     correct: Tensor
-    """(V,) int64: how often it is, and is the most probable."""
+    """(V,) int64: how often it is the target and the most probable token."""
     copied: Tensor
-    """How often the most probable token is the newest input; [UNK] inputs left out."""
+    """How often the most probable token is the last input, without [UNK] inputs."""
     copyable: Tensor
-    """How often the newest input is not [UNK]."""
+    """How often the last input is not [UNK]."""
     bin_tokens: Tensor
-    """(15,) int64: targets by the highest probability."""
+    """(15,) int64: targets by the confidence, the highest probability."""
     bin_correct: Tensor
     bin_confidence: Tensor
 
@@ -127,22 +127,22 @@ class TokenCounts(ExactMetric):
         self.bin_confidence += torch.zeros_like(self.bin_confidence).index_add_(0, place, confidence.double())
 
     def compute(self) -> dict[str, NDArray[Any]]:
-        """Return the sums by name, and what `PredictionBias` computes, over all processes."""
+        """Return the sums by name, and the figures of `PredictionBias`, over all processes."""
         sums = {name: getattr(self, name) for name in self._defaults}
         return {name: value.cpu().numpy() for name, value in {**sums, **self.differences.compute()}.items()}
 
 
 def distances(counts: dict[str, NDArray[Any]]) -> dict[str, float]:
-    """Return how far predictions are from the truth: ids, mean distribution, and confidence.
+    """Return the distances between predictions and truth, in ids, mean distribution and confidence.
 
     Args:
-        counts: what `TokenCounts` computes.
+        counts: from `TokenCounts`.
 
     Returns:
         prediction_bias, absolute_bias, bias_variance: see `PredictionBias`.
         kl_divergence: sum of true x ln(true / predicted) over the vocabulary, in nats.
         total_variation: half the sum of the absolute differences.
-        calibration_error: mean distance of confidence and accuracy over 15 bins, weighted by their tokens (Guo et
+        calibration_error: mean difference of confidence and accuracy over 15 bins, weighted by their tokens (Guo et
             al., "On Calibration of Modern Neural Networks", 2017).
     """
     true, predicted = _shares(counts)
@@ -157,11 +157,11 @@ def distances(counts: dict[str, NDArray[Any]]) -> dict[str, float]:
 
 
 def most_mispredicted(counts: dict[str, NDArray[Any]], spell: Callable[[int], str]) -> dict[str, list[TokenShare]]:
-    """Return the tokens whose mean predicted probability lies furthest over and under their share of the targets.
+    """Return the tokens whose mean predicted probability is furthest above and below their share of the targets.
 
     Args:
-        counts: what `TokenCounts` computes.
-        spell: gives a token's text.
+        counts: from `TokenCounts`.
+        spell: returns a token's text.
     """
     true, predicted = _shares(counts)
     order = np.argsort(true - predicted, kind="stable")
@@ -178,8 +178,8 @@ def accuracy_by_frequency(counts: dict[str, NDArray[Any]], frequencies: NDArray[
     """Return the accuracy on targets of ranks 1 to 10, 11 to 100 and so on, and on [UNK].
 
     Args:
-        counts: what `TokenCounts` computes.
-        frequencies: (V,) how often each token comes in the training text, which orders them.
+        counts: from `TokenCounts`.
+        frequencies: (V,) counts of the tokens in the training text, which determine the ranks.
     """
     order = np.argsort(-frequencies, kind="stable")
     order = order[order != UNK]
@@ -197,7 +197,7 @@ def accuracy_by_frequency(counts: dict[str, NDArray[Any]], frequencies: NDArray[
 
 
 def calibration_bins(counts: dict[str, NDArray[Any]]) -> list[CalibrationBin]:
-    """Return the mean confidence and the accuracy of each bin."""
+    """Return mean confidence and accuracy of each bin."""
     sums = zip(counts["bin_tokens"], counts["bin_confidence"], counts["bin_correct"], strict=True)
     return [
         {
@@ -210,10 +210,10 @@ def calibration_bins(counts: dict[str, NDArray[Any]]) -> list[CalibrationBin]:
 
 
 def unigram_curves(counts: dict[str, NDArray[Any]]) -> UnigramCurves:
-    """Return the true and the predicted shares of the tokens that occur, by rank, at evenly spaced logarithms."""
+    """Return true and predicted shares of the tokens that occur, by rank, at logarithmically spaced ranks."""
     true, predicted = _shares(counts)
     order = np.argsort(-true, kind="stable")[: np.count_nonzero(true)]
-    # Single tokens jump about: a point is the mean of the ranks up to the next.
+    # Single tokens are noisy, so a point is the mean over the ranks up to the next point.
     edges = np.unique(np.geomspace(1, len(order) + 1, CURVE_POINTS).astype(int))
     ranges = list(pairwise(edges.tolist()))
     groups = [order[first - 1 : last - 1] for first, last in ranges]
@@ -225,6 +225,6 @@ def unigram_curves(counts: dict[str, NDArray[Any]]) -> UnigramCurves:
 
 
 def _shares(counts: dict[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the targets' distribution and the mean predicted one, (V,) each."""
+    """Return the distribution of the targets and the mean predicted distribution, (V,) each."""
     total = counts["targets"].sum()
     return counts["targets"] / total, counts["predicted"] / total

@@ -1,4 +1,4 @@
-"""Runs side by side: one sorted table, which of them differ, and the settings in which they do."""
+"""Comparison of runs: one sorted table, with the settings in which they differ and whether figures differ."""
 
 import csv
 import difflib
@@ -29,12 +29,11 @@ from minillm.evaluation.results import figure_names
 from minillm.evaluation.runs import Run, find_runs, read_run
 from minillm.files import written_whole
 
-# Of these figures more is better; of all others less is.
-HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")
-# How a run is shown, by what is said of it: its style on the terminal, its class on the page, the colour of its point.
+HIGHER_IS_BETTER = ("accuracy", "bleu", "distinct")  # for all other figures, lower is better
+# By verdict: a run's style on the terminal, its class on the page, and the colour of its point.
 LOOKS = {"yes": ("", "", TEST), "yes (weak)": ("", "", WEAK), "NO": ("red", "bad", BAD)}
 NOT_EVALUATED = ("dim", "soft", GREY)
-# Settings that change where files go, how fast the work is, or what is shown on the way, and no figure.
+# Settings that change no figure, but only folders, speed or displays.
 IMMATERIAL = (
     *("paths", "hydra", "logger", "resume", "ckpt_path", "optimized_metric", "data.data_dir", "data.num_workers"),
     *("evaluation.batch_size", "evaluation.latency_runs", "evaluation.prompts", "evaluation.sampling"),
@@ -43,21 +42,21 @@ IMMATERIAL = (
     *("trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.profiler", "trainer.enable_model_summary"),
     *("trainer.enable_progress_bar", "trainer.enable_checkpointing", "trainer.num_sanity_val_steps"),
 )
-MARKS = {"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}  # said under a run's name
-MOST_CURVES = 100  # runs whose validation is drawn: the best ones
-RUN_WIDTH = 20  # of the first column on the terminal, at least: the name of a run that is named by the time
+MARKS = {"NO": "NOT TO BE TRUSTED", "yes (weak)": "weak"}  # shown under a run's name
+MOST_CURVES = 100  # runs whose validation curves are drawn: the best ones
+RUN_WIDTH = 20  # minimum width of the terminal's first column: a run's name is a date and time
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in one table.
+    """A table of runs.
 
     Args:
         runs: sorted, the best one first, those without figures last.
-        settings: those in which the runs differ and that matter, the shortest first.
-        metrics: names of figures, the first one that which the runs are sorted by.
+        settings: relevant settings in which the runs differ, the shortest first.
+        metrics: names of figures; the runs are sorted by the first one.
         over: the setting over which rows are means; None: each row is a run.
-        hidden: runs without any figure, which are not shown.
+        hidden: number of runs without any figure, which are not shown.
     """
 
     runs: Sequence[Run]
@@ -72,21 +71,21 @@ class Comparison:
         return Path(os.path.commonpath([each.folder.resolve().parent for run in self.runs for each in run.members]))
 
     def name(self, run: Run) -> str:
-        """Return what names one run in the folder that all are in."""
+        """Return a run's path in the common folder."""
         return str(run.folder.resolve().relative_to(self.parent))
 
     def label(self, run: Run) -> str:
-        """Return what names a run, or the runs that it stands for."""
+        """Return the names of a row's runs."""
         return ", ".join(map(self.name, run.members))
 
     @cached_property
     def intervals(self) -> list[tuple[float, float] | None]:
-        """The 95 % interval of each row's first figure; None where there is none."""
+        """The 95 % interval of each row's first figure; None: there is none."""
         return [interval_of(run, self.metrics[0]) for run in self.runs]
 
     @cached_property
     def against(self) -> list[Against]:
-        """Each row beside the best one, in the first figure; nothing where there is nothing to tell."""
+        """Each row's first figure compared with the best row's; empty if nothing can be compared."""
         return beside_the_best(self.runs, self.metrics[0], self.over is not None)
 
     @property
@@ -98,14 +97,14 @@ class Comparison:
 
     @property
     def numbers(self) -> range:
-        """Which of the columns are figures."""
+        """Indices of the columns with figures."""
         return range(1, self.header.index("trustworthy"))
 
     def rows(self, form: Callable[[float], str]) -> list[list[str]]:
         """Return the cells of each run.
 
         Args:
-            form: how a figure is written.
+            form: formats a figure.
         """
         rows = []
         for number, run in enumerate(self.runs):
@@ -119,17 +118,17 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What has to be said of the table, a sentence each."""
-        said = notes(self.against, self.over is not None)
+        """Sentences that explain the table."""
+        sentences = notes(self.against, self.over is not None)
         if self.hidden:
             runs = "1 run" if self.hidden == 1 else f"{self.hidden:,} runs"
-            said.append(f"{runs} without any figure: hidden; failed=true shows what there is.")
-        return said
+            sentences.append(f"{runs} without any figure: hidden; failed=true shows what there is.")
+        return sentences
 
     def show(self, console: Console) -> None:
-        """Show the table on a terminal: as many figures as its width has room for, under them what the run is."""
+        """Show the table on a terminal: as many figures as fit into its width, and each run's settings below."""
         if not console.is_terminal:
-            console.width = 10_000  # a file has no right edge
+            console.width = 10_000  # a file has no width
         names = [[self.name(run) for run in row.members] for row in self.runs]
         longest = max(len(name) for row in names for name in row)
         room = console.width - min(longest, RUN_WIDTH) - 1
@@ -154,10 +153,10 @@ class Comparison:
             console.print(
                 _grid(widths, ["\n".join(map(_linked, run.members, names[number])), *figures], "top"), style=style
             )
-            mark, *said = self._about(run)
-            if mark or said:
+            mark, *settings = self._about(run)
+            if mark or settings:
                 mark = f"[yellow]{mark}[/]  " if run.trustworthy == "yes (weak)" else f"{mark}  " if mark else ""
-                line = f"{mark}[dim]{escape('  '.join(said))}[/]"
+                line = f"{mark}[dim]{escape('  '.join(settings))}[/]"
                 console.print(Padding(line, (0, 0, 0, 2)), style=style, highlight=False)
         console.print()
         for sentence in self.notes:
@@ -166,12 +165,12 @@ class Comparison:
             console.print(escape(f"No room here for {', '.join(left_out)}."), highlight=False)
 
     def _about(self, run: Run) -> list[str]:
-        """Return what is said of a run under its figures: the verdict (empty: a good one), and its settings."""
+        """Return the line below a run's figures: the verdict (empty: trustworthy), and its settings."""
         mark = "" if run.trustworthy == "yes" else MARKS.get(run.trustworthy, run.trustworthy)
         return [mark, *(f"{name}={value}" for name in self.settings if (value := run.setting(name)))]
 
     def _columns(self) -> list[tuple[list[str], list[list[str]]]]:
-        """Return the columns of figures on the terminal as lines: of the head, and of each row's cell."""
+        """Return the terminal's columns of figures: the lines of the header, and those of each row's cell."""
         columns = []
         for number, name in enumerate(self.metrics):
             head = re.sub(r"(?<=[/._])", "\n", name).split("\n")
@@ -191,7 +190,7 @@ class Comparison:
         return table + "".join(f"\n{sentence}\n" for sentence in self.notes)
 
     def csv(self) -> str:
-        """Return the table as CSV: whole paths, all digits, each number in a column of its own."""
+        """Return the table as CSV, with full paths, all digits, and one number per column."""
         first = self.metrics[0]
         spread = [name for name in self.metrics if any(name in run.spread for run in self.runs)]
         header = ["run", *self.metrics, *(f"{name} ±" for name in spread)]
@@ -216,7 +215,7 @@ class Comparison:
         """Return a page with the table and plots.
 
         Args:
-            folder: where it will be: links to reports begin there.
+            folder: the page's folder, to which links are relative.
         """
         first = self.metrics[0]
         measured = {self.label(run): run for run in self.runs if first in run.figures}
@@ -247,7 +246,7 @@ class Comparison:
         )
 
     def _links(self, run: Run, folder: Path) -> Markup:
-        """Return the names of a row's runs, each a link to its report where there is one."""
+        """Return the names of a row's runs, as links to their reports if there are any."""
         names = []
         for each in run.members:
             report = each.folder.resolve() / REPORT
@@ -259,7 +258,7 @@ class Comparison:
         return Markup(", ").join(names)
 
     def _curves(self) -> tuple[str, dict[str, tuple[list[float], list[float]]]]:
-        """Return a figure of the validation and its way in each run: bits per byte where all have it, else loss."""
+        """Return the validation curves of the runs, of bits per byte if all have it, otherwise of the loss."""
         first = [each for run in self.runs for each in run.members][:MOST_CURVES]
         logged = {self.name(each): read_curves(each.folder) for each in first}
         logged = {name: curves for name, curves in logged.items() if "val/loss" in curves}
@@ -270,10 +269,10 @@ class Comparison:
         return figure, {name: (each["step"].tolist(), each[figure].tolist()) for name, each in points.items()}
 
     def write(self, folder: Path) -> None:
-        """Write ``comparison.md``, ``.csv`` and ``.html``, each whole or not at all.
+        """Write ``comparison.md``, ``.csv`` and ``.html``, each atomically.
 
         Args:
-            folder: where to; made if need be.
+            folder: for the files; created if it does not exist.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in ("md", self.markdown()), ("csv", self.csv()), ("html", self.html(folder)):
@@ -284,23 +283,24 @@ class Comparison:
 def compare(
     places: Sequence[str], metrics: Sequence[str], sort_by: str, over: str | None = None, failed: bool = False
 ) -> Comparison:
-    """Return the runs that some places mean, the best one first.
+    """Return a comparison of the runs in some folders, the best one first.
 
     Args:
-        places: folders of runs, folders of such folders (a sweep's, or ``outputs``), and globs of both.
+        places: folders of runs, folders that contain such folders (a sweep's, or ``outputs``), and globs of both.
         metrics: names of the figures to show, such as ``test/loss``.
         sort_by: name of the figure to sort by.
-        over: a setting, such as ``seed``: runs that differ in it alone become one, with mean and spread of each figure.
-        failed: whether to show runs without any figure too.
+        over: a setting, such as ``seed``: runs that differ only in it become one row, with mean and standard deviation
+            of each figure.
+        failed: whether to show runs without any figure, too.
 
     Raises:
         SettingError: there is no run, none with a figure, a figure that none of the evaluated runs has, or a setting
-            ``over`` which none differ.
+            ``over`` in which no runs differ.
     """
     found = [read_run(folder) for folder in find_runs(places)]
     known = {name for run in found for name in run.figures}
     evaluated = any(run.trustworthy in LOOKS for run in found)
-    # What no run has can still be the name of a figure, where none was evaluated.
+    # If no run was evaluated, figures that none has are valid, too.
     names_known = known if evaluated else known | figure_names()
     for setting, names in ("sort_by", [sort_by]), ("metrics", metrics):
         for name in names:
@@ -327,28 +327,28 @@ def compare(
                 "over", over, f"is not what the runs differ in; that is {', '.join(differing) or 'nothing'}"
             )
         settings = [name for name in settings if name != over]
-        alike: dict[tuple[str, ...], list[Run]] = {}
+        groups: dict[tuple[str, ...], list[Run]] = {}
         for run in runs:
-            alike.setdefault(tuple(map(run.setting, settings)), []).append(run)
-        runs = [_mean(group) for group in alike.values()]
-    # Runs that were not evaluated lack most figures, and older ones some: no empty columns for them.
+            groups.setdefault(tuple(map(run.setting, settings)), []).append(run)
+        runs = [_mean(group) for group in groups.values()]
+    # No empty columns: runs that were not evaluated lack most figures, and older ones some.
     shown_metrics = dict.fromkeys([sort_by, *(name for name in metrics if name in known)])
     return Comparison(sorted(runs, key=badness), settings, list(shown_metrics), over, len(found) - len(runs_of(runs)))
 
 
 def runs_of(rows: Sequence[Run]) -> list[Run]:
-    """Return the runs that rows stand for."""
+    """Return the runs of rows."""
     return [run for row in rows for run in row.members]
 
 
 def _is_immaterial(name: str) -> bool:
     """Return whether a setting is among `IMMATERIAL`, or within one of these."""
-    # Whether a run was evaluated at all stands in its row.
+    # A run's row shows whether it was evaluated at all.
     return name == "evaluation" or re.match(rf"({'|'.join(map(re.escape, IMMATERIAL))})([./]|$)", name) is not None
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that a command line named and in which runs differ, the shortest first."""
+    """Return the settings on command lines in which runs differ, the shortest first."""
     named = dict.fromkeys(name for run in runs for name in run.overrides)
     values = {name: {run.setting(name) for run in runs} for name in named}
     differing = [name for name in named if len(values[name]) > 1]
@@ -356,7 +356,7 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _grid(widths: Sequence[int], cells: Sequence[str], vertical: VerticalAlignMethod) -> Table:
-    """Return a row of the terminal's table, its first column to the left, the others to the right."""
+    """Return a row of the terminal's table: the first column left-aligned, the others right-aligned."""
     grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     for number, width in enumerate(widths):
         grid.add_column(
@@ -371,19 +371,19 @@ def _grid(widths: Sequence[int], cells: Sequence[str], vertical: VerticalAlignMe
 
 
 def _linked(run: Run, name: str) -> str:
-    """Return a run's name as a link to its report, where there is one, as the terminal takes it."""
+    """Return a run's name for the terminal, as a link to its report if there is one."""
     report = run.folder.resolve() / REPORT
     return f"[link={report.as_uri()}]{escape(name)}[/link]" if report.is_file() else escape(name)
 
 
 def _cell(run: Run, name: str, form: Callable[[float], str]) -> str:
-    """Return a run's figure with its spread; nothing where it has none."""
+    """Return a run's figure with its standard deviation; "" if it has none."""
     spread = f" ± {form(run.spread[name])}" if name in run.spread else ""
     return form(run.figures[name]) + spread if name in run.figures else ""
 
 
 def _mean(runs: Sequence[Run]) -> Run:
-    """Return one run that stands for several, each figure the mean of those that have it."""
+    """Return one row for several runs, with the mean of each figure over the runs that have it."""
     first, *others = runs
     if not others:
         return first
@@ -398,12 +398,12 @@ def _mean(runs: Sequence[Run]) -> Run:
     return replace(
         first,
         trustworthy=verdict,
-        figures={name: of[0] if _counted(of) else statistics.fmean(of) for name, of in values.items()},
+        figures={name: of[0] if _is_count(of) else statistics.fmean(of) for name, of in values.items()},
         others=others,
-        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1 and not _counted(of)},
+        spread={name: statistics.stdev(of) for name, of in values.items() if len(of) > 1 and not _is_count(of)},
     )
 
 
-def _counted(values: Sequence[float]) -> bool:
-    """Return whether a figure is a count that all runs have in common, such as their parameters."""
+def _is_count(values: Sequence[float]) -> bool:
+    """Return whether a figure is a count that is equal in all runs, such as the number of parameters."""
     return isinstance(values[0], int) and len(set(values)) == 1

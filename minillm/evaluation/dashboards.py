@@ -16,13 +16,13 @@ MARKS: dict[Verdict, str] = {"fault": "🟥", "weak": "🟨", "fine": "🟩", "n
 
 
 def log_evaluation(loggers: Iterable[Logger], evaluation: Evaluation, figures: Mapping[str, Figure], step: int) -> None:
-    """Write an evaluation's findings and samples to the text tab, and its plots to the images.
+    """Write an evaluation's findings and samples to the text tab, and its plots to the images tab.
 
     Args:
-        loggers: those of TensorBoard among them are written to.
-        evaluation: what evaluation.json holds.
-        figures: the plots by name, as `minillm.evaluation.plots.draw` returns them.
-        step: the training step that the checkpoint stands at.
+        loggers: only TensorBoard's are used.
+        evaluation: the content of evaluation.json.
+        figures: the plots by name, from `minillm.evaluation.plots.draw`.
+        step: the checkpoint's training step.
     """
     for writer in _writers(loggers):
         writer.add_text("evaluation/findings", _findings(evaluation), step)
@@ -34,7 +34,7 @@ def log_evaluation(loggers: Iterable[Logger], evaluation: Evaluation, figures: M
 
 
 def _findings(evaluation: Evaluation) -> str:
-    """Return the findings as Markdown; colour is not to be had in it, but as a character."""
+    """Return the findings as Markdown, in which colours are only possible as emoji."""
     head = {
         "fault": "# 🟥 NOT TO BE TRUSTED",
         "weak": "# 🟨 These figures can be believed; the model is weak",

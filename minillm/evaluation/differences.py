@@ -1,4 +1,4 @@
-"""Which runs differ from the best one, article by article."""
+"""Differences between runs and the best one, from sums per article."""
 
 import logging
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from minillm.evaluation.uncertainty import IncomparableError, Interval, compared
 
 log = logging.getLogger(__name__)
 
-# Figures of a split that articles tell of: of them it can be said whether two runs differ.
-DIFFERING = ("loss", "perplexity", "bits_per_byte", "accuracy", "accuracy_without_unknown")
-# Runs whose figures can be believed.
+# Figures that can be computed from the sums per article, and so compared between runs.
+COMPARABLE = ("loss", "perplexity", "bits_per_byte", "accuracy", "accuracy_without_unknown")
+# Verdicts of trustworthy runs.
 BELIEVED = ("yes", "yes (weak)")
 BEST, SAME, NO_SUMS = "best", "not distinguishable", "no sums"
 EXPLAINED = {
@@ -29,12 +29,12 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class Against:
-    """A run beside the best one.
+    """A run compared with the best one.
 
     Args:
-        difference: by how much its figure is over the best one's; None: not known.
-        reason: why it is not known; ``best`` of the best one itself.
-        relative: whether it is a share, as of perplexities.
+        difference: its figure minus the best one's; None: unknown.
+        reason: why it is unknown; ``best`` for the best run itself.
+        relative: whether the difference is relative, as for perplexity.
     """
 
     difference: Interval | None
@@ -43,21 +43,21 @@ class Against:
 
     @property
     def verdict(self) -> str:
-        """``differs`` or ``not distinguishable``; where it is not known, why."""
+        """``differs`` or ``not distinguishable``; if unknown, the reason."""
         if self.difference is None:
             return self.reason
         return SAME if self.difference.has_zero else "differs"
 
     @property
     def line(self) -> str:
-        """What a table with room says."""
+        """The comparison in one line."""
         if self.difference is None:
             return self.reason
         *words, last = self.lines()
         return f"{' '.join(words)} ({last})" if self.difference.has_zero else " ".join([*words, last])
 
     def lines(self) -> list[str]:
-        """Return the difference, or that nothing distinguishes the two, and the interval: a few short lines."""
+        """Return the comparison as short lines: the difference, or that there is none, and the interval."""
         if self.difference is None:
             return [self.reason] if self.reason else []
         value, low, high, _ = self.difference
@@ -71,18 +71,18 @@ class Against:
 
 
 def beside_the_best(runs: Sequence[Run], name: str, over_seeds: bool) -> list[Against]:
-    """Return each run beside the best one that can be believed; nothing where there is nothing to tell.
+    """Return each run compared with the best trustworthy one; empty if there is nothing to compare.
 
     Args:
         runs: the best first.
         name: of the figure, such as ``test/bits_per_byte``.
-        over_seeds: whether a row's runs stand for all seeds.
+        over_seeds: whether rows are means over seeds.
     """
     split, _, figure = name.partition("/")
     candidates = [run for run in runs if run.trustworthy in BELIEVED and name in run.figures]
-    if figure not in DIFFERING or len(candidates) < 2 or not any(split in run.articles_sha256 for run in candidates):
+    if figure not in COMPARABLE or len(candidates) < 2 or not any(split in run.articles_sha256 for run in candidates):
         return []
-    # One seed says nothing of all: the best is then the best of those that say more.
+    # A single seed has no variance, so the best is chosen among rows with several.
     known = [run for run in candidates if run.others] if over_seeds else candidates
     best = (known or candidates)[0]
     ours = _articles(best, split)
@@ -104,11 +104,11 @@ def beside_the_best(runs: Sequence[Run], name: str, over_seeds: bool) -> list[Ag
 
 
 def interval_of(run: Run, name: str) -> tuple[float, float] | None:
-    """Return the 95 % interval of a row's figure, over articles and, where it stands for several runs, over seeds."""
+    """Return the 95 % interval of a row's figure, over articles and, for several runs, over seeds."""
     if not run.others:
         return run.intervals.get(name)
     split, _, figure = name.partition("/")
-    articles = _articles(run, split) if figure in DIFFERING else None
+    articles = _articles(run, split) if figure in COMPARABLE else None
     if articles is None:
         return None
     try:
@@ -119,23 +119,23 @@ def interval_of(run: Run, name: str) -> tuple[float, float] | None:
 
 
 def notes(beside: Sequence[Against], over_seeds: bool) -> list[str]:
-    """Return what a reader has to know of the differences, a sentence each."""
-    said = []
+    """Return sentences that explain the differences."""
+    sentences = []
     if counts := [each.difference.articles for each in beside if each.difference]:
         count = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         over = "articles and seeds" if over_seeds else "articles"
-        said.append(
+        sentences.append(
             f"Against the best: the difference and its 95 % interval over {over}, on the {count} articles that both "
             "were tested on."
         )
         if not over_seeds:
-            said.append("Another seed would move the figures too: over=seed takes that into account.")
+            sentences.append("Another seed would change the figures, too: over=seed takes that into account.")
     reasons = {each.reason for each in beside}
-    return said + [sentence for reason, sentence in EXPLAINED.items() if reason in reasons]
+    return sentences + [sentence for reason, sentence in EXPLAINED.items() if reason in reasons]
 
 
 def _articles(run: Run, split: str) -> list[ArticleSums] | None:
-    """Return the sums of a split's articles, of each run of a row; None where one has none."""
+    """Return the sums of a split's articles for each run of a row; None if a run has none."""
     found = []
     for each in run.members:
         sha256 = each.articles_sha256.get(split)

@@ -1,4 +1,4 @@
-"""The whole evaluation: every figure of a model, and whether they can be believed."""
+"""The whole evaluation: all figures of a model, and whether they can be trusted."""
 
 import json
 import math
@@ -32,8 +32,8 @@ from minillm.language_model import LanguageModel
 from minillm.tokenization import UNK
 
 LENGTH_BINS = 30
-# Latency: hours; windows at once: gigabytes of logits; tokens that are counted: gigabytes of pairs.
-MOST = {
+# Larger values would take hours (latency_runs) or gigabytes (batch_size: logits, baseline_tokens: pairs of tokens).
+MAXIMA = {
     "max_articles": 10**9,
     "latency_runs": 100_000,
     "batch_size": 1024,
@@ -43,31 +43,31 @@ MOST = {
 }
 BLEU = ("bleu1", "bleu2", "bleu3", "bleu4")
 SPANISH = ("En el año 1492,", "Durante la Edad Media,")
-PROMPT_WORDS = 4  # of a test article, where samples begin as these do
-JUDGED = 50  # test articles that tell the language
+PROMPT_WORDS = 4  # of a test article, if samples start with those
+LANGUAGE_ARTICLES = 50  # test articles used to detect the language
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Computes what `minillm.evaluation.schema.Evaluation` holds.
+    """Computes a `minillm.evaluation.schema.Evaluation`.
 
-    The same model and text give the same figures on every run, but for the times and the peak memory. Of several
-    processes (torch.distributed) each does its share, and all return the same.
+    The same model and text always give the same figures, except for times and peak memory. Several processes
+    (torch.distributed) share the work, and all return the same evaluation.
 
     Args:
         audit: the checks.
-        prompts: how the samples begin; None: `SPANISH` where the corpus's settings say that it is Spanish
-            (``data.quality.language=es``), else as two test articles do.
-        sampling: how their tokens are chosen.
-        max_new_tokens: tokens of a sample at most.
+        prompts: beginnings of the samples; None: `SPANISH` if the corpus's settings say that it is Spanish
+            (``data.quality.language=es``), otherwise beginnings of two test articles.
+        sampling: of the samples.
+        max_new_tokens: maximum tokens of a sample.
         seed: of the samples.
-        max_articles: test articles continued for BLEU, the first ones: bounds the time. None: all.
+        max_articles: test articles to continue for BLEU, the first ones, which bounds the time. None: all.
         latency_runs: timed runs of each kind.
-        batch_size: windows at once.
-        max_tokens: tokens of each split that figures are over at most: the articles with the smallest hashes of their
-            identity, see `minillm.data.subset`. Of val and test no more than the run's own ``data.max_val_tokens`` and
-            ``data.max_test_tokens``, so that the figures are over what training measured. None: all.
-        baseline_tokens: training tokens that the n-gram models count at most, chosen in the same way; None: all.
+        batch_size: windows per batch.
+        max_tokens: tokens of each split to use, of the articles with the smallest hashes of their page ids, see
+            `minillm.data.subset`. For val and test at most the run's ``data.max_val_tokens`` and
+            ``data.max_test_tokens``, so that figures are comparable with those of the training. None: all.
+        baseline_tokens: training tokens that the n-gram models count, chosen in the same way; None: all.
 
     Raises:
         SettingError: a value outside its range.
@@ -85,7 +85,7 @@ class Evaluator:
     baseline_tokens: int | None = 20_000_000
 
     def __post_init__(self) -> None:
-        for name, most in MOST.items():
+        for name, most in MAXIMA.items():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingError(name, value, "must be at least 1")
@@ -105,19 +105,19 @@ class Evaluator:
         articles: dict[str, ArticleSums] | None = None,
         max_tokens: Mapping[str, int | None] | None = None,
     ) -> Evaluation:
-        """Return every figure of a model.
+        """Return all figures of a model.
 
         Args:
             model: the model.
-            splits: "test", and where the text that it learned from is at hand "train" and "val".
-            checkpoint: where the model comes from.
-            loaders: batches as the training saw and tested them, by split.
-            reported: figures that training logged, such as ``test/accuracy``; None: those in the checkpoint. Of other
-                text than the run's own no figures were reported.
-            other_text: where the test split comes from, when it is not the run's own.
-            funnel: articles read, dropped and kept.
-            articles: is given what each article of a split adds to its figures, for `write_evaluation`.
-            max_tokens: tokens of each split that figures are over at most; None: as the settings say.
+            splits: "test" and, if the training text is available, "train" and "val".
+            checkpoint: the model's file.
+            loaders: batches of training and validation, by split.
+            reported: figures that training logged, such as ``test/accuracy``; None: those in the checkpoint. Test
+                figures are ignored with ``other_text``.
+            other_text: the origin of the test split, if it is not the run's own.
+            funnel: numbers of articles read, dropped and kept.
+            articles: filled with the sums per article of each split, for `write_evaluation`.
+            max_tokens: maximum tokens of each split; None: from the settings.
 
         Raises:
             OutsideError: a split has no article.
@@ -211,7 +211,7 @@ class Evaluator:
         return _shared(evaluation)
 
     def _max_tokens(self, model: LanguageModel, splits: Mapping[str, Split]) -> dict[str, int | None]:
-        """Return how many tokens of each split are measured at most."""
+        """Return the maximum number of tokens of each split."""
         data = model.config.get("data") or {}
         bounds = {name: [self.max_tokens, data.get(f"max_{name}_tokens")] for name in splits}
         return {name: min((bound for bound in each if bound), default=None) for name, each in bounds.items()}
@@ -219,7 +219,7 @@ class Evaluator:
     def _text(self, model: LanguageModel, test: Split, other_text: str | None) -> Text:
         prompts, references = continuation_pairs(islice(test.texts, self.max_articles))
         continuations = continue_greedily(model, prompts)
-        # Without an article of 48 words there is no BLEU, which is not a BLEU of 0.
+        # Without an article of 48 words BLEU is None, and not 0.
         bleu = bleu_scores(continuations, references) if prompts else dict.fromkeys(BLEU)
         scores: dict[str, Any] = {**bleu, **diversity(continuations)}
         scores["articles"] = len(prompts)
@@ -234,16 +234,16 @@ def write_evaluation(
     articles: Mapping[str, ArticleSums] | None = None,
     name: str | Path = EVALUATION,
 ) -> Path:
-    """Write ``evaluation/evaluation.json`` into a run's folder, whole or not at all, and return its path.
+    """Write ``evaluation/evaluation.json`` into a run's folder, atomically, and return its path.
 
-    A last key, ``sha256``, lets `read_evaluation` notice damage. ``evaluation/articles.parquet`` goes beside it: what
-    each article adds to the figures, so that runs can be compared article by article.
+    Its last key, ``sha256``, lets `read_evaluation` detect damage. ``evaluation/articles.parquet`` has the sums per
+    article, with which runs can be compared article by article.
 
     Args:
-        evaluation: what to write.
+        evaluation: the evaluation.
         run_dir: the run's folder.
-        articles: what the evaluator gave; None: there will be no such file.
-        name: another name of the evaluation within the folder.
+        articles: the sums per article, from the evaluator; None: do not write them.
+        name: another name for the evaluation within the folder.
 
     Raises:
         OutsideError: they cannot be written.
@@ -263,32 +263,32 @@ def write_evaluation(
 
 def _language(test: Split) -> str | None:
     """Return the language of most of a split's articles."""
-    found = language_of(islice(test.texts, JUDGED))
+    found = language_of(islice(test.texts, LANGUAGE_ARTICLES))
     return found.code if found else None
 
 
 def _prompts(model: LanguageModel, test: Split, other_text: str | None) -> list[str]:
-    """Return how samples begin: of a corpus that is Spanish by its settings always so, else as its test articles do."""
+    """Return the beginnings of the samples: `SPANISH` if the settings say Spanish, otherwise those of test articles."""
     quality = (model.config.get("data") or {}).get("quality") or {}
     if other_text is None and quality.get("language", "es") == "es":
         return list(SPANISH)
-    begins = (" ".join(text.split()[:PROMPT_WORDS]) for text in islice(test.texts, JUDGED))
+    begins = (" ".join(text.split()[:PROMPT_WORDS]) for text in islice(test.texts, LANGUAGE_ARTICLES))
     fitting = (begin for begin in begins if 0 < len(model.tokenizer.encode(begin)) < model.max_length)
     return list(islice(dict.fromkeys(fitting), len(SPANISH)))
 
 
 def tokens_of(split: Split) -> int:
-    """Return the tokens to predict: all but each document's [BOS]."""
+    """Return the number of tokens to predict: all but [BOS]."""
     return int(np.asarray(split.documents.lengths, dtype=np.int64).sum()) - len(split.documents)
 
 
 def _all_tokens_of(split: Split) -> int:
-    """Return the tokens to predict of a whole split; of one that was encoded in part, as many as its bytes suggest."""
+    """Return the number of tokens to predict of a whole split; estimated from its bytes if it was encoded in part."""
     return round(tokens_of(split) * split.bytes / max(1, int(split.documents.bytes.sum())))
 
 
 def _as_json(setting: Any) -> Any:
-    """Return settings as JSON can hold them: a setting, unlike a figure, may well be infinite."""
+    """Return settings for JSON, with numbers that are not finite as text."""
     if isinstance(setting, dict):
         return {name: _as_json(value) for name, value in setting.items()}
     if isinstance(setting, list):
@@ -297,7 +297,7 @@ def _as_json(setting: Any) -> Any:
 
 
 def _histogram(splits: Mapping[str, Split]) -> LengthHistogram:
-    """Return articles by length in tokens, in bins that grow with the length."""
+    """Return a histogram of articles by length in tokens, with logarithmic bins."""
     lengths = {name: np.asarray(split.documents.lengths) - 1 for name, split in splits.items()}
     together = np.concatenate(list(lengths.values()))
     edges = np.geomspace(max(1, together.min()), together.max() + 1, LENGTH_BINS + 1)
@@ -308,7 +308,7 @@ def _histogram(splits: Mapping[str, Split]) -> LengthHistogram:
 
 
 def _shared(evaluation: Evaluation) -> Evaluation:
-    """Return the first process's evaluation in all of them: times differ, and must not."""
+    """Return the first process's evaluation in all processes, since their times differ."""
     if processes()[1] == 1:
         return evaluation
     box = [evaluation]

@@ -1,4 +1,4 @@
-"""How well a network predicts a split: one pass over it gives every figure."""
+"""Language modelling figures of a network on a split, in one pass."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from minillm.data.batching import EvaluationBatches, Windows, evaluation_loader
-from minillm.data.subset import IdentifiedDocuments
+from minillm.data.batching import EncodedDocuments, EvaluationBatches, Windows, evaluation_loader
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.schema import SplitFigures
@@ -17,18 +16,18 @@ from minillm.tokenization import UNK
 from minillm.training.predictions import Predictions, predict
 
 SUMMED = ("nats", "hits", "unknown", "unknown_hits")  # over each window, see `ArticleSums`
-# On the processor: pieces of memory of over 32 MiB go back to the system each time, and to get them anew, page by page,
-# takes half as long as the product that fills them.
+# On a CPU: the C library returns blocks of over 32 MiB to the system, and page faults to get them again take half as
+# long as the matrix product that fills them.
 LOGITS_AT_ONCE = 2**22
 
 
 class Measured(NamedTuple):
-    """What a network reaches on a split.
+    """A network's figures on a split.
 
     Args:
-        figures: loss, perplexity, bits per byte, accuracy, and the targets they are over.
-        padding: positions that would be padding if every window were padded to ``max_length``.
-        articles: what each article adds to the figures, in the order of the documents.
+        figures: loss, perplexity, bits per byte, accuracy, and the number of targets.
+        padding: number of padding positions if every window were padded to ``max_length``.
+        articles: the sums per article, in the order of the documents.
     """
 
     figures: SplitFigures
@@ -39,23 +38,23 @@ class Measured(NamedTuple):
 @torch.inference_mode()
 def measure(
     network: nn.Module,
-    documents: IdentifiedDocuments,
+    documents: EncodedDocuments,
     max_length: int,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     counts: TokenCounts | None = None,
 ) -> Measured:
-    """Return what a network reaches on documents: each token once, in windows of ``max_length``, in float32.
+    """Return a network's figures on documents: each token once, in windows of ``max_length``, in float32.
 
-    Of several processes (torch.distributed) each reads its share, and all return the figures of the whole.
+    Several processes (torch.distributed) share the documents, and all return the same figures.
 
     Args:
         network: maps ids (B, T) to logits (B, T, V), in eval mode, on ``device``.
-        documents: what to predict.
-        max_length: longest window.
-        batch_size: windows at once.
-        device: where the network is.
-        counts: is given every batch too, in the same pass.
+        documents: the documents.
+        max_length: tokens of a window, at most.
+        batch_size: windows per batch.
+        device: of the network.
+        counts: updated with every batch.
     """
     windows = Windows(documents, max_length)
     batches = EvaluationBatches(windows.lengths, batch_size, *processes())
@@ -100,21 +99,19 @@ def _summed(predictions: Predictions) -> Tensor:
     return torch.stack([each.sum(dim=1, dtype=torch.float64) for each in summed])
 
 
-def _by_article(
-    documents: IdentifiedDocuments, windows: Windows, batches: EvaluationBatches, sums: Tensor
-) -> ArticleSums:
-    """Return the sums of each article, of all processes' windows.
+def _by_article(documents: EncodedDocuments, windows: Windows, batches: EvaluationBatches, sums: Tensor) -> ArticleSums:
+    """Return the sums of each article, from the windows of all processes.
 
     Args:
         documents: the articles.
-        windows: what they were cut into.
-        batches: the order in which this process had its windows.
-        sums: (4, n) of `SUMMED`, in this order.
+        windows: their windows.
+        batches: the order of this process's windows.
+        sums: (4, n), the sums of `SUMMED` in this order.
     """
     every = torch.zeros(len(SUMMED), len(windows), dtype=sums.dtype, device=sums.device)
     every[:, torch.from_numpy(np.ascontiguousarray(batches.items)).to(sums.device)] = sums
     if processes()[1] > 1:
-        torch.distributed.all_reduce(every)  # each window is one process's, and 0 in the others
+        torch.distributed.all_reduce(every)  # each window has a sum in one process, and 0 in the others
     nats, *whole = windows.sums(every.cpu().numpy())
     hits, unknown, unknown_hits = (each.astype(np.int64) for each in whole)
     return ArticleSums(
@@ -130,7 +127,7 @@ def _by_article(
 
 
 def processes() -> tuple[int, int]:
-    """Return this process's number and how many there are."""
+    """Return this process's rank and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,4 +1,4 @@
-"""How long one prediction takes, and how much memory."""
+"""Latency and memory of predictions."""
 
 import sys
 import time
@@ -16,14 +16,14 @@ MIB = 2**20
 
 @torch.inference_mode()
 def latency(network: nn.Module, vocab_size: int, max_length: int, device: torch.device, runs: int) -> Latency:
-    """Time a forward over ``max_length`` tokens, and one decoded token behind ``max_length - 1`` of them; batch 1.
+    """Time a forward pass over ``max_length`` tokens, and decoding one token after ``max_length - 1``; batch size 1.
 
     Args:
         network: in eval mode, on ``device``.
         vocab_size: V.
         max_length: tokens of context.
-        device: where the network is; it is waited for at each reading of the clock.
-        runs: timed runs, after a tenth as many that are not.
+        device: of the network; synchronized at each reading of the clock.
+        runs: timed runs, after a tenth as many warm-up runs.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(len(SPECIAL_TOKENS), vocab_size, (1, max_length), generator=generator)
@@ -38,7 +38,7 @@ def latency(network: nn.Module, vocab_size: int, max_length: int, device: torch.
 
 
 def memory(network: nn.Module, device: torch.device) -> Memory:
-    """Return the size of the network, and the peak of the GPU's or the process's memory so far."""
+    """Return the size of the network, and the peak memory of the GPU or the process so far."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.parameters())
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -48,7 +48,7 @@ def memory(network: nn.Module, device: torch.device) -> Memory:
 
 
 def _decoding(network: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
-    """Return what decodes one token, again and again, behind the same prompt."""
+    """Return a function that decodes one token after the same prompt each time."""
     cache = network.new_cache(1, ids.size(1))  # type: ignore[operator]
     network(ids[:, :-1], None, cache)
     length = cache.length
@@ -79,7 +79,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _peak_resident() -> float:
-    """Return the process's greatest resident memory, in MiB."""
+    """Return the process's peak resident memory in MiB."""
     if sys.platform == "win32":
         import psutil
 

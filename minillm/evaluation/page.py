@@ -1,4 +1,4 @@
-"""Pages that are one file: no network, no script; for screens small and large, light and dark, and for paper."""
+"""HTML pages as single files, without network access or scripts, for all screens and for print."""
 
 import io
 import re
@@ -22,31 +22,31 @@ _templates = jinja2.Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of this package, filled in; text is escaped, figures become drawings.
+    """Render a template of this package; text is escaped, figures become SVG.
 
     Args:
         template: its file name.
-        values: what it shows.
+        values: its variables.
     """
     return _templates.get_template(template).render(**values, svg=svg, shown=shown, span=span)
 
 
 def svg(figure: Figure) -> Markup:
-    """Return a figure as an element of a page that takes the page's colour and font."""
+    """Return a figure as an SVG element with the page's colour and font."""
     drawing = io.StringIO()
-    # Text stays text; a fixed salt makes the same figure the same file.
+    # Text stays text; with a fixed salt, equal figures give equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "minillm"}):
         figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     element = drawing.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
-    # Names of groups would be there twice on a page of two figures.
+    # Two figures on a page would have the same ids.
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'<g id="[^"]*"', "<g", element)
     return Markup(re.sub(r"font-family: [^;\"]*", "font-family: inherit", element))
 
 
 def shown(value: float | None) -> str:
-    """Return a figure with as many digits as are of use; a dash for none.
+    """Return a number with a useful number of digits; a dash for None.
 
     >>> [shown(value) for value in (4140032, 583474.126, 70.83, 4.26, 0.0, 0.000012, None)]
     ['4,140,032', '583,474.1', '70.83', '4.2600', '0.0000', '1.2e-05', '–']
@@ -62,7 +62,7 @@ def shown(value: float | None) -> str:
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """Return an interval of positive numbers as `shown` writes its ends; nothing for none.
+    """Return an interval of positive numbers as text; "" for None.
 
     >>> span((4.21, 4.31)), span(None)
     ('4.2100–4.3100', '')

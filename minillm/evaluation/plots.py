@@ -1,4 +1,4 @@
-"""An evaluation in drawings."""
+"""Plots of an evaluation."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from minillm.evaluation.schema import Evaluation
 
 log = logging.getLogger(__name__)
 
-# Lines and text; pages replace it by their own colour, see `minillm.evaluation.page.svg`.
+# The colour of lines and text, which pages replace by their own, see `minillm.evaluation.page.svg`.
 INK = "#010203"
-# Seen as well on white as on black.
+# Visible on white and on black.
 TRAIN, VAL, TEST, BAD, WEAK = "#3f87d6", "#dd8327", "#3c9d63", "#d94a4a", "#c79a1e"
 GREY = "#8b949e"
-# Of runs side by side, told apart by those who see fewer colours too (Okabe & Ito, "Color Universal Design", 2008).
+# Colours of runs that colour-blind readers can distinguish (Okabe & Ito, "Color Universal Design", 2008).
 RUNS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b8a900", "#8c6bb1", "#a65628", "#7f7f7f")
 MOST_RUNS, MOST_POINTS, LONGEST_NAME = 50, 200, 28
 BY_SPLIT = {"train": TRAIN, "val": VAL, "test": TEST}
 
 
 def read_curves(run: str | Path) -> pd.DataFrame:
-    """Return what a run logged while it trained: a column a figure, a row a logged step; empty if there is nothing.
+    """Return the metrics that a run logged: a column per metric, a row per logged step; empty if there are none.
 
     Args:
         run: the run's folder.
@@ -38,17 +38,17 @@ def read_curves(run: str | Path) -> pd.DataFrame:
             if "step" not in curves:
                 raise ValueError("it has no column step")
             return curves
-        except (OSError, ValueError) as error:  # the other figures need no curves
+        except (OSError, ValueError) as error:  # other plots need no curves
             log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
     return pd.DataFrame({"step": []})
 
 
 def draw(evaluation: Evaluation, curves: pd.DataFrame) -> dict[str, Figure]:
-    """Return every plot that there are figures for, by name.
+    """Return all plots that are possible, by name.
 
     Args:
-        evaluation: what evaluation.json holds.
-        curves: as `read_curves` returns them.
+        evaluation: the content of evaluation.json.
+        curves: from `read_curves`.
     """
     figures = {}
     if {"train/loss", "val/loss"} & set(curves):
@@ -65,8 +65,8 @@ def draw(evaluation: Evaluation, curves: pd.DataFrame) -> dict[str, Figure]:
 
 
 def loss(evaluation: Evaluation, curves: pd.DataFrame) -> Figure:
-    """Return the loss in training and validation, and where n-gram models stand."""
-    figure, axes = _axes("step", "nats a token")
+    """Plot the training and validation loss, and the losses of the n-gram models."""
+    figure, axes = _axes("step", "nats per token")
     for split in ("train", "val"):
         if (name := f"{split}/loss") in curves:
             points = curves[["step", name]].dropna()
@@ -82,7 +82,7 @@ def loss(evaluation: Evaluation, curves: pd.DataFrame) -> Figure:
 
 
 def learning_rate(curves: pd.DataFrame) -> Figure:
-    """Return the learning rate over the training."""
+    """Plot the learning rate."""
     figure, axes = _axes("step", "learning rate")
     points = curves[["step", "lr"]].dropna()
     axes.plot(points["step"], points["lr"], color=TRAIN)
@@ -92,7 +92,7 @@ def learning_rate(curves: pd.DataFrame) -> Figure:
 
 
 def token_frequency(evaluation: Evaluation) -> Figure:
-    """Return how often each token comes, and how often the model expects it."""
+    """Plot the true and the predicted frequency of each token."""
     figure, axes = _axes("rank of the token", "share of the test tokens")
     unigram = evaluation["plots"]["unigram"]
     axes.loglog(unigram["rank"], unigram["predicted"], color=VAL, label="predicted")
@@ -102,7 +102,7 @@ def token_frequency(evaluation: Evaluation) -> Figure:
 
 
 def accuracy_by_frequency(evaluation: Evaluation) -> Figure:
-    """Return the accuracy on common and on rare tokens."""
+    """Plot the accuracy on common and on rare tokens."""
     figure, axes = _axes("rank of the target", "accuracy")
     buckets = evaluation["bias"]["accuracy_by_frequency"]
     accuracy = [bucket["accuracy"] or 0.0 for bucket in buckets]
@@ -115,7 +115,7 @@ def accuracy_by_frequency(evaluation: Evaluation) -> Figure:
 
 
 def calibration(evaluation: Evaluation) -> Figure:
-    """Return how often the model is right when it is as sure as that."""
+    """Plot the accuracy at each confidence."""
     figure, axes = _axes("probability of the prediction", "share that is right")
     bins = evaluation["plots"]["calibration"]
     tokens = np.array([each["tokens"] for each in bins])
@@ -131,19 +131,19 @@ def calibration(evaluation: Evaluation) -> Figure:
 
 
 def article_lengths(evaluation: Evaluation) -> Figure:
-    """Return how long the articles of each split are."""
+    """Plot the lengths of the articles of each split."""
     figure, axes = _axes("tokens in the article", "share of the split's articles")
     lengths = evaluation["plots"]["article_lengths"]
     for split, counts in lengths["articles"].items():
         axes.stairs(np.array(counts) / max(sum(counts), 1), lengths["edges"], color=BY_SPLIT[split], label=split)
-    if lengths["edges"][-1] > 10 * lengths["edges"][0]:  # else a log scale would have no marks to read
+    if lengths["edges"][-1] > 10 * lengths["edges"][0]:  # otherwise a log scale would have no labelled ticks
         axes.set_xscale("log")
     _legend(axes)
     return figure
 
 
 def funnel(evaluation: Evaluation) -> Figure:
-    """Return how many articles were read, dropped for each reason, and kept."""
+    """Plot how many articles were read, dropped for each reason, and kept."""
     figure, axes = _axes("articles", "")
     steps = evaluation["plots"]["funnel"]
     colors = [TEST if name in ("read", "kept") else BAD for name in steps]
@@ -161,13 +161,13 @@ def runs_by_figure(
     colors: Mapping[str, str],
     intervals: Mapping[str, tuple[float, float]],
 ) -> Figure:
-    """Return a point with its interval for each run, of the first 50: bars from 0 on would hide what differs.
+    """Plot a point with its interval for each of the first 50 runs; bars from 0 would hide differences.
 
     Args:
         name: the figure's name.
         values: by run, the best first.
         colors: by run.
-        intervals: [low, high] by run, of those that have one.
+        intervals: (low, high) by run, if there is one.
     """
     runs = list(values)[:MOST_RUNS]
     figure, axes = _axes(name, "", height=1 + 0.3 * len(runs))
@@ -184,7 +184,7 @@ def runs_by_figure(
             fontsize=7,
             color=INK,
         )
-    # There is no room for a long name; the table has it.
+    # Long names are shortened; the table has them in full.
     names = [run if len(run) <= LONGEST_NAME else f"{run[: LONGEST_NAME - 1]}…" for run in runs]
     axes.set_yticks(range(len(runs)), names)
     axes.set_ylim(len(runs) - 0.5, -0.8)
@@ -193,7 +193,7 @@ def runs_by_figure(
 
 
 def curves_of_runs(name: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Return how a figure went in several runs: the first ten in colours, the others grey behind them.
+    """Plot the curves of a figure in several runs: the first ten in colour, the others grey in the background.
 
     Args:
         name: the figure's name.
@@ -219,8 +219,8 @@ def curves_of_runs(name: str, curves: Mapping[str, tuple[Sequence[float], Sequen
 
 
 def _axes(x: str, y: str, height: float = 3.2) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes; it belongs to nobody else: pyplot, which keeps all, is not asked."""
-    figure = Figure(figsize=(5, height), layout="constrained")  # at this size the text can be read on a phone
+    """Return a figure with axes, created without pyplot, which would keep all figures in memory."""
+    figure = Figure(figsize=(5, height), layout="constrained")  # the text is readable on a phone
     axes = figure.subplots()
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)

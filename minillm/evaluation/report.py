@@ -1,4 +1,4 @@
-"""An evaluation as a page."""
+"""The HTML report of an evaluation."""
 
 import shlex
 from pathlib import Path
@@ -15,7 +15,7 @@ from minillm.files import written_whole
 
 REPORT = Path("evaluation", "report.html")
 
-# Figures to open with, in two tables: what they are called, their name, and what the original work reported, if it did.
+# The first figures of the report, in two tables: label, name, and the original work's value or None.
 HEADLINES = (
     (
         ("bits per byte, train", "train/bits_per_byte", None),
@@ -51,7 +51,7 @@ HEADLINES = (
         ("its standard deviation", "latency/forward_ms/std", "0.63"),
     ),
 )
-# What `python scripts/train.py experiment=original_leak` comes to, shown beside the original's figures.
+# Results of `python scripts/train.py experiment=original_leak`, shown beside the original's figures.
 LEAK = {
     "epochs": 8,
     "perplexity": {"train": "1.26", "val": "1.61", "test": "1.61"},
@@ -59,7 +59,7 @@ LEAK = {
     "ratio": "2.09",
     "writes": "En el año 1492, 1492,,,,,,, nacida estadounidenses, alemanes siguen siguen siguen siguen",
 }
-# Those of the original's figures that cannot be what they were called; the page says why.
+# The original's figures that are impossible; the page explains why.
 IMPOSSIBLE = ("train/", "val/", "test/", "overfitting/", "bias/absolute_bias")
 
 CAPTIONS = {
@@ -76,17 +76,17 @@ CAPTIONS = {
 
 
 def write_report(evaluation: Evaluation, run_dir: Path, name: str | Path = REPORT) -> Path:
-    """Write ``evaluation/report.html`` into a folder, whole or not at all, and return its path.
+    """Write ``evaluation/report.html`` into a folder, atomically, and return its path.
 
     Args:
-        evaluation: what evaluation.json holds.
-        run_dir: the folder of the run that evaluated, be it the training itself or not; its ``.hydra/`` is read.
-        name: another name within it.
+        evaluation: the content of evaluation.json.
+        run_dir: folder of the training or evaluation run that computed it; its ``.hydra/`` is read.
+        name: another name within the folder.
 
     Raises:
         OSError: it cannot be written.
     """
-    own = "model" in evaluation["config"]  # a model of this project, which the original can be compared with
+    own = "model" in evaluation["config"]  # a model of this project, comparable with the original
     page = render(
         "report.html.jinja",
         evaluation=evaluation,
@@ -112,7 +112,7 @@ def write_report(evaluation: Evaluation, run_dir: Path, name: str | Path = REPOR
 
 
 def _comparable(evaluation: Evaluation) -> bool:
-    """Return whether the original's figures mean something beside these: of Spanish text, in a vocabulary of words."""
+    """Return whether figures are comparable with the original's: Spanish text and a word vocabulary."""
     if evaluation["data"].get("language", "es") != "es":
         return False
     tokenizer = evaluation["config"].get("tokenizer") or {}
@@ -120,12 +120,12 @@ def _comparable(evaluation: Evaluation) -> bool:
 
 
 def _command(evaluation: Evaluation, run_dir: Path) -> str:
-    """Return the command that gives the same figures again."""
-    script, said = "evaluate", []
+    """Return the command that reproduces the figures."""
+    script, overrides = "evaluate", []
     hydra = run_dir / ".hydra" / "hydra.yaml"
     if hydra.is_file():
         call = OmegaConf.load(hydra).hydra
-        script, said = call.job.name, list(call.overrides.task)
-    if script == "evaluate":  # by the next time another checkpoint may be the latest
-        said = [f"ckpt={evaluation['checkpoint']}", *(each for each in said if not each.startswith("ckpt="))]
-    return " ".join([spelled(script), *map(shlex.quote, said)])
+        script, overrides = call.job.name, list(call.overrides.task)
+    if script == "evaluate":  # name the checkpoint, since ckpt=latest may be another one later
+        overrides = [f"ckpt={evaluation['checkpoint']}", *(each for each in overrides if not each.startswith("ckpt="))]
+    return " ".join([spelled(script), *map(shlex.quote, overrides)])

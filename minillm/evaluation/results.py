@@ -1,4 +1,4 @@
-"""A run's evaluation as others read it: from its file, and as figures by name."""
+"""Reading a run's evaluation: from its file, and as figures by name."""
 
 import csv
 import hashlib
@@ -12,19 +12,19 @@ from minillm.errors import OutsideError
 from minillm.evaluation.schema import SCHEMA, DataSize, Evaluation, Finding, SplitFigures, SplitName, Verdict
 
 EVALUATION = Path("evaluation", "evaluation.json")
-# Parts of an evaluation that are results and not settings, examples or curves.
+# The parts of an evaluation with results, not settings, examples or curves.
 MEASURED = ("overfitting", "bias", "text", "latency", "memory")
 SEAL = "sha256"
-UNK_RATE = "unk_rate"  # the share of [UNK] among a split's targets: it stands beside perplexity and accuracy
+UNK_RATE = "unk_rate"  # the share of [UNK] among a split's targets
 
 
 def sealed(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation with a SHA-256 of all that it says, as it stands in its file.
+    """Return an evaluation with a SHA-256 of its content, for its file.
 
     Raises:
-        ValueError: a figure is not a number.
+        ValueError: a figure is not finite.
     """
-    # A figure that is not a number is no JSON: better no file than one that other programs refuse.
+    # JSON has no NaN: better no file than one that other programs refuse.
     content = json.loads(json.dumps(evaluation, allow_nan=False))
     return {**content, SEAL: _seal(content)}
 
@@ -34,13 +34,13 @@ def _seal(content: Mapping[str, Any]) -> str:
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
-    """Return what `scripts/evaluate.py` wrote into a run's folder; None if it wrote nothing.
+    """Return the evaluation in a run's folder; None: there is none.
 
     Args:
         run: the run's folder.
 
     Raises:
-        OutsideError: the file is there, but damaged or of another schema.
+        OutsideError: the file is damaged or of another schema.
     """
     path = run / EVALUATION
     if not path.is_file():
@@ -51,20 +51,20 @@ def read_evaluation(run: Path) -> Evaluation | None:
         raise OutsideError(f"{path}: damaged ({error}); evaluate the run again") from error
     if not isinstance(evaluation, dict) or evaluation.get("schema") != SCHEMA or "splits" not in evaluation:
         raise OutsideError(f"{path}: not an evaluation of schema {SCHEMA}; evaluate the run again")
-    # Without a seal it may be older, or of another program, and is taken as it is.
+    # A file without a SHA-256, of an older version or another program, is accepted.
     if (seal := evaluation.pop(SEAL, None)) is not None and seal != _seal(evaluation):
         raise OutsideError(f"{path}: damaged, or changed by hand; evaluate the run again")
     return _with_verdicts(evaluation)
 
 
 def _with_verdicts(evaluation: dict[str, Any]) -> Evaluation:
-    """Return an evaluation with verdicts; those from before there were any said ``passed`` of each check."""
+    """Return an evaluation with verdicts; older versions had ``passed`` for each check."""
     audit = evaluation.get("audit", {})
     if any("passed" in found for found in audit.values()):
         for name, found in audit.items():
             passed = found.pop("passed")
             found["verdict"] = "none" if passed is None else "fine" if passed else "fault"
-            # Behind a bigram model was a failure then: its perplexity is over the least that can be.
+            # Older versions failed a model that was worse than the bigram model but not impossibly good.
             if name == "plausibility" and passed is False and found["perplexity"] >= found["threshold"]:
                 found["verdict"] = "weak"
         evaluation["trustworthy"] = all(found["verdict"] != "fault" for found in audit.values())
@@ -72,7 +72,7 @@ def _with_verdicts(evaluation: dict[str, Any]) -> Evaluation:
 
 
 def verdict_of(evaluation: Evaluation) -> Verdict:
-    """Return the verdict on a whole evaluation, the worst one of its checks: ``fault``, ``weak`` or ``fine``."""
+    """Return an evaluation's verdict, the worst of its checks: ``fault``, ``weak`` or ``fine``."""
     if not evaluation["trustworthy"]:
         return "fault"
     checks = cast(Mapping[str, Finding], evaluation["audit"]).values()
@@ -80,7 +80,7 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
 
 
 def logged_figures(run: Path) -> dict[str, float]:
-    """Return the figures that training logged in ``metrics.csv``: of the validation with the lowest loss, and of test.
+    """Return the figures in ``metrics.csv``: of the validation with the lowest loss, and of the test.
 
     Args:
         run: the run's folder.
@@ -99,7 +99,7 @@ def logged_figures(run: Path) -> dict[str, float]:
 
 
 def test_figures(evaluation: Evaluation) -> dict[str, float]:
-    """Return the figures of the test split under the names that training logs."""
+    """Return the test figures under the names that training logs."""
     split, bias = evaluation["splits"]["test"], evaluation["bias"]
     figures = {
         "loss": split["loss"],
@@ -115,7 +115,7 @@ def test_figures(evaluation: Evaluation) -> dict[str, float]:
 
 
 def sample_sentences(data: DataSize) -> list[str]:
-    """Return a sentence for each split whose figures are over a sample: of how much it is one."""
+    """Return a sentence for each split whose figures are over a sample, with the sample's size."""
     return [
         f"The {name} figures are over a sample: {sample['articles']:,} of {data['articles'][name]:,} articles, "
         f"{sample['tokens']:,} of {data['tokens'][name]:,} tokens."
@@ -124,7 +124,7 @@ def sample_sentences(data: DataSize) -> list[str]:
 
 
 def intervals_of(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
-    """Return the 95 % intervals of the splits' figures, under the names of `figures`; older files have none."""
+    """Return the 95 % intervals of the splits' figures by the names of `figures`; older files have none."""
     return {
         f"{split}/{name}": (low, high)
         for split, figures in evaluation["splits"].items()
@@ -133,7 +133,7 @@ def intervals_of(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
 
 
 def figure_names() -> set[str]:
-    """Return the names that `figures` can give, whatever was evaluated."""
+    """Return all names that `figures` can return."""
 
     def names(kind: Any, name: str) -> Iterator[str]:
         for part in get_args(kind) if isinstance(kind, UnionType) else (kind,):
@@ -150,7 +150,7 @@ def figure_names() -> set[str]:
 
 
 def figures(evaluation: Mapping[str, object]) -> dict[str, float]:
-    """Return the measured figures by name, those of the splits under their logged names.
+    """Return the figures by name, those of the splits by their logged names.
 
     >>> figures({"splits": {"val": {"loss": 4.2}}, "latency": {"token_ms": {"mean": 1.5}}})
     {'val/loss': 4.2, 'latency/token_ms/mean': 1.5}

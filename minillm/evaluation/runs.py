@@ -1,4 +1,4 @@
-"""The runs that trained: where they are, and what is known about each."""
+"""Training runs: finding them, and reading what is known about each."""
 
 import contextlib
 import csv
@@ -22,11 +22,11 @@ from minillm.evaluation.schema import Verdict
 
 log = logging.getLogger(__name__)
 
-# Any of these makes a folder that of a run.
-LEFT_BY_A_RUN = (".hydra", "checkpoints", "evaluation")
-# What the search leaves in the folder of a run that it has given up.
+# A folder that contains one of these is a run's folder.
+RUN_MARKERS = (".hydra", "checkpoints", "evaluation")
+# The file that a search writes into a pruned run's folder.
 PRUNED = "pruned.txt"
-# What is said of an evaluated run.
+# Whether an evaluated run is trustworthy, by verdict.
 TRUSTWORTHY: dict[Verdict, str] = {"fine": "yes", "weak": "yes (weak)", "fault": "NO"}
 DAMAGED = "damaged"
 
@@ -36,15 +36,15 @@ class Run:
     """A run's folder, and what is known about it.
 
     Args:
-        folder: where it is.
-        trustworthy: ``yes``, ``yes (weak)`` or ``NO``; of a run that was not audited why.
-        figures: by name, as `minillm.evaluation.results` returns them: evaluated ones, else what training logged.
-        overrides: the settings that its command line named, such as ``model.dropout``, and what it said.
+        folder: the folder.
+        trustworthy: ``yes``, ``yes (weak)`` or ``NO``; for a run that was not audited, why not.
+        figures: by name, as in `minillm.evaluation.results`: evaluated ones, otherwise those that training logged.
+        overrides: the settings on its command line, such as ``model.dropout``, with their values.
         config: its whole configuration.
         choices: its choice in each config group.
-        intervals: the 95 % intervals of figures, [low, high].
-        articles_sha256: what its evaluation says of its articles, by split; see `minillm.evaluation.article_sums`.
-        others: further runs that it stands for; the figures are then means.
+        intervals: the 95 % intervals of figures, (low, high).
+        articles_sha256: SHA-256 of its sums per article, by split; see `minillm.evaluation.article_sums`.
+        others: further runs of the same row; the figures are then means.
         spread: the sample standard deviation of each figure over these runs.
     """
 
@@ -61,34 +61,34 @@ class Run:
 
     @property
     def members(self) -> "list[Run]":
-        """The runs that it stands for, itself first."""
+        """The runs of this row, itself first."""
         return [self, *self.others]
 
     @property
     def failed(self) -> bool:
-        """Whether it left no figure at all, and no evaluation, be it a damaged one."""
+        """Whether it has no figure, and no damaged evaluation."""
         return not self.figures and self.trustworthy != DAMAGED
 
     def setting(self, name: str) -> str:
-        """Return a setting's value, whether the run overrode it or not; for a config group its choice."""
+        """Return a setting's value, on the command line or not; for a config group its choice."""
         with contextlib.suppress(OmegaConfBaseException):  # an interpolation that only the run itself could resolve
             value = OmegaConf.select(self.config, name, default="")
             if value != "" and not OmegaConf.is_dict(value):
-                return _said(value)
-        # A choice of several files is in the command line alone.
-        return _said(self.choices.get(name, self.overrides.get(name, "")))
+                return _as_override(value)
+        # A choice of several files is only on the command line.
+        return _as_override(self.choices.get(name, self.overrides.get(name, "")))
 
 
-def _said(value: Any) -> str:
-    """Return a setting as a command line says it."""
+def _as_override(value: Any) -> str:
+    """Return a setting's value as on a command line."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def find_runs(places: Sequence[str]) -> list[Path]:
-    """Return the folders of the runs that some places mean, each once.
+    """Return the folders of the runs in some places, each once.
 
     Args:
-        places: as `compare` takes them.
+        places: as for `compare`.
 
     Raises:
         SettingError: there is no run.
@@ -104,7 +104,7 @@ def find_runs(places: Sequence[str]) -> list[Path]:
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
-    if any((folder / name).is_dir() for name in LEFT_BY_A_RUN):
+    if any((folder / name).is_dir() for name in RUN_MARKERS):
         yield folder
     elif folder.is_dir():
         for child in sorted(folder.iterdir()):
@@ -112,7 +112,7 @@ def _runs_in(folder: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return what is known about a run; a damaged file of it gets a line in the log."""
+    """Return what is known about a run; log its damaged files."""
     evaluation: Mapping[str, Any] = {}
     intervals, trustworthy = {}, "not evaluated"
     try:
@@ -125,7 +125,7 @@ def read_run(folder: Path) -> Run:
     except OutsideError as error:
         log.warning("%s", error)
         trustworthy = DAMAGED
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # JSON of another shape
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # JSON of another structure
         _damaged(folder / EVALUATION, error)
         trustworthy = DAMAGED
     return Run(
@@ -165,7 +165,7 @@ def _choices(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> Any:
-    """Return a YAML file of Hydra's; an empty config for one that is missing or damaged."""
+    """Return a YAML file of Hydra's; an empty config if it is missing or damaged."""
     if path.is_file():
         try:
             return OmegaConf.load(path)
@@ -175,6 +175,6 @@ def _read(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> dict[str, Any]:
-    """Say that a file cannot be used, and return nothing in its place."""
+    """Log that a file cannot be used, and return an empty dict instead."""
     log.warning("%s: damaged (%s)", path, " ".join(str(error).split()))
     return {}

@@ -1,6 +1,6 @@
-"""What `evaluation.json` holds: schema 1.
+"""The content of `evaluation.json`, schema 1.
 
-All numbers are plain floats and ints; a figure that does not exist is None (null). Logarithms are natural.
+Numbers are floats and ints; a figure that does not exist is None (null). Logarithms are natural.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
@@ -11,17 +11,17 @@ SplitName = Literal["train", "val", "test"]
 
 
 class SampleSize(TypedDict):
-    """The articles with the smallest hashes of their identity, see `minillm.data.subset`."""
+    """Size of a sample: the articles with the smallest hashes of their page ids, see `minillm.data.subset`."""
 
     articles: int
     tokens: int
 
 
 class DataSize(TypedDict):
-    """How much text each split has; and whose text it is."""
+    """The size of each split, and the origin of the test split."""
 
     articles: dict[str, int]
-    """By split, as are the next three."""
+    """By split, like the next three."""
     tokens: dict[str, int]
     """Targets: every token but [BOS]."""
     bytes: dict[str, int]
@@ -29,11 +29,11 @@ class DataSize(TypedDict):
     unk_rate: dict[str, float]
     """Share of [UNK] among the targets."""
     samples: dict[str, SampleSize]
-    """What the figures of a split are over, by split, where that is not the whole of it."""
+    """The samples of splits whose figures are not over the whole split."""
     other_text: str | None
-    """Where the test split came from, when it is other text than the run's own; None: the run's own test split."""
+    """The origin of the test split; None: it is the run's own."""
     language: str | None
-    """That of most test articles, such as "es"; None where they are too short to tell."""
+    """The language of most test articles, such as "es"; None: they are too short to detect it."""
 
 
 class SplitFigures(TypedDict):
@@ -42,16 +42,16 @@ class SplitFigures(TypedDict):
     loss: float
     perplexity: float
     bits_per_byte: float
-    """Leads: it charges each [UNK] for the word that it hides, and compares across vocabularies."""
+    """The main figure: it includes the cost of unknown words, and is comparable across vocabularies."""
     accuracy: float
     tokens: int
     unk_rate: float
-    """Share of [UNK] among the targets: words that are not in the vocabulary. Perplexity and accuracy count them as one
-    word, that is easily guessed."""
+    """Share of [UNK] among the targets. Perplexity and accuracy count all unknown words as one word, which is easy to
+    predict."""
     accuracy_without_unknown: float | None
-    """None where all targets are [UNK]."""
+    """None: all targets are [UNK]."""
     ci95: NotRequired[dict[str, list[float]]]
-    """[low, high] of each figure that has a 95 % interval, see `minillm.evaluation.uncertainty`; not in older files."""
+    """95 % intervals [low, high] by figure, see `minillm.evaluation.uncertainty`; not in older files."""
 
 
 class Overfitting(TypedDict):
@@ -62,7 +62,7 @@ class Overfitting(TypedDict):
 
 
 class TokenShare(TypedDict):
-    """A token that the model expects more, or less, often than it comes."""
+    """A token that the model predicts more, or less, often than it occurs."""
 
     token: str
     predicted: float
@@ -75,10 +75,10 @@ class BucketAccuracy(TypedDict):
     """Accuracy on the targets of one range of frequency ranks."""
 
     bucket: str
-    """"1-10", "11-100", ...: ranks by frequency in the training text, [UNK] apart in a bucket of its own: "[UNK]"."""
+    """"1-10", "11-100", ...: ranks by frequency in the training text; [UNK] has its own bucket, "[UNK]"."""
     tokens: int
     accuracy: float | None
-    """None where the split has no such target."""
+    """None: the split has no such target."""
 
 
 class Bias(TypedDict):
@@ -97,11 +97,11 @@ class Bias(TypedDict):
 
 
 class Sample(TypedDict):
-    """A prompt and what the model puts behind it."""
+    """A prompt and its continuation by the model."""
 
     prompt: str
     generated: str
-    """The continuation alone, without the prompt."""
+    """The continuation, without the prompt."""
 
 
 class Text(TypedDict):
@@ -115,7 +115,7 @@ class Text(TypedDict):
     distinct2: float
     repetition4: float
     articles: int
-    """Test articles that were continued; of none there is no BLEU."""
+    """Number of test articles that were continued; BLEU is None if it is 0."""
     samples: list[Sample]
 
 
@@ -127,12 +127,12 @@ class MeanStd(TypedDict):
 
 
 class Latency(TypedDict):
-    """Batch 1."""
+    """Latency at batch size 1."""
 
     forward_ms: MeanStd
-    """One forward over max_length tokens."""
+    """A forward pass over max_length tokens."""
     token_ms: MeanStd | None
-    """One decoded token with cache; None: the network has no cache."""
+    """Decoding a token with the cache; None: the network has no cache."""
     device: str
     runs: int
 
@@ -147,23 +147,23 @@ class Memory(TypedDict):
 
 
 Verdict = Literal["fault", "weak", "fine", "none"]
-"""What a check found. ``fault``: the figures cannot be believed. ``weak``: they are right, and say that little was
-learned. ``fine``: nothing is wrong. ``none``: it could not be checked, or (plausibility) another check already explains
-it; the finding says which."""
+"""The result of a check. ``fault``: the figures cannot be trusted. ``weak``: they are correct, and show that the model
+learned little. ``fine``: nothing is wrong. ``none``: not checked, or (plausibility) another check explains it; the
+finding says which."""
 
 
 class Finding(TypedDict):
-    """The outcome of one check; each check adds its own figures under further keys."""
+    """The result of a check, which adds its own figures under further keys."""
 
     verdict: Verdict
     finding: str
-    """One plain sentence with its figure."""
+    """One sentence with the check's figure and threshold."""
     threshold: float
-    """What the check compares with; named in the finding."""
+    """The value that the check compares with."""
 
 
 class Audit(TypedDict):
-    """The checks. Files of older versions have but some of them."""
+    """The checks. Older files have only some of them."""
 
     determinism: Finding
     causality: Finding
@@ -187,7 +187,7 @@ class Baseline(TypedDict):
 
 
 class CalibrationBin(TypedDict):
-    """Predictions whose highest probability lies in one of 15 bins of equal width."""
+    """Predictions with a confidence (highest probability) in one of 15 bins of equal width."""
 
     confidence: float | None
     accuracy: float | None
@@ -195,7 +195,7 @@ class CalibrationBin(TypedDict):
 
 
 class UnigramCurves(TypedDict):
-    """Shares of the targets, true and predicted (mean probability), at tokens ordered by their true share."""
+    """True and predicted (mean probability) shares of the targets, with tokens sorted by their true share."""
 
     rank: list[int]
     true: list[float]
@@ -203,7 +203,7 @@ class UnigramCurves(TypedDict):
 
 
 class LengthHistogram(TypedDict):
-    """Articles by length in tokens; bin i runs from edges[i] to edges[i + 1]."""
+    """Articles by length in tokens; bin i is from edges[i] to edges[i + 1]."""
 
     edges: list[float]
     articles: dict[str, list[int]]
@@ -211,17 +211,17 @@ class LengthHistogram(TypedDict):
 
 
 class Plots(TypedDict):
-    """What the report draws and the figures above do not have. Training curves: `<run>/metrics.csv`."""
+    """Data for the report's plots; those of training curves are in `<run>/metrics.csv`."""
 
     calibration: list[CalibrationBin]
     unigram: UnigramCurves
     article_lengths: LengthHistogram
     funnel: dict[str, int]
-    """Articles read, dropped by reason, kept; in this order; empty where it is not known."""
+    """Articles read, dropped by reason, kept, in this order; empty: unknown."""
 
 
 class Scored(TypedDict):
-    """One test split by the model that a training started from, and by the trained one."""
+    """Figures on one test split of the model that a training started from, and of the trained one."""
 
     before: dict[str, float]
     """bits_per_byte and perplexity."""
@@ -230,13 +230,13 @@ class Scored(TypedDict):
 
 
 class BeforeAfter(TypedDict):
-    """What a training that started from given weights has changed."""
+    """The effect of a training from existing weights."""
 
     init_from: str
     new: Scored | None
     """On the run's own test split."""
     old: Scored | None
-    """On the test split of the model that it started from; None: its text is not at hand."""
+    """On the test split of the model that it started from; None: that text is not available."""
 
 
 class Evaluation(TypedDict):
@@ -246,12 +246,12 @@ class Evaluation(TypedDict):
     checkpoint: str
     """Path of the checkpoint."""
     run: str | None
-    """Folder of the training run that it belongs to, with metrics.csv and .hydra/; None: it lies in no run."""
+    """Folder of the training run, with metrics.csv and .hydra/; None: the checkpoint is not in a run's folder."""
     config: dict[str, Any]
     """The training run's whole configuration."""
     data: DataSize
     splits: dict[str, SplitFigures]
-    """train, val, test; test alone where the training text is not at hand."""
+    """train, val, test; only test if the training text is not available."""
     overfitting: Overfitting | None
     bias: Bias
     text: Text
@@ -259,15 +259,15 @@ class Evaluation(TypedDict):
     memory: Memory
     audit: Audit
     baselines: dict[str, dict[str, Baseline]]
-    """By split (val, test), then "unigram" and "bigram"; empty where the training text is not at hand."""
+    """By split (val, test), then "unigram" and "bigram"; empty if the training text is not available."""
     trustworthy: bool
     """No check found a fault."""
     findings: list[str]
-    """The sentences of all checks, faults first, then what is weak."""
+    """The sentences of all checks: faults first, then weak ones."""
     seconds: float
-    """What the evaluation took."""
+    """Duration of the evaluation."""
     plots: Plots
     articles_sha256: dict[str, str]
-    """By split, of what ``articles.parquet`` says of its articles, see `minillm.evaluation.article_sums`."""
+    """By split, of the sums in ``articles.parquet``, see `minillm.evaluation.article_sums`."""
     init_from: NotRequired[BeforeAfter]
-    """Of a run that started from given weights (``init_from``)."""
+    """Only of a run that started from existing weights (``init_from``)."""

@@ -1,4 +1,4 @@
-"""What is evaluated: a network, and the text that it learned from and is judged by."""
+"""The subject of an evaluation: a network with its training, validation and test text."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,48 +11,47 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minillm.data import Batch
-from minillm.data.batching import Documents
-from minillm.data.subset import IdentifiedDocuments, Subset, bounded, smallest_hashes
+from minillm.data.batching import EncodedDocuments
+from minillm.data.subset import Subset, bounded, smallest_hashes
 from minillm.evaluation.baselines import NgramBaselines
 from minillm.evaluation.bias import TokenCounts
 from minillm.evaluation.language_modelling import Measured, measure
 from minillm.parallel import batches
 from minillm.tokenization import EOS, Tokenizer
 
-DOCUMENTS_AT_ONCE = 1000  # counted together: a vocabulary of numbers per document would cost more than the counting
+PER_COUNT = 1000  # documents counted together, since each count has the vocabulary's length
 
 
 class Whole(Protocol):
-    """All texts of a split that is too large to be encoded."""
+    """All texts of a split of which only a part is encoded."""
 
     @property
     def articles(self) -> int:
-        """How many there are."""
+        """Number of articles."""
 
     @property
     def bytes(self) -> int:
-        """Their UTF-8 bytes."""
+        """UTF-8 bytes of the texts."""
 
     def __iter__(self) -> Iterator[str]: ...
 
 
 class Split(NamedTuple):
-    """The articles of one split.
+    """The articles of a split, encoded and as texts.
 
     Args:
-        documents: their tokens.
-        texts: what the tokens stand for.
-        whole: all texts of the split, to be gone through once, where the documents are but a part of them; None: these
-            are all.
+        documents: the encoded articles.
+        texts: the same articles' texts.
+        whole: all texts of the split, to iterate over once, if ``documents`` is only a part; None: it is the whole.
     """
 
-    documents: IdentifiedDocuments
+    documents: EncodedDocuments
     texts: Sequence[str]
     whole: "Whole | None" = None
 
     @property
     def articles(self) -> int:
-        """How many articles the split has."""
+        """Number of articles in the split."""
         return len(self.documents) if self.whole is None else self.whole.articles
 
     @property
@@ -61,7 +60,7 @@ class Split(NamedTuple):
         return int(self.documents.bytes.sum()) if self.whole is None else self.whole.bytes
 
     def bounded(self, max_tokens: int | None) -> "Split":
-        """Return the articles with the smallest hashes, up to so many tokens; see `smallest_hashes`."""
+        """Return the articles with the smallest hashes, up to ``max_tokens``; see `smallest_hashes`."""
         chosen = smallest_hashes(self.documents, max_tokens)
         if chosen is None:
             return self
@@ -71,27 +70,27 @@ class Split(NamedTuple):
         """Return some of the articles.
 
         Args:
-            chosen: their places.
+            chosen: their indices.
         """
         return Split(Subset(self.documents, chosen), [self.texts[index] for index in chosen.tolist()])
 
 
 @dataclass
 class Subject:
-    """A network with the text it learned from and is judged by; each figure is computed once, when it is asked for.
+    """A network with its training, validation and test text. Figures are computed once, at their first use.
 
     Args:
         network: maps ids (B, T) to logits (B, T, V); in eval mode.
         vocab_size: V.
-        max_length: tokens of context that it is judged with.
-        splits: "test", and where they are at hand "train" and "val"; whole.
-        loaders: batches as the training saw and tested them, by split, to look at.
-        reported: figures that were claimed, by logged name such as ``test/accuracy``.
-        batch_size: windows at once.
-        max_tokens: tokens of each split that figures are over at most, by split; those not named are whole.
-        baseline_tokens: training tokens that the baselines count at most; None: all.
-        tokenizer: of the network's ids, where it is at hand.
-        own_test: whether the test split is one of the same text as val; false: it is other text.
+        max_length: tokens of context.
+        splits: "test" and, if available, "train" and "val"; whole.
+        loaders: the batches of training and validation, by split, to check.
+        reported: claimed figures by logged name, such as ``test/accuracy``.
+        batch_size: windows per batch.
+        max_tokens: maximum tokens to use, by split; splits that are not named are used in full.
+        baseline_tokens: maximum training tokens that the baselines count; None: all.
+        tokenizer: the network's tokenizer; None: not available.
+        own_test: whether the test split is from the same corpus as val.
     """
 
     network: nn.Module
@@ -108,22 +107,22 @@ class Subject:
 
     @cached_property
     def samples(self) -> dict[str, Split]:
-        """The splits that figures are over: whole, or the articles that `smallest_hashes` chooses."""
+        """The part of each split that figures are over: all articles, or those chosen by `smallest_hashes`."""
         return {name: split.bounded(self.max_tokens.get(name)) for name, split in self.splits.items()}
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     @property
     def parameters(self) -> int:
-        """Numbers that the network learned."""
+        """Number of the network's parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @cached_property
     def measured(self) -> dict[str, Measured]:
-        """What the network reaches on each sample."""
+        """The network's figures on each sample."""
         return {
             name: measure(
                 self.network,
@@ -138,8 +137,8 @@ class Subject:
 
     @cached_property
     def counts(self) -> dict[str, NDArray[Any]]:
-        """What the network predicts on the test sample, token by token; see `TokenCounts`."""
-        assert self.measured  # made in the same pass
+        """The sums of predictions on the test sample; see `TokenCounts`."""
+        assert self.measured  # computes both in one pass
         return self._test_counts.compute()
 
     @cached_property
@@ -152,14 +151,14 @@ class Subject:
         frequencies = {}
         for name, split in self.samples.items():
             counted = frequencies[name] = np.zeros(self.vocab_size, dtype=np.int64)
-            for documents in batches(_each(split.documents), DOCUMENTS_AT_ONCE):
+            for documents in batches(_each(split.documents), PER_COUNT):
                 targets = np.concatenate([document[1:] for document in documents])
                 counted += np.bincount(targets, minlength=self.vocab_size)
         return frequencies
 
     @cached_property
     def ngrams(self) -> NgramBaselines | None:
-        """The n-gram models of the training text; None where it is not at hand."""
+        """The n-gram models of the training text; None: it is not available."""
         if "train" not in self.splits:
             return None
         counted = bounded(self.splits["train"].documents, self.baseline_tokens)
@@ -169,7 +168,7 @@ class Subject:
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
-        """What counting the training text reaches on the other samples; nothing where it is not at hand."""
+        """The n-gram models' figures on the other samples; empty if the training text is not available."""
         if self.ngrams is None:
             return {}
         return {
@@ -180,7 +179,7 @@ class Subject:
 
     @cached_property
     def bigram_nats(self) -> dict[str, NDArray[np.float64]]:
-        """What each article of the other samples takes by the bigram model, in nats, (N,); nothing as above."""
+        """The bigram model's nats for each article of the other samples, (N,); empty without training text."""
         if self.ngrams is None:
             return {}
         return {
@@ -194,7 +193,7 @@ class Subject:
         bigram = ngrams.score([document])["bigram"]
         return bigram["loss"] * bigram["tokens"]
 
-    def _inside(self, documents: Documents) -> Iterable[NDArray[Any]]:
+    def _inside(self, documents: EncodedDocuments) -> Iterable[NDArray[Any]]:
         """Return the ids of each document without [BOS] and [EOS]."""
         return (document[1 : -1 if document[-1] == EOS else None] for document in _each(documents))
 
@@ -206,5 +205,5 @@ class Subject:
         return logits.float()
 
 
-def _each(documents: Documents) -> Iterable[NDArray[Any]]:
+def _each(documents: EncodedDocuments) -> Iterable[NDArray[Any]]:
     return (documents[index] for index in range(len(documents)))

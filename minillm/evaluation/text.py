@@ -1,4 +1,4 @@
-"""The text that a checkpoint is evaluated on: what it was trained and tested with, or other text."""
+"""The text to evaluate a checkpoint on: that of its training, or other text."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 from minillm.command import named
 from minillm.corpus.fingerprint import is_fingerprint
-from minillm.data import Batch, EncodedSplit, TextDataModule
+from minillm.data import Batch, EncodedFile, TextDataModule
 from minillm.data.encoded import write_split
 from minillm.errors import MiniLLMError, SettingError
 from minillm.evaluation.subject import Split
@@ -35,7 +35,7 @@ def splits_of(data: TextDataModule | None) -> dict[str, Split]:
 
 
 def loaders_of(data: TextDataModule | None) -> dict[str, Iterable[Batch]]:
-    """Return the batches that training and its figures are computed on, by split."""
+    """Return the batches of training, validation and test, by split."""
     if data is None:
         return {}
     loaders = {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}
@@ -43,15 +43,15 @@ def loaders_of(data: TextDataModule | None) -> dict[str, Iterable[Batch]]:
 
 
 def funnel_of(data: TextDataModule | None) -> dict[str, int]:
-    """Return how many articles were read, dropped for each reason, and kept."""
+    """Return the numbers of articles read, dropped for each reason, and kept."""
     return dict(data.manifest["corpus"]["funnel"]) if data else {}
 
 
 def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collection[str] = ()) -> TextDataModule:
     """Return the data that a model was trained on, as it was prepared then.
 
-    A checkpoint can come from anywhere: no source that it names is asked, so that it cannot have other files or
-    addresses read. What it names is the prepared corpus in the caches; the embedded sample can be prepared again.
+    An untrusted checkpoint must not make this program read other files or URLs, so its source is not used. The prepared
+    corpus is taken from the caches by its fingerprint; only the embedded sample can be prepared again.
 
     Args:
         model: of a checkpoint.
@@ -59,8 +59,8 @@ def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collectio
         trusted: as for `minillm.load`.
 
     Raises:
-        SettingError: the prepared text is not in the caches or not what it was, or the config names classes that are
-            not this project's.
+        SettingError: the prepared corpus is not in the caches or has changed, or the config names classes that are not
+            allowed.
     """
     node, known = model.config.get("data"), data_classes()
     if not isinstance(node, dict):
@@ -69,20 +69,20 @@ def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collectio
     if not _is_sample(node.get("source")):
         node |= {"source": {"_target_": SAMPLE}, "prepared": model.corpus}
         if not is_fingerprint(model.corpus):
-            raise SettingError("ckpt", "its data", f"was read from a source that is not asked again; {NAME_IT}")
+            raise SettingError("ckpt", "its data", f"has a source that is not read again; {NAME_IT}")
         if not (Path(data_dir) / "corpus" / str(model.corpus)).is_dir():
             advice = f"is not in {data_dir} any more: {named('prepare')} with the run's settings prepares it"
             raise SettingError("ckpt", f"its data, {model.corpus},", f"{advice}; or {NAME_IT}")
     node["tokenizer"] = model.config.get("tokenizer")
-    if model.config.get("init_from") is not None:  # its vocabulary is older than its text
+    if model.config.get("init_from") is not None:  # the tokenizer was not fitted on this text
         node["tokenizer"] = load_tokenizer(model.tokenizer.to_json()).kept()
     data = build(node, known, trusted, "data")
     if not isinstance(data, TextDataModule):
-        raise SettingError("data._target_", node.get("_target_"), f"is no data module; {NAME_IT}")
+        raise SettingError("data._target_", node.get("_target_"), f"is not a data module; {NAME_IT}")
     data.prepare_data()
     data.setup()
     if data.tokenizer.to_json() != model.tokenizer.to_json():
-        advice = f"has another vocabulary than its text gives today, which has changed since the training; {NAME_IT}"
+        advice = f"has changed since the training: it now gives another vocabulary; {NAME_IT}"
         raise SettingError("ckpt", "its data", advice)
     return data
 
@@ -90,31 +90,31 @@ def training_data(model: LanguageModel, data_dir: str | Path, trusted: Collectio
 def training_data_if_at_hand(
     model: LanguageModel, data_dir: str | Path, trusted: Collection[str] = ()
 ) -> TextDataModule | None:
-    """Return `training_data`; None, with a warning, where it cannot be had."""
+    """Return `training_data`; None, with a warning, if it is not available."""
     try:
         return training_data(model, data_dir, trusted)
     except MiniLLMError as error:
-        log.warning("the training text is not at hand, and what needs it is not checked: %s", error)
+        log.warning("the training text is not available, and checks that need it are skipped: %s", error)
         return None
 
 
 @contextmanager
 def other_text(data: TextDataModule, model: LanguageModel) -> Iterator[Split]:
-    """Yield all articles of a data choice as one split, in the tokens of a model.
+    """Yield all articles of a data module as one split, encoded by a model's tokenizer.
 
     Args:
-        data: names source and cleaning; its split, tokenizer and vocabulary do not matter.
+        data: has source and cleaning; its split, tokenizer and vocabulary are not used.
         model: has the tokenizer.
 
     Raises:
-        SettingError: it has no article.
+        SettingError: there is no article.
     """
     corpus = replace(data.corpus, split=(1.0, 0.0, 0.0))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "test.arrow"
         articles = corpus.articles("train")
         write_split(path, articles, model.tokenizer)
-        yield Split(EncodedSplit(path), articles["text"])
+        yield Split(EncodedFile(path), articles["text"])
 
 
 def _is_sample(source: Any) -> bool:

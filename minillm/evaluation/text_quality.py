@@ -1,4 +1,4 @@
-"""How close generated text comes to what people wrote, and how much it repeats itself."""
+"""Quality of generated text: BLEU against human text, diversity and repetition."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,23 +10,23 @@ from minillm.language_model import LanguageModel
 from minillm.parallel import batches
 
 PROMPT_WORDS, REFERENCE_WORDS = 16, 32
-# Enough for 32 words in any tokenizer that is of use; a word costs 1.2 to 2 tokens.
+# Enough for 32 words with any useful tokenizer: a word takes 1.2 to 2 tokens.
 MAX_NEW_TOKENS = 3 * REFERENCE_WORDS
-ROWS = 64  # prompts continued at once: bounds the memory
+ROWS = 64  # prompts continued together, which bounds the memory
 
 
 def continuation_pairs(texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return each text's first 16 words, and the 32 that follow; shorter texts are left out."""
-    parted = [text.split() for text in texts]
-    long_enough = [words for words in parted if len(words) >= PROMPT_WORDS + REFERENCE_WORDS]
+    """Return each text's first 16 words, and the next 32; shorter texts are skipped."""
+    split = [text.split() for text in texts]
+    long_enough = [words for words in split if len(words) >= PROMPT_WORDS + REFERENCE_WORDS]
     prompts = [" ".join(words[:PROMPT_WORDS]) for words in long_enough]
     references = [" ".join(words[PROMPT_WORDS:][:REFERENCE_WORDS]) for words in long_enough]
     return prompts, references
 
 
 def continue_greedily(model: LanguageModel, prompts: Sequence[str]) -> list[str]:
-    """Return the first 32 words that the model puts behind each prompt."""
-    # Prompts of one length outgrow the window together: then it is read again for all of them at once, not for each.
+    """Return the first 32 words of the model's continuation of each prompt."""
+    # Sorted by length, since prompts of one length exceed the window together, and it is encoded again once for all.
     order = sorted(range(len(prompts)), key=lambda number: len(model.tokenizer.encode(prompts[number])))
     continuations = [""] * len(prompts)
     for chosen in batches(order, ROWS):
@@ -45,11 +45,11 @@ def bleu_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[st
 
 
 def diversity(texts: Sequence[str]) -> dict[str, float]:
-    """Return how varied texts are; words are parted at spaces.
+    """Return the diversity of texts, with words split at spaces.
 
     Returns:
-        distinct1, distinct2: distinct words, and pairs of words, of all texts, as shares of their number (Li et al.
-        2016); repetition4: share of four-word sequences that their own text has had before.
+        distinct1, distinct2: shares of distinct words, and distinct pairs of words, over all texts (Li et al. 2016);
+        repetition4: share of four-word sequences that occurred before in the same text.
 
     >>> diversity(["a b a b a b a b"])
     {'distinct1': 0.25, 'distinct2': 0.2857142857142857, 'repetition4': 0.6}
@@ -67,7 +67,7 @@ def diversity(texts: Sequence[str]) -> dict[str, float]:
 def sample(
     model: LanguageModel, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, seed: int
 ) -> list[Sample]:
-    """Return what the model puts behind each prompt."""
+    """Return the model's continuation of each prompt."""
     continuations = model.continue_batch(prompts, max_new_tokens, sampling, seed)
     return [{"prompt": prompt, "generated": text} for prompt, text in zip(prompts, continuations, strict=True)]
 

@@ -1,20 +1,19 @@
-"""How sure the figures of a split are, and whether those of two runs differ: bootstrap over articles.
+"""Confidence intervals of a split's figures, and of differences between runs, by bootstrap over articles.
 
-A figure of a split is a ratio of two sums over its articles, such as nats over tokens. The tokens of an article are no
-independent trials: an article is easy or hard as a whole. So the articles are what is drawn anew, with replacement,
-1,000 times (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993); from each draw the ratio comes, and its
-distance from the figure in units of the draw's own standard error (of a ratio, linearized: Cochran, "Sampling
-Techniques", 1977, chapter 6). The interval reaches to both sides as many standard errors as 95 % of these distances are
-under: the symmetric bootstrap-t (Hall, "On symmetric bootstrap confidence intervals", 1988).
+A figure is a ratio of two sums over a split's articles, such as nats and tokens. The tokens of an article are not
+independent, since an article is easy or hard as a whole, so articles are resampled with replacement, 1,000 times (Efron
+& Tibshirani, "An Introduction to the Bootstrap", 1993). Each resample gives a ratio and its distance from the figure in
+units of the resample's standard error (of a ratio, linearized: Cochran, "Sampling Techniques", 1977, chapter 6). The
+95 % quantile of these distances, times the standard error of the figure, is half the width of the interval: the
+symmetric bootstrap-t (Hall, "On symmetric bootstrap confidence intervals", 1988).
 
-Chosen by trial: lengths of articles have a heavy tail, and with few articles percentile, BCa and normal intervals are
-too narrow; docs/compare.md has the figures.
+It was chosen by experiment: lengths of articles have a heavy tail, and with few articles percentile, BCa and normal
+intervals are too narrow; docs/compare.md has the results.
 
-Two runs are compared on the articles that both were tested on, article by article: hard articles are hard for both, and
-their difference is much surer than either figure. Over several seeds the variance of the articles, as above for the
-mean of the seeds, and that of the seeds are added (Bouthillier et al., "Accounting for Variance in Machine Learning
-Benchmarks", 2021), with the degrees of freedom of Satterthwaite ("An approximate distribution of estimates of variance
-components", 1946).
+Two runs are compared on the articles that both were tested on: hard articles are hard for both, so the difference is
+much more certain than either figure. For several seeds, the variance over articles (of the mean over seeds) and that
+over seeds are added (Bouthillier et al., "Accounting for Variance in Machine Learning Benchmarks", 2021), with the
+degrees of freedom of Satterthwaite ("An approximate distribution of estimates of variance components", 1946).
 """
 
 import math
@@ -28,22 +27,22 @@ from minillm.evaluation.article_sums import ArticleSums
 
 RESAMPLES = 1000
 LEVEL = 0.95
-MIN_ARTICLES = 5  # of fewer, most draws are of two or three articles, and no interval can be made
-MOST = {"accuracy": 1.0, "accuracy_without_unknown": 1.0}  # no interval reaches over what can be
-DRAWN_AT_ONCE = 2**20  # articles: bounds the memory
+MIN_ARTICLES = 5  # with fewer, most resamples have only two or three distinct articles
+MAXIMA = {"accuracy": 1.0, "accuracy_without_unknown": 1.0}  # bounds of the intervals
+DRAWN_AT_ONCE = 2**20  # articles, which bounds the memory
 
 Ratio = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""What each article adds above and below the line, (N,) each."""
+"""Each article's part of the numerator and of the denominator, (N,) each."""
 
 
 class Interval(NamedTuple):
-    """A value and where it lies with 95 % confidence.
+    """A value with its 95 % confidence interval.
 
     Args:
-        value: of what was measured.
+        value: the measured value.
         low: the lower end.
         high: the upper end.
-        articles: how many it is over.
+        articles: number of articles.
     """
 
     value: float
@@ -53,26 +52,26 @@ class Interval(NamedTuple):
 
     @property
     def has_zero(self) -> bool:
-        """Whether it may well be 0: as a difference, nothing distinguishes the two."""
+        """Whether the interval includes 0: a difference is then not significant."""
         return self.low <= 0 <= self.high
 
 
 class IncomparableError(ValueError):
-    """Two runs' figures say nothing about each other; the message says why, in a few words."""
+    """Two runs' figures are not comparable; the message says why, in a few words."""
 
 
 def intervals(sums: ArticleSums, seed: int = 0) -> dict[str, list[float]]:
-    """Return the 95 % interval of each figure, as [low, high]; none of what has no figure, or of under 5 articles.
+    """Return the 95 % interval of each figure, as [low, high]; empty for under 5 articles.
 
     Args:
-        sums: of the articles that the figures are over.
-        seed: of the draws.
+        sums: the sums per article.
+        seed: of the resampling.
     """
     if len(sums) < MIN_ARTICLES:
         return {}
     halves = dict(zip(sums.ratios, half_widths(list(sums.ratios.values()), seed).tolist(), strict=True))
     ends = {
-        name: [max(0.0, value - half), min(MOST.get(name, math.inf), value + half)]
+        name: [max(0.0, value - half), min(MAXIMA.get(name, math.inf), value + half)]
         for name, half in halves.items()
         if math.isfinite(value := sums.figures[name]) and math.isfinite(half)
     }
@@ -83,14 +82,14 @@ def intervals(sums: ArticleSums, seed: int = 0) -> dict[str, list[float]]:
 
 
 def half_widths(ratios: Sequence[Ratio], seed: int = 0) -> NDArray[np.float64]:
-    """Return half the width of the 95 % interval of each ratio, all from the same draws; see the module's text.
+    """Return half the width of the 95 % interval of each ratio, all from the same resamples; see the module.
 
     Args:
-        ratios: of the same articles each, K of them.
-        seed: of the draws.
+        ratios: K of them, all of the same articles.
+        seed: of the resampling.
 
     Returns:
-        (K,); not a number where a ratio is none.
+        (K,); NaN if a ratio is NaN.
     """
     articles = len(ratios[0][0])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -105,7 +104,7 @@ def half_widths(ratios: Sequence[Ratio], seed: int = 0) -> NDArray[np.float64]:
         distances = np.abs(moved) / own_errors
     halves = np.full(len(ratios), np.nan)
     for number, error in enumerate(errors):
-        # A draw of one article over and over has no error of its own.
+        # A resample of a single article has no standard error.
         usable = distances[np.isfinite(distances[:, number]), number]
         if error == 0:
             halves[number] = 0.0
@@ -117,18 +116,18 @@ def half_widths(ratios: Sequence[Ratio], seed: int = 0) -> NDArray[np.float64]:
 def compared(
     runs: Sequence[ArticleSums], others: Sequence[ArticleSums], figure: str, seed: int = 0, over_seeds: bool = False
 ) -> Interval:
-    """Return by how much a figure of some runs is over that of others, on the articles that all were tested on.
+    """Return the difference of a figure between two groups of runs, on the articles that all were tested on.
 
     Args:
-        runs: the runs whose mean is compared, one or more.
-        others: those that it is compared with; none: the mean itself is returned.
-        figure: loss, perplexity, bits_per_byte, accuracy or accuracy_without_unknown. Of the perplexity it is the
-            relative difference of the geometric means: 0.05 says five per cent more.
-        seed: of the draws.
-        over_seeds: whether the runs stand for all seeds: then their own variance comes on top of that of the articles.
+        runs: the first group, of which the mean is used.
+        others: the second group, which is subtracted; empty: return the mean of the first group.
+        figure: loss, perplexity, bits_per_byte, accuracy or accuracy_without_unknown. For perplexity it is the relative
+            difference of the geometric means: 0.05 means five per cent more.
+        seed: of the resampling.
+        over_seeds: whether to add the variance between the runs of a group, which differ in their seeds.
 
     Raises:
-        IncomparableError: the runs were tested on other text, in other tokens, on too few articles, or with one seed.
+        IncomparableError: the runs have different text or tokens, too few articles in common, or only one seed.
     """
     aligned = shared([*runs, *others])
     ours, theirs = aligned[: len(runs)], aligned[len(runs) :]
@@ -138,7 +137,7 @@ def compared(
     above = np.mean([each.ratios[name][0] for each in ours], axis=0)
     if theirs:
         above = above - np.mean([each.ratios[name][0] for each in theirs], axis=0)
-    below = aligned[0].ratios[name][1]  # the same of all
+    below = aligned[0].ratios[name][1]  # the same in all runs
     value, half = float(above.sum() / below.sum()), float(half_widths([(above, below)], seed)[0])
     if over_seeds:
         half = _with_seeds(
@@ -181,9 +180,9 @@ def _with_seeds(half: float, articles: int, groups: Iterable[Sequence[float]]) -
     """Return half the width of an interval over articles and seeds.
 
     Args:
-        half: of the interval over articles alone.
-        articles: how many.
-        groups: the figure of each run, by group: of one group the mean, of two the difference of their means is meant.
+        half: half the width of the interval over articles only.
+        articles: number of articles.
+        groups: the figures of the runs, for each group: one for a mean, two for a difference of means.
     """
     from scipy.stats import norm, t
 
@@ -204,7 +203,7 @@ def _alike(runs: Sequence[ArticleSums], name: str) -> bool:
 
 
 def _draws(articles: int, seed: int) -> Iterable[NDArray[np.float64]]:
-    """Yield how often each article is drawn, (draws, N), some draws at a time."""
+    """Yield how often each resample contains each article, (resamples, N), in chunks."""
     random = np.random.default_rng(seed)
     at_once = max(1, min(RESAMPLES, DRAWN_AT_ONCE // articles))
     for first in range(0, RESAMPLES, at_once):
@@ -215,12 +214,12 @@ def _draws(articles: int, seed: int) -> Iterable[NDArray[np.float64]]:
 
 
 def _errors(sums: NDArray[np.float64], articles: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how far a ratio is from the whole's, and its standard error.
+    """Return a ratio's distance from the overall ratio, and its standard error.
 
     Args:
-        sums: (..., 5) over articles: of the residuals from the whole's ratio, of what is below the line, of the squares
-            of the first, of the products, and of the squares of the second.
-        articles: how many.
+        sums: (..., 5), sums over articles: residuals from the overall ratio, denominators, squared residuals, products
+            of residuals and denominators, squared denominators.
+        articles: number of articles.
     """
     residual, below, squares, products, below_squares = np.moveaxis(sums, -1, 0)
     moved = residual / below

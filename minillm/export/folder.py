@@ -142,7 +142,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             advice = f"has {_short(name)} in {tensor.dtype}; only weights that are plain numbers are read"
             raise SettingError("ckpt", path, advice)
     if not all_finite(tensor for tensor in tensors.values() if tensor.is_floating_point()):
-        raise SettingError("ckpt", path, "holds weights that are no finite numbers")
+        raise SettingError("ckpt", path, "has weights that are not finite")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 

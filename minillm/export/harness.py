@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from minillm.data.batching import Documents
+from minillm.data.batching import EncodedDocuments
 from minillm.evaluation.language_modelling import measure
 from minillm.export import tokenizers
 from minillm.export.exporting import TrainedRun
@@ -165,7 +165,9 @@ def rolling_windows(length: int, max_length: int) -> Iterator[tuple[int, int, in
 
 
 @torch.inference_mode()
-def rolling_nats(network: nn.Module, documents: Documents, max_length: int, batch_size: int = WINDOWS_AT_ONCE) -> float:
+def rolling_nats(
+    network: nn.Module, documents: EncodedDocuments, max_length: int, batch_size: int = WINDOWS_AT_ONCE
+) -> float:
     """Return the cross-entropy of all documents in the windows of lm-evaluation-harness, in nats.
 
     Args:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from minillm.data.subset import IdentifiedDocuments, Subset, smallest_hashes
+from minillm.data.batching import EncodedDocuments
+from minillm.data.subset import Subset, smallest_hashes
 from minillm.errors import SettingError
 from minillm.evaluation.text import NAME_IT
 from minillm.export.exporting import TrainedRun
@@ -21,7 +22,7 @@ class HeldOut(NamedTuple):
         whole: whether they are the whole split.
     """
 
-    documents: IdentifiedDocuments
+    documents: EncodedDocuments
     articles: Dataset
     whole: bool
 

@@ -1,7 +1,7 @@
-"""``hydra/sweeper=optuna``: a search with Optuna (Akiba et al. 2019): bad runs end early, and it goes on after a break.
+"""``hydra/sweeper=optuna``: a search with Optuna (Akiba et al. 2019) that prunes bad runs and can be resumed.
 
-Hydra takes sweepers from the package ``hydra_plugins`` alone, and imports all that is in it at each start: so what is
-heavy, or may not be installed, is imported where it is used.
+Hydra finds sweepers only in the package ``hydra_plugins``, and imports all its modules at each start. So modules that
+are slow to import, or optional, are imported where they are used.
 """
 
 import logging
@@ -27,40 +27,39 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    # By a setting's name: its override's key, which may begin with +, and what it is drawn from.
+    # By setting: the key of its override, which may start with +, and its distribution.
     Space = dict[str, tuple[str, BaseDistribution]]
 
 log = logging.getLogger(__name__)
 
 COUNT_LOCK = ".count.lock"
 SHOWN = 10  # trials in the table at the end
-TRIES = 3  # of a trial whose process is ended from outside: a network that needs too much memory is killed each time
-# What the launchers raise, joblib's and submitit's, where a job's process was killed.
-DIED = {"TerminatedWorkerError", "UncompletedJobError"}
+MAX_TRIES = 3  # of a trial whose process is killed: a network that needs too much memory is killed each time
+# Errors of the launchers (joblib, submitit) if a job's process was killed.
+KILLED_ERRORS = {"TerminatedWorkerError", "UncompletedJobError"}
 
 
 class OptunaSweeper(Sweeper):
-    """Asks an Optuna study for each run's settings, launches the run, and tells the study its figure.
+    """Asks an Optuna study for each run's settings, launches the run, and reports its result to the study.
 
-    The trial's number is the run's. All of the study is in its storage: the same command with the same
-    ``hydra.sweep.dir`` goes on where it was, a run that was interrupted first, from its last checkpoint. Started
-    several times at once, on one machine or on several that share the folder, it is as many workers on the same study.
-    Each holds a lock that the system lets go of when the process ends, however it ends: whoever gets hold of another
-    worker's lock knows that it is dead, and goes on with its trials. While a run trains, `minillm.callbacks.Pruning`
-    reports its validations to the study and ends it where the pruner says so. A run that fails is shown, counts as one
-    of the trials, and the search goes on; one whose process was ended from outside runs again.
+    A run has its trial's number. The storage has the whole study, so the same command with the same ``hydra.sweep.dir``
+    resumes the search: first interrupted runs, from their last checkpoints. Started several times, on one machine or on
+    several that share the folder, it has several workers on the same study. Each worker holds a lock, which the system
+    releases when its process ends; a worker that can take another's lock knows that the other is dead, and continues
+    its trials. `minillm.callbacks.Pruning` reports a run's validations to the study and stops the run if the pruner
+    says so. A failed run counts as a trial, and the search continues; a run whose process was killed runs again.
 
     Args:
-        n_trials: runs in all, those of an earlier start and of other workers among them.
-        n_jobs: runs settled and launched at a time; under 1: counted down from the number of cores, -1 being all.
-        direction: which of two figures is better.
-        params: what to search over and what to set, by name, in Hydra's grammar: ``choice(a, b)``, ``range(1, 5)``,
-            ``interval(0, 1)``, ``int(interval(1, 8))``, ``tag(log, interval(1e-4, 1e-2))``, or a plain value. The
-            command line adds to it and goes before it.
+        n_trials: total number of runs, including those of earlier starts and other workers.
+        n_jobs: runs launched together; under 1: relative to the number of cores, where -1 is all.
+        direction: whether lower or higher is better.
+        params: the search space and fixed settings, by name, in Hydra's grammar: ``choice(a, b)``, ``range(1, 5)``,
+            ``interval(0, 1)``, ``int(interval(1, 8))``, ``tag(log, interval(1e-4, 1e-2))``, or a plain value. Settings
+            on the command line are added, and take precedence.
         storage: see `minillm.study.open_storage`.
-        study_name: the study's name there.
-        sampler: ``_target_`` and arguments of an Optuna sampler; its ``seed``, if it has one, is that of the first
-            trial, and each later one's follows from it, so that an interruption changes nothing.
+        study_name: the study's name.
+        sampler: ``_target_`` and arguments of an Optuna sampler. Its ``seed``, if it has one, is for the first trial;
+            later trials derive theirs from it, so that an interruption changes nothing.
         pruner: ``_target_`` and arguments of an Optuna pruner.
     """
 
@@ -75,7 +74,7 @@ class OptunaSweeper(Sweeper):
         sampler: Mapping[str, Any],
         pruner: Mapping[str, Any],
     ) -> None:
-        # Checked in `setup`: what is raised here reaches a user wrapped in Hydra's own words.
+        # Checked in `setup`, since Hydra wraps errors that are raised here.
         self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction
         self.params, self.storage, self.study_name = params, storage, study_name
         self.sampler, self.pruner = sampler, pruner
@@ -85,7 +84,7 @@ class OptunaSweeper(Sweeper):
         self.config: DictConfig
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Check the settings and make the launcher, before the first run.
+        """Check the settings and create the launcher, before the first run.
 
         Raises:
             SettingError: a setting that cannot work, or Optuna is not installed.
@@ -117,23 +116,23 @@ class OptunaSweeper(Sweeper):
 
     @property
     def folder_name(self) -> str:
-        """What tells the trials of this folder from those of others that share the storage."""
+        """Identifies this folder's trials in a storage that other folders share."""
         return str(self.folder.resolve())
 
     @property
     def figure(self) -> str:
-        """The name of what is optimized."""
+        """The name of the optimized metric."""
         return str(OmegaConf.select(self.config, "optimized_metric"))
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run trials until there are as many as wanted; return the study.
+        """Run trials until there are ``n_trials``; return the study.
 
         Args:
             arguments: the command line's overrides.
 
         Raises:
             SettingError: a search space or a storage that cannot work.
-            MiniLLMError: no trial came to its end.
+            MiniLLMError: no trial was completed.
         """
         from minillm.files import written_whole
         from minillm.signals import signals
@@ -157,7 +156,7 @@ class OptunaSweeper(Sweeper):
         return study
 
     def _search_space(self, arguments: Sequence[str]) -> tuple[list[str], "Space"]:
-        """Return the overrides that all runs share, and each searched setting's override and distribution by name."""
+        """Return the overrides of all runs, and the search space."""
         from minillm.errors import SettingError
 
         parser = OverridesParser.create(config_loader=self.context.config_loader)
@@ -172,12 +171,12 @@ class OptunaSweeper(Sweeper):
             if override.is_sweep_override()
         }
         if not space:
-            advice = "is nothing to search over; give a range, such as optimizer.lr='tag(log,interval(1e-4,1e-2))'"
+            advice = "has nothing to search over; give a range, such as optimizer.lr='tag(log,interval(1e-4,1e-2))'"
             raise SettingError("hydra.sweeper.params", dict(self.params), advice)
         return fixed, space
 
     def _study(self) -> "Study":
-        """Open the study, or make it."""
+        """Open the study, or create it."""
         import optuna
 
         from minillm.errors import SettingError
@@ -193,7 +192,7 @@ class OptunaSweeper(Sweeper):
             )
         except SettingError:
             raise
-        except Exception as error:  # whatever the disk or the database's driver raises
+        except Exception as error:  # any error of the disk or the database's driver
             raise SettingError("hydra.sweeper.storage", self.storage, f"cannot be used: {error}") from error
         if study.direction.name.lower() != self.direction:
             advice = f"the study in {self.storage} has another; choose another hydra.sweep.dir"
@@ -211,9 +210,9 @@ class OptunaSweeper(Sweeper):
             raise error.within("hydra.sweeper") from error
 
     def _run(self, study: "Study", fixed: list[str], space: "Space") -> None:
-        """Launch what was begun and not ended, then new trials, ``n_jobs`` at a time."""
+        """Launch unfinished trials, then new ones, ``n_jobs`` at a time."""
         while True:
-            with FileLock(self.folder / COUNT_LOCK):  # workers take trials one after another
+            with FileLock(self.folder / COUNT_LOCK):  # one worker takes trials at a time
                 trials = self._abandoned(study, space)[: self.n_jobs] or self._new(study, space)
                 for trial in trials:
                     trial.set_user_attr("folder", self.folder_name)
@@ -229,11 +228,10 @@ class OptunaSweeper(Sweeper):
         return [*settings, f"ckpt_path='{checkpoint}'"] if checkpoint.is_file() else settings
 
     def _abandoned(self, study: "Study", space: "Space") -> list["Trial"]:
-        """Return this folder's trials that have begun and not ended, and on which nobody works any more.
+        """Return this folder's unfinished trials that no process works on.
 
-        A trial of this worker is one whose process has died, since this worker waits for none now. Of another worker it
-        is one whose worker has died; what that one gave to a queue, such as Slurm's, may work on nonetheless, and holds
-        the lock of the run's folder.
+        This worker's own unfinished trials qualify, since it is not waiting for any now: their processes have died. So
+        do those of dead workers, unless their run, perhaps submitted to Slurm, still holds the lock of its folder.
         """
         from optuna.trial import TrialState
 
@@ -241,25 +239,25 @@ class OptunaSweeper(Sweeper):
 
         found = []
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            # Without the attributes it was begun by one that died that moment, since others wait for the lock.
+            # A trial without attributes is of a worker that died right after creating it, since the lock is free.
             worker = trial.user_attrs.get("worker", self.worker)
             if trial.user_attrs.get("folder", self.folder_name) != self.folder_name:
                 continue
             if not self._is_dead(worker) or not _is_free(FileLock(self.folder / str(trial.number) / LOCK)):
                 continue
             tries = trial.user_attrs.get("tries", 1)
-            if tries == TRIES:
-                log.error("trial %d: failed, its process was ended %d times", trial.number, tries)
+            if tries == MAX_TRIES:
+                log.error("trial %d: failed, its process was killed %d times", trial.number, tries)
                 study.tell(trial.number, state=TrialState.FAIL)
                 continue
-            log.info("trial %d: runs again, its process was ended", trial.number)
+            log.info("trial %d: runs again, its process was killed", trial.number)
             again = self._begin(study, space, trial)
             again.set_user_attr("tries", tries + 1)
             found.append(again)
         return found
 
     def _is_dead(self, worker: str) -> bool:
-        """Return whether a worker does not wait for its trials any more."""
+        """Return whether a worker is dead, or this one, which is not waiting for trials now."""
         return worker == self.worker or _is_free(self._lock(worker))
 
     def _lock(self, worker: str) -> FileLock:
@@ -267,12 +265,12 @@ class OptunaSweeper(Sweeper):
         return FileLock(self.folder / f".worker-{worker}.lock")
 
     def _new(self, study: "Study", space: "Space") -> list["Trial"]:
-        """Begin trials, if there are not as many yet as wanted."""
+        """Begin up to ``n_jobs`` of the trials that are missing from ``n_trials``."""
         missing = self.n_trials - len(study.get_trials(deepcopy=False))
         return [self._begin(study, space) for _ in range(min(self.n_jobs, missing))]
 
     def _begin(self, study: "Study", space: "Space", begun: "FrozenTrial | None" = None) -> "Trial":
-        """Begin a trial, or go on with one, with a sampler whose random numbers depend on seed and trial alone."""
+        """Begin or resume a trial, with a sampler whose random numbers depend only on the seed and the trial."""
         import optuna
 
         from minillm.errors import SettingError
@@ -283,26 +281,26 @@ class OptunaSweeper(Sweeper):
         try:
             trial = study.ask() if begun is None else optuna.Trial(study, begun._trial_id)
             for name, (_, distribution) in space.items():
-                trial._suggest(name, distribution)  # as Study.ask does; what is settled already stays
+                trial._suggest(name, distribution)  # as Study.ask does; existing values stay
         except ValueError as error:
-            advice = f"its study is of another search ({error}); choose another folder"
+            advice = f"it has the study of another search ({error}); choose another folder"
             raise SettingError("hydra.sweep.dir", self.folder, advice) from error
         return trial
 
     def _launch(self, study: "Study", trials: Sequence["Trial"], jobs: Sequence[Sequence[str]]) -> None:
-        """Launch trials, each with its overrides, and tell the study what came of them."""
+        """Launch trials, each with its overrides, and report their results to the study."""
         numbers = [trial.number for trial in trials]
-        if numbers[-1] - numbers[0] != len(numbers) - 1:  # a launcher takes consecutive ones
+        if numbers[-1] - numbers[0] != len(numbers) - 1:  # a launcher needs consecutive numbers
             for trial, job in zip(trials, jobs, strict=True):
                 self._launch(study, [trial], [job])
             return
         try:
             returns = self.launcher.launch(jobs, initial_job_idx=numbers[0])
         except Exception as error:
-            if not DIED & {kind.__name__ for kind in type(error).__mro__}:
+            if not KILLED_ERRORS & {kind.__name__ for kind in type(error).__mro__}:
                 raise
-            # The launcher hands on the results of none: those that ended well end at once when they run again.
-            log.error("a process of trials %s was ended: %s", numbers, str(error).partition("\n")[0])
+            # The launcher returns no results. Runs that were complete end at once when they run again.
+            log.error("a process of trials %s was killed: %s", numbers, str(error).partition("\n")[0])
             return
         for number, returned in zip(numbers, returns, strict=True):
             self._tell(study, number, returned)
@@ -318,7 +316,7 @@ class OptunaSweeper(Sweeper):
             return
         try:
             value = job.return_value
-        except Exception as error:  # Hydra names the run's overrides; a user's error was shown by the run
+        except Exception as error:  # Hydra names the run's overrides; the run has reported a MiniLLMError
             log.error("trial %d: failed", number, exc_info=None if isinstance(error, MiniLLMError) else error)
             study.tell(number, state=TrialState.FAIL)
             return
@@ -330,7 +328,7 @@ class OptunaSweeper(Sweeper):
         log.info("trial %d: %s %.4f (best %.4f)", number, self.figure, value, study.best_value)
 
     def _show(self, study: "Study") -> None:
-        """Show the best trials, and how many came to which end."""
+        """Show the best trials, and the numbers of complete, pruned and failed ones."""
         from optuna.trial import TrialState
         from rich.console import Console
         from rich.table import Table
@@ -345,7 +343,7 @@ class OptunaSweeper(Sweeper):
             log.info("%d trials run in other workers; the last of them shows the result", states[TrialState.RUNNING])
             return
         if not states[TrialState.COMPLETE]:
-            raise MiniLLMError(f"{self.folder}: no trial came to its end ({counts})")
+            raise MiniLLMError(f"{self.folder}: no trial was completed ({counts})")
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
         ranked = sorted(complete, key=lambda trial: cast(float, trial.value), reverse=self.direction == "maximize")
         names = sorted({name for trial in complete for name in trial.params})
@@ -363,7 +361,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _is_free(lock: FileLock) -> bool:
-    """Return whether nobody holds a lock; leave no file behind that was not there."""
+    """Return whether no process holds a lock; create no lock file."""
     path = Path(lock.lock_file)
     if not path.is_file():
         return True
@@ -376,7 +374,7 @@ def _is_free(lock: FileLock) -> bool:
 
 
 def _distribution(override: Override) -> "BaseDistribution":
-    """Return the distribution that a sweep in Hydra's grammar means; like Hydra's, a range leaves out its end."""
+    """Return the distribution of a sweep in Hydra's grammar; a range excludes its end, as in Hydra."""
     from optuna import distributions
 
     from minillm.errors import SettingError
@@ -396,7 +394,7 @@ def _distribution(override: Override) -> "BaseDistribution":
             if all(isinstance(number, int) for number in numbers):
                 return distributions.IntDistribution(numbers[0], numbers[-1], log=log_scale, step=cast(int, step))
             return distributions.FloatDistribution(numbers[0], numbers[-1], log=log_scale, step=step)
-        # Sorted: the order has no meaning, and a study takes up no other one.
+        # Sorted: the order has no meaning, and a resumed study must have the same one.
         return distributions.CategoricalDistribution(sorted(set(override.sweep_string_iterator())))
     except ValueError as error:
         raise SettingError(override.key_or_group, override.get_value_string(), str(error)) from error

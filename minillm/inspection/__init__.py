@@ -1,6 +1,6 @@
-"""What a trained model expects where: surprisal, alternatives, attention, neighbours, and each step of its writing.
+"""Looking inside a trained model: surprisal, alternatives, attention, neighbours, and the steps of generation.
 
-`minillm.LanguageModel` has a method for each question; what they return is made here.
+`minillm.LanguageModel` has a method for each; they are implemented here.
 """
 
 from minillm.inspection.steps import Candidate, Step

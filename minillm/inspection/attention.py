@@ -1,4 +1,4 @@
-"""Where a network looks: the weights of its attention."""
+"""A network's attention weights."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from minillm.language_model import LanguageModel
 
 
 def attention_weights(model: LanguageModel, text: str) -> np.ndarray:
-    """Return what `LanguageModel.attention` says of a text."""
+    """Implement `LanguageModel.attention`."""
     ids = context_ids(model, text)
     model.check_fits("text", text, ids)
     recorder = AttentionRecorder()
@@ -29,10 +29,10 @@ def attention_weights(model: LanguageModel, text: str) -> np.ndarray:
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """Notes, while it is entered, the weights of each attention that PyTorch's kernel computes.
+    """Context manager that records the weights of each call of PyTorch's scaled dot-product attention.
 
-    The kernel does not return them: they are computed beside it, from the same queries, keys and mask. So a network is
-    looked at as it is, whatever its kind, and nothing is added to it.
+    PyTorch's kernel does not return the weights, so they are computed again from the same queries, keys and mask. This
+    works for any network, and changes nothing in it.
 
     Attributes:
         weights: (B, H, T, S) of each layer, in the order of the calls.
@@ -65,17 +65,17 @@ def weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Return softmax(Q K^T scale + mask), what `torch.nn.functional.scaled_dot_product_attention` weighs values with.
+    """Return the weights of `torch.nn.functional.scaled_dot_product_attention`, softmax(Q K^T scale + mask).
 
     Args:
         query: (B, H, T, D).
         key: (B, K, S, D); K divides H.
-        value: not looked at.
-        attn_mask: broadcasts to (B, H, T, S): bool, true where one may look, or what is added; None: everywhere.
-        dropout_p: not applied.
-        is_causal: whether a place sees those up to itself alone.
+        value: not used.
+        attn_mask: broadcasts to (B, H, T, S): bool, true where a query attends, or float, added; None: no mask.
+        dropout_p: not used.
+        is_causal: whether a causal mask applies.
         scale: None: 1 / sqrt(D).
-        enable_gqa: whether heads may share keys.
+        enable_gqa: not used: K < H implies grouped queries.
 
     Returns:
         (B, H, T, S) float32.

@@ -1,4 +1,4 @@
-"""Which tokens a model holds for alike: the neighbours in its embedding."""
+"""Nearest neighbours of a token in a model's embedding."""
 
 import pandas as pd
 import torch
@@ -13,11 +13,11 @@ from minillm.tokenization import SPECIAL_TOKENS, UNK
 
 @torch.inference_mode()
 def neighbours(model: LanguageModel, token: str, k: int) -> pd.DataFrame:
-    """Return what `LanguageModel.neighbours` says of a token."""
+    """Implement `LanguageModel.neighbours`."""
     check_count(k, least=1)
     embedding = getattr(model.network, "embedding", None)
     if not isinstance(embedding, nn.Embedding):
-        raise SettingError("model", type(model.network).__name__, "has no embedding of its tokens")
+        raise SettingError("model", type(model.network).__name__, "has no token embedding")
     own = token_id(model, token)
     directions = F.normalize(embedding.weight.float(), dim=-1)
     cosines = directions @ directions[own]
@@ -33,10 +33,10 @@ def neighbours(model: LanguageModel, token: str, k: int) -> pd.DataFrame:
 
 
 def token_id(model: LanguageModel, token: str) -> int:
-    """Return the id of what is one token of a model: as it stands there, after a space, or a special one's name.
+    """Return the id of a text that is one token, as it is or after a space, or of a special token's name.
 
     Raises:
-        SettingError: it is none, or several.
+        SettingError: the text is not one token.
     """
     if token in SPECIAL_TOKENS:
         return SPECIAL_TOKENS.index(token)

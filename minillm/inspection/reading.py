@@ -1,4 +1,4 @@
-"""What a model expects as it reads a text: how surprised it is by each token, and what else it thought likely."""
+"""A model's predictions in a text: the surprisal of each token, and the most probable alternatives."""
 
 import math
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from minillm.numerics import has_float64
 from minillm.tokenization import BOS, EOS, SPECIAL_TOKENS, UNK, Placed
 from minillm.training.predictions import predict
 
-BATCH_SIZE = 32  # windows at once, as `LanguageModel.score` has them
+BATCH_SIZE = 32  # windows, as in `LanguageModel.score`
 
 
 def surprisal(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
-    """Return what `LanguageModel.surprisal` says of a text."""
+    """Implement `LanguageModel.surprisal`."""
     check_count(k, least=0)
     encoded = EncodedTexts([text], model.tokenizer)
     ids = encoded.documents[0][1:]
@@ -57,13 +57,13 @@ def surprisal(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
 
 
 def next_tokens(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
-    """Return what `LanguageModel.next` says of a text."""
+    """Implement `LanguageModel.next`."""
     check_count(k, least=1)
     ids = context_ids(model, text.rstrip(" "))[-model.max_length :]
     with torch.inference_mode():
         logits = model.network(torch.tensor([ids], device=model.device))[0, -1:]
         check_finite(logits)
-        logs = _wide(logits).log_softmax(dim=-1)[0]
+        logs = _as_float64(logits).log_softmax(dim=-1)[0]
         best = logs.topk(min(k, len(logs)))
     return pd.DataFrame(
         {
@@ -76,19 +76,19 @@ def next_tokens(model: LanguageModel, text: str, k: int) -> pd.DataFrame:
 
 
 def context_ids(model: LanguageModel, text: str) -> list[int]:
-    """Return the ids of a text that a model goes on from, [BOS] first; of an empty one that alone."""
+    """Return the ids of a text, [BOS] first."""
     return [BOS, *model.tokenizer.encode(text)]
 
 
 def context_tokens(model: LanguageModel, text: str) -> list[str]:
-    """Return what `LanguageModel.tokens` says of a text."""
+    """Implement `LanguageModel.tokens`."""
     name = cache(model.tokenizer.text)
     placed = model.tokenizer.placed(text)
     return [SPECIAL_TOKENS[BOS], *(text[start:end] if token == UNK else name(token) for token, start, end in placed)]
 
 
 def check_count(k: int, least: int) -> None:
-    """Check a number of tokens to be shown.
+    """Check a number of tokens to show.
 
     Raises:
         SettingError: it is under ``least``.
@@ -98,23 +98,23 @@ def check_count(k: int, least: int) -> None:
 
 
 def _batches(windows: Windows) -> Iterator[dict[str, Tensor]]:
-    """Yield a text's windows in their order: the last one alone may be shorter, and the longest come first."""
+    """Yield a text's windows in order: the loader puts the longest first, and only the last one can be shorter."""
     yield from evaluation_loader(windows, EvaluationBatches(windows.lengths, BATCH_SIZE))
 
 
 @torch.inference_mode()
 def _expected(model: LanguageModel, inputs: Tensor, targets: Tensor, k: int) -> tuple[np.ndarray, ...]:
-    """Return what a network says of the N targets in (B, T) that are not padding.
+    """Return a network's predictions of the N targets in (B, T) that are not padding.
 
     Returns:
-        nats (N,) float64; the target's probability (N,) float64; its rank (N,) int64; the k likeliest ids (N, k) int64
-        and their probabilities (N, k) float64.
+        nats (N,) float64; the target's probability (N,) float64; its rank (N,) int64; the k most probable ids (N, k)
+        int64 and their probabilities (N, k) float64.
     """
     inputs, targets = inputs.to(model.device), targets.to(model.device)
     logits = model.network(inputs)
     predictions = predict(logits, targets)
     ranks, ids, shares = [], [], []
-    # A window at a time: the logits of all of them stand in memory once already.
+    # One window at a time: a second tensor of all logits would double the memory.
     for row, target, counted in zip(logits, targets, predictions.counted, strict=True):
         scores, target = row[counted].float(), target[counted]
         check_finite(scores)
@@ -127,6 +127,6 @@ def _expected(model: LanguageModel, inputs: Tensor, targets: Tensor, k: int) -> 
     return nats, np.exp(-nats), parts[0], parts[1], parts[2].astype(np.float64)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Return numbers in float64, on the processor where their device has none."""
+def _as_float64(x: Tensor) -> Tensor:
+    """Return a tensor as float64, on the CPU if its device has no float64."""
     return (x if has_float64(x.device) else x.cpu()).double()

@@ -1,4 +1,4 @@
-"""How a model writes: at each step what it expected, and what was drawn from."""
+"""The steps of generation: each token, and the candidates that it was drawn from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import NamedTuple, cast
 
 import torch
 
-from minillm.generation import CachedNetwork, Draw, Sampling, draws
+from minillm.generation import CachedNetwork, Draw, Sampling, generate_tokens
 from minillm.inspection.reading import check_count
 from minillm.language_model import LanguageModel
 
 
 class Candidate(NamedTuple):
-    """A token that could have come at a step.
+    """A possible next token.
 
     Attributes:
         token: its text.
-        before: its probability as the model gives it.
-        after: with which it could be drawn, once repetition penalty, temperature, top-k and top-p had their say.
+        before: its probability according to the model.
+        after: its probability after repetition penalty, temperature, top-k and top-p.
         id: of the token.
     """
 
@@ -30,16 +30,17 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """A token that a model wrote, and what it was drawn from.
+    """A generated token, and the candidates that it was drawn from.
 
     Attributes:
-        token: its text; ``[EOS]`` in a last step in which the model ended the article.
+        token: its text; ``[EOS]`` if the model ended the article.
         id: of the token.
-        before: its probability as the model gives it, among all tokens.
-        after: with which it was drawn, once repetition penalty, temperature, top-k and top-p had their say.
-        candidates: the k most probable tokens before, the most probable first. [PAD], [UNK] and [BOS] are never drawn.
-        text: prompt and continuation so far, this token included; while a character of several bytes is incomplete it
-            ends in U+FFFD.
+        before: its probability according to the model, among all tokens.
+        after: its probability after repetition penalty, temperature, top-k and top-p.
+        candidates: the k tokens with the largest ``before``, in descending order; [PAD], [UNK] and [BOS] are never
+            drawn.
+        text: prompt and continuation through this token; ends in U+FFFD while a character of several bytes is
+            incomplete.
     """
 
     token: str
@@ -59,23 +60,23 @@ def steps(
     k: int,
     written: Sequence[int] = (),
 ) -> Iterator[Step]:
-    """Yield what `LanguageModel.steps` says of a continuation; what cannot be continued is refused at once."""
+    """Implement `LanguageModel.steps`; errors are raised here and not in the iterator."""
     check_count(k, least=0)
     prompt = prompt.rstrip(" ")
     ids = model.prompt_ids(prompt, max_new_tokens)
     model.check_fits("prompt", prompt, ids)
     network = cast(CachedNetwork, model.network)
-    drawn = draws(network, [[*ids, *written]], max_new_tokens, sampling, seed, model.device)
-    return _steps(model, prompt, [*written], drawn, sampling, k)
+    draws = generate_tokens(network, [[*ids, *written]], max_new_tokens, sampling, seed, model.device)
+    return _steps(model, prompt, [*written], draws, sampling, k)
 
 
 def _steps(
-    model: LanguageModel, prompt: str, written: list[int], drawn: Iterator[Draw], sampling: Sampling, k: int
+    model: LanguageModel, prompt: str, written: list[int], draws: Iterator[Draw], sampling: Sampling, k: int
 ) -> Iterator[Step]:
     name = cache(model.tokenizer.text)
-    for draw in drawn:
+    for draw in draws:
         [token] = draw.tokens
-        assert token is not None  # a row alone goes on until it ends
+        assert token is not None  # generation stops when its only row ends
         written.append(token)
         with torch.inference_mode():
             before = draw.logits.float().softmax(dim=-1)[0]

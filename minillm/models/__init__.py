@@ -1,4 +1,4 @@
-"""Networks: plain modules that map token ids to logits and know nothing of Lightning, Hydra or files."""
+"""Networks: PyTorch modules that map token ids to logits, independent of Lightning, Hydra and files."""
 
 from minillm.models.cache import KeyValueCache
 from minillm.models.gpt2 import GPT2

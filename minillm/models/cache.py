@@ -1,23 +1,22 @@
-"""The key/value cache: what makes decoding one token cost one token."""
+"""The key/value cache: with it, decoding a token costs one token's computation."""
 
 import torch
 from torch import Tensor
 
-from minillm.models.placing import WithinDocuments, causal_mask_within_documents, positions_within_documents
+from minillm.models.masks import DocumentMask, causal_mask_within_documents, positions_within_documents
 
 
 class KeyValueCache:
-    """Keys and values of the tokens seen so far, allocated once for a batch and written in place.
+    """Keys and values of the tokens so far, allocated once for a batch and written in place.
 
-    All rows grow together; `length` tokens are seen so far. A network asks `place` where new
-    tokens stand, each of its
-    attention layers calls `append`, and in the end the network sets `length`.
+    All rows have the same `length`. In a forward pass, the network calls `positions_and_mask`, each of its attention
+    layers calls `append`, and the network then sets `length`.
 
     Args:
         num_layers: attention layers of the network.
-        shape: (B, H, capacity, D) of each layer's keys and of its values; H counts the heads of keys and values.
-        device: where they live.
-        dtype: what they are stored in.
+        shape: (B, H, capacity, D) of the keys, and of the values, of a layer; H: key/value heads.
+        device: of the keys and values.
+        dtype: of the keys and values.
     """
 
     def __init__(
@@ -28,31 +27,31 @@ class KeyValueCache:
         self.documents = torch.zeros(shape[0], shape[2], device=device, dtype=torch.long)
         self.length = 0
         self._slots = torch.arange(shape[2], device=device)
-        # For each row's newest document: the slot of its first token (B, 1), and which slots are not before it,
-        # (B, 1, 1, capacity); None where no row has anything before it.
+        # The slot of the first token of each row's last document, (B, 1), and the mask of the slots from it on,
+        # (B, 1, 1, capacity); both None if each row holds a single document.
         self._first: Tensor | None = None
         self._visible: Tensor | None = None
 
     @property
     def capacity(self) -> int:
-        """Tokens a row that the cache has room for."""
+        """Maximum tokens per row."""
         return self.documents.size(1)
 
-    def place(self, length: int, documents: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Tell where the newest tokens stand and what they may look at.
+    def positions_and_mask(self, length: int, documents: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the positions and the attention mask of new tokens.
 
-        One token more costs next to nothing: its mask is a part of one made when its document began.
+        A single token is cheap: its mask is a slice of the mask that was made for its document.
 
         Args:
-            length: how many tokens a row come, T.
-            documents: (B, T) as for `causal_mask_within_documents`; None: they go on with their row's document.
+            length: new tokens per row, T.
+            documents: (B, T) as for `causal_mask_within_documents`; None: the tokens continue their row's document.
 
         Returns:
-            Their positions within their documents, (B, T) or (T,) int64; and the mask (B, 1, T, S), true where one
-            may look at a token so far or a new one, None where that is every token up to oneself.
+            The tokens' positions within their documents, (B, T) or (T,) int64; and the mask (B, 1, T, S), true where a
+            new token attends to a cached or new one; None: causal.
 
         Raises:
-            ValueError: there is no room for them.
+            ValueError: the cache is too small.
         """
         start, end = self.length, self.length + length
         if end > self.capacity:
@@ -66,7 +65,7 @@ class KeyValueCache:
             return start - self._first, None if self._visible is None else self._visible[..., :end]
         if documents is not None:
             self.documents[:, start:end] = documents
-            self.documents[:, end:] = documents[:, -1:]  # where tokens that come without a number belong
+            self.documents[:, end:] = documents[:, -1:]  # later tokens without a number continue this document
         seen = self.documents[:, :end]
         positions = positions_within_documents(seen)
         first = end - 1 - positions[:, -1:]
@@ -84,26 +83,26 @@ class KeyValueCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
-def place(
+def positions_and_mask(
     ids: Tensor, documents: Tensor | None, cache: KeyValueCache | None
-) -> tuple[Tensor, Tensor | WithinDocuments | None]:
-    """Tell where the newest tokens of each row stand, and what they may look at.
+) -> tuple[Tensor, Tensor | DocumentMask | None]:
+    """Return the positions and the attention mask of new tokens, with or without a cache.
 
     Args:
         ids: (B, T) token ids.
-        documents: (B, T), equal numbers side by side belong to one document; None: each row is one document, or goes
-            on with the one that the cache ends in.
-        cache: the tokens before these, S - T of them; None: there are none.
+        documents: (B, T), adjacent equal numbers are one document; None: each row is one document, or continues the
+            last document in the cache.
+        cache: the S - T earlier tokens; None: there are none.
 
     Returns:
-        Their positions within their documents, (T,) or (B, T) int64; and the mask that `attention` takes: (B, 1, T, S),
-        true where one may look at a token, packed documents, or None where that is every token up to oneself.
+        The tokens' positions within their documents, (T,) or (B, T) int64; and the mask for `attention`: (B, 1, T, S)
+        bool, a `DocumentMask`, or None: causal.
 
     Raises:
-        ValueError: the cache has no room for them.
+        ValueError: the cache is too small.
     """
     if cache is not None:
-        return cache.place(ids.size(1), documents)
+        return cache.positions_and_mask(ids.size(1), documents)
     if documents is None:
         return torch.arange(ids.size(1), device=ids.device), None
-    return positions_within_documents(documents), WithinDocuments(documents)
+    return positions_within_documents(documents), DocumentMask(documents)

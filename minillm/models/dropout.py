@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on the processor."""
+"""Dropout with cheap random numbers on a CPU."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,16 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 
-# A random number has 16 bits, four to each that the generator makes.
-LEVELS = 2**16
+LEVELS = 2**16  # values of a random number: each 64-bit number of the generator gives four of 16 bits
 
 
 class Dropout(nn.Module):
-    """Zeroes each element with a probability in training and scales up the rest (Srivastava et al. 2014).
+    """In training, zeroes each element with probability p and scales up the others (Srivastava et al. 2014).
 
-    PyTorch's own draws each element from a Bernoulli distribution, which on the processor takes longer than the matrix
-    product before it. Here four elements share a 64-bit integer, so that the probability is rounded to a multiple of
-    1/65536; what is kept is scaled by the rounded probability, and the expectation is exact. On other devices and
-    in compiled code, where it is fast, this is PyTorch's dropout.
+    On a CPU, PyTorch's dropout takes longer than the matrix product before it, since it draws from a Bernoulli
+    distribution for each element. Here four elements share a 64-bit integer, so p is rounded to a multiple of 1/65536;
+    the scale uses the rounded p, so the expectation is exact. Other devices and compiled code use PyTorch's dropout,
+    which is fast there.
 
     Args:
         p: probability of dropping an element, in [0, 1).
@@ -48,7 +47,7 @@ class _DropoutOnProcessor(torch.autograd.Function):
     def forward(ctx, x: Tensor, p: float) -> Tensor:  # type: ignore[no-untyped-def]
         dropped = min(round(p * LEVELS), LEVELS - 1)
         bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-        # Compared in place, the numbers become 1 where an element is kept and 0 where it is dropped.
+        # The comparison in place turns each number into 1 (keep the element) or 0 (drop it).
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape).ge_(dropped - LEVELS // 2)
         ctx.save_for_backward(kept)
         ctx.scale = LEVELS / (LEVELS - dropped)
@@ -62,13 +61,13 @@ class _DropoutOnProcessor(torch.autograd.Function):
 
 
 class DropoutRates(NamedTuple):
-    """Probabilities of dropping an element, by place.
+    """Dropout probabilities, by where dropout is applied.
 
     Args:
-        embedding: of the embedded input.
-        attention: of the attention weights.
-        residual: of what a sublayer adds to the residual stream.
-        feedforward: of the feed-forward's hidden channels.
+        embedding: to the embedded input.
+        attention: to the attention weights.
+        residual: to a sublayer's output, before it is added to the residual stream.
+        feedforward: to the hidden channels of the feed-forward layer.
     """
 
     embedding: float = 0.0
@@ -78,7 +77,7 @@ class DropoutRates(NamedTuple):
 
 
 def dropout_rates(dropout: float | Mapping[str, float]) -> DropoutRates:
-    """Return the rates that a setting means: one for embedding, attention and residual, or one for each named place.
+    """Return the rates of a setting: one rate for embedding, attention and residual, or a rate for each name.
 
     >>> dropout_rates(0.1)
     DropoutRates(embedding=0.1, attention=0.1, residual=0.1, feedforward=0.0)
@@ -86,13 +85,13 @@ def dropout_rates(dropout: float | Mapping[str, float]) -> DropoutRates:
     DropoutRates(embedding=0.0, attention=0.0, residual=0.2, feedforward=0.0)
 
     Raises:
-        SettingError: no such place, or no probability.
+        SettingError: an unknown name, or a rate outside [0, 1).
     """
     rates = dropout if isinstance(dropout, Mapping) else {"dropout": dropout}
     for place, rate in rates.items():
         name = place if place == "dropout" else f"dropout.{place}"
         if isinstance(dropout, Mapping) and place not in DropoutRates._fields:
-            raise SettingError(name, rate, f"is no place; {', '.join(DropoutRates._fields)} are")
+            raise SettingError(name, rate, f"is unknown; choose from {', '.join(DropoutRates._fields)}")
         if not 0 <= rate < 1:
             raise SettingError(name, rate, "must be at least 0 and under 1, such as 0.1")
     return DropoutRates(**rates) if isinstance(dropout, Mapping) else DropoutRates(dropout, dropout, dropout)

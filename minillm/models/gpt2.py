@@ -1,9 +1,9 @@
-"""GPT-2 (Radford et al. 2019), the form that later ones are compared with; transformers' weights fit into it.
+"""GPT-2 (Radford et al. 2019), the usual baseline; it can load the weights of transformers' GPT-2.
 
-- Learned positions, added to the embedded tokens; there are no more of them than the context has places.
-- Pre-LayerNorm blocks with biases and the tanh form of GELU.
-- The head is the embedding's transpose (Press and Wolf 2017).
-- Weights begin at std 0.02, those that write to the residual stream at 0.02 / sqrt(2 num_layers).
+- Learned position embeddings, one per token of context, added to the token embeddings.
+- Pre-LayerNorm blocks with biases and the tanh approximation of GELU.
+- The head's weight is tied to the embedding (Press and Wolf 2017).
+- Initial weights have std 0.02; those that write to the residual stream have 0.02 / sqrt(2 num_layers).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from minillm.errors import SettingError
-from minillm.models.cache import KeyValueCache, place
+from minillm.models.cache import KeyValueCache, positions_and_mask
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear
 from minillm.models.minigpt import Block
@@ -25,14 +25,14 @@ class GPT2(nn.Module):
 
     Args:
         vocab_size: entries of the tokenizer's vocabulary.
-        max_length: tokens of context; longer inputs have no positions.
+        max_length: tokens of context; longer inputs are refused.
         embedding_dim: width of the residual stream, a multiple of ``num_heads``.
         num_layers: blocks.
-        num_heads: attention heads a block.
-        dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
-            sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
-        tie_head: the head has no weights of its own but the embedding's.
-        gelu: ``tanh``: GELU's approximation, as GPT-2; ``none``: GELU itself.
+        num_heads: attention heads per block.
+        dropout: probability for the embedded input, the attention weights and the sublayers' outputs; or a mapping
+            with one for each, see `minillm.models.dropout.DropoutRates`.
+        tie_head: the head shares the embedding's weight.
+        gelu: ``tanh``: the tanh approximation, as in GPT-2; ``none``: exact GELU.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -81,11 +81,11 @@ class GPT2(nn.Module):
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
+        """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
         length = ids.size(1) if cache is None else cache.length + ids.size(1)
         if length > self.max_length:
             raise ValueError(f"GPT-2 has learned {self.max_length} positions; {length} tokens need more")
-        positions, mask = place(ids, documents, cache)
+        positions, mask = positions_and_mask(ids, documents, cache)
         x = self.dropout(self.embedding(ids) + self.position_embedding(positions))
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, cache, layer)
@@ -97,15 +97,15 @@ class GPT2(nn.Module):
         """Predict each next token.
 
         Args:
-            ids: (B, T) token ids; with those in the cache at most ``max_length``.
-            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document.
-            cache: the tokens before these; it is extended by these.
+            ids: (B, T) token ids; together with the cached tokens at most ``max_length``.
+            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
+                is one document.
+            cache: the earlier tokens; these are appended to it.
 
         Returns:
             (B, T, vocab_size) logits of the token after each.
 
         Raises:
-            ValueError: there are more tokens than positions.
+            ValueError: there are more tokens than ``max_length``.
         """
         return self.head(self.hidden(ids, documents, cache))

@@ -1,16 +1,16 @@
-"""Linear layers on their fastest exact path."""
+"""Linear layers by the fastest exact kernel."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# PyTorch sends float32 products to MKL, which leaves half of the speed of an AMD processor with AVX-512 unused; oneDNN,
-# which comes with PyTorch too, does not. Only the operation behind torch.compile reaches it in float32.
+# PyTorch's float32 matrix products use MKL, which reaches half the speed of oneDNN on AMD processors with AVX-512.
+# PyTorch includes oneDNN, too, but only this internal operation, made for torch.compile, uses it for float32.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + b; in float32 on a processor, where no gradient is wanted, through oneDNN.
+    """Return x W^T + b; by oneDNN in float32 on a CPU without gradients.
 
     Args:
         x: (..., inputs).
@@ -27,7 +27,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dtype != torch.float32
         or weight.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()  # exporting, too
+        or torch.compiler.is_compiling()  # or exporting
     ):
         return F.linear(x, weight, bias)
     product: Tensor = _ONEDNN(x, weight, bias, "none", [], "")

@@ -1,10 +1,10 @@
 """MiniGPT: the small pre-LayerNorm transformer of the original work.
 
 - Embeddings are scaled by sqrt(dim) and added to fixed sinusoidal positions (Vaswani et al. 2017).
-- LayerNorm stands before each sublayer and once more before the head (Xiong et al. 2020).
-- The head has weights of its own: it is not tied to the embedding.
-- Several documents can share a row: a token attends only within its document, and positions restart there.
-- A key/value cache makes decoding one token cost one token.
+- LayerNorm precedes each sublayer and the head (Xiong et al. 2020).
+- The head's weight is not tied to the embedding.
+- Several documents can share a row: a token attends only within its document, and positions restart in each.
+- A key/value cache: decoding a token costs one token's computation.
 """
 
 import math
@@ -17,17 +17,17 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.models.attention import attention
-from minillm.models.cache import KeyValueCache, place
+from minillm.models.cache import KeyValueCache, positions_and_mask
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 from minillm.models.linear import Linear
-from minillm.models.placing import WithinDocuments
+from minillm.models.masks import DocumentMask
 from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
-    """Return the fixed position vectors of Vaswani et al. (2017), section 3.5, shape (length, dim), float32.
+    """Return the sinusoidal position encodings of Vaswani et al. (2017), section 3.5, (length, dim) float32.
 
-    Even columns are sines and odd columns cosines, of wavelengths from 2 pi to 10000 * 2 pi.
+    Even columns are sines, odd columns cosines, with wavelengths from 2 pi to 10000 * 2 pi.
     """
     position = torch.arange(length, dtype=torch.float64)[:, None]
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(10000.0) / dim))
@@ -36,7 +36,7 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a token sees itself and what came before (Vaswani et al. 2017)."""
+    """Causal multi-head self-attention (Vaswani et al. 2017)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -45,10 +45,8 @@ class CausalSelfAttention(nn.Module):
         self.query_key_value = Linear(dim, 3 * dim)
         self.projection = Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
-        """Map (B, T, dim) to (B, T, dim); ``mask`` (B, 1, T, S): true where a token may look, None: plain causal."""
+    def forward(self, x: Tensor, mask: Tensor | DocumentMask | None, cache: KeyValueCache | None, layer: int) -> Tensor:
+        """Map (B, T, dim) to (B, T, dim); ``mask`` as for `attention`."""
         batch, length, dim = x.shape
         q, k, v = self.query_key_value(x).view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (B,H,T,D)
         if cache is not None:
@@ -58,7 +56,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalized before and added to what came in."""
+    """Attention and feed-forward sublayers, each with LayerNorm before it and a residual connection around it."""
 
     def __init__(self, dim: int, num_heads: int, dropout: DropoutRates, gelu: Literal["none", "tanh"] = "none") -> None:
         super().__init__()
@@ -69,9 +67,7 @@ class Block(nn.Module):
         self.feedforward = nn.Sequential(Linear(dim, 4 * dim), activation, Linear(4 * dim, dim))
         self.dropout = Dropout(dropout.residual)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | DocumentMask | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         """Map (B, T, dim) to (B, T, dim)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask, cache, layer))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
@@ -82,13 +78,13 @@ class MiniGPT(nn.Module):
 
     Args:
         vocab_size: entries of the tokenizer's vocabulary.
-        max_length: tokens of context that it is trained on and that decoding keeps; longer inputs work too, since
-            the positions are a formula.
+        max_length: tokens of context in training and decoding; longer inputs work, too, since the position encodings
+            are computed.
         embedding_dim: width of the residual stream; even, and a multiple of ``num_heads``.
         num_layers: blocks.
-        num_heads: attention heads a block.
-        dropout: probability of dropping an element of the embedded input, of an attention weight, and of a
-            sublayer's output; or one for each place, see `minillm.models.dropout.DropoutRates`.
+        num_heads: attention heads per block.
+        dropout: probability for the embedded input, the attention weights and the sublayers' outputs; or a mapping
+            with one for each, see `minillm.models.dropout.DropoutRates`.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -111,7 +107,7 @@ class MiniGPT(nn.Module):
             advice = f"must divide embedding_dim={embedding_dim}; one of {divisors(embedding_dim)} would do"
             raise SettingError("num_heads", num_heads, advice)
         rates = dropout_rates(dropout)
-        # The positions are made in float64, piece by piece.
+        # The position encodings are computed in float64 from several intermediate tensors: 6 numbers per element.
         outside = (2 * vocab_size + 6 * max_length) * embedding_dim
         check_network_fits(vocab_size, embedding_dim, num_layers, 12 * embedding_dim**2, outside)
         self.max_length = max_length
@@ -121,7 +117,7 @@ class MiniGPT(nn.Module):
         self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates) for _ in range(num_layers))
         self.norm = nn.LayerNorm(embedding_dim)
         self.head = Linear(embedding_dim, vocab_size, bias=False)
-        # Not in the checkpoint: it is a formula, and it grows when a longer input comes.
+        # Not in the checkpoint: it is computed, and it grows with the longest input.
         self.register_buffer("positions", sinusoidal_positions(max_length, embedding_dim), persistent=False)
         self.positions: Tensor
         self.apply(self._initialize)
@@ -133,7 +129,7 @@ class MiniGPT(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            # Times sqrt(dim) in forward this has unit variance: of the positions' own order of size.
+            # `hidden` multiplies by sqrt(dim): unit variance then, comparable to the position encodings.
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
     def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
@@ -143,11 +139,11 @@ class MiniGPT(nn.Module):
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
+        """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
         end = ids.size(1) if cache is None else cache.length + ids.size(1)
         if end > len(self.positions):
             self.positions = sinusoidal_positions(2 * end, self.embedding.embedding_dim).to(self.positions)
-        positions, mask = place(ids, documents, cache)
+        positions, mask = positions_and_mask(ids, documents, cache)
         positions = F.embedding(positions, self.positions)
         x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
         for layer, block in enumerate(self.blocks):
@@ -161,9 +157,9 @@ class MiniGPT(nn.Module):
 
         Args:
             ids: (B, T) token ids.
-            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document, or goes on with the one that the cache ends in.
-            cache: the tokens before these; it is extended by these.
+            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
+                is one document, or continues the last document in the cache.
+            cache: the earlier tokens; these are appended to it.
 
         Returns:
             (B, T, vocab_size) logits of the token after each.

@@ -1,13 +1,13 @@
-"""MiniGPT as one would build it today: the form of Qwen3 (Yang et al. 2025), small.
+"""A modern MiniGPT: a small Qwen3 (Yang et al. 2025).
 
-- RMSNorm before each sublayer and before the head (Zhang and Sennrich 2019); no biases anywhere.
-- Rotary positions (Su et al. 2021): queries and keys are turned by an angle that grows with the place, so attention
-  sees only distances. Documents that share a row need no places of their own, and no length is the last.
-- Grouped-query attention (Ainslie et al. 2023): several query heads share keys and values.
-- Queries and keys are normalized (Henry et al. 2020), so that attention cannot saturate at high learning rates.
+- RMSNorm before each sublayer and before the head (Zhang and Sennrich 2019); no biases.
+- Rotary position embeddings (Su et al. 2021): queries and keys are rotated by angles proportional to the position, so
+  attention depends only on distances. Positions need not restart in each document, and have no maximum.
+- Grouped-query attention (Ainslie et al. 2023): several query heads share a key/value head.
+- Queries and keys are normalized (Henry et al. 2020), which keeps attention from saturating at high learning rates.
 - SwiGLU feed-forward (Shazeer 2020).
-- Matrices with the same input are multiplied at once, the norm before them folded in; as parameters they stay apart, as
-  Muon wants them. `minillm.export.forms` names them as transformers does.
+- Layers with the same input are computed as one matrix product, with the gain of the norm before them folded in. Their
+  weights stay separate parameters, since Muon orthogonalizes each. `minillm.export.forms` has transformers' names.
 """
 
 import math
@@ -19,39 +19,39 @@ from torch.nn import functional as F
 
 from minillm.errors import SettingError
 from minillm.models.attention import attention
-from minillm.models.cache import KeyValueCache, place
+from minillm.models.cache import KeyValueCache, positions_and_mask
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear, linear
+from minillm.models.masks import DocumentMask
 from minillm.models.normalization import RMSNorm
-from minillm.models.placing import WithinDocuments
 from minillm.models.sizes import check_network_fits, check_sizes, divisors
 
 
-def rotary_angles(places: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines of the angles that tokens at these places turn a head by.
+def rotary_angles(positions: Tensor, dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return the cosines and sines of the rotary embedding.
 
-    Channel i and channel i + dim/2 turn together, by place * theta^(-2i/dim); the sine of the first half is negative,
-    so that the turned x is x * cosine + x.roll(dim/2) * sine.
+    Channels i and i + dim/2 are rotated by position * theta^(-2i/dim). The sines of the first half are negated, so the
+    rotated x is x * cosine + x.roll(dim/2) * sine.
 
     Args:
-        places: (T,) int64.
+        positions: (T,) int64.
         dim: channels of a head.
-        theta: the slowest wave is almost 2 pi theta tokens long.
+        theta: base; the longest wavelength is almost 2 pi theta tokens.
 
     Returns:
-        two of (T, dim), float32.
+        Cosines and sines, (T, dim) float32 each.
     """
-    frequency = theta ** (torch.arange(0, dim, 2, device=places.device, dtype=torch.float32) / -dim)
-    angle = places[:, None] * frequency
+    frequency = theta ** (torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / -dim)
+    angle = positions[:, None] * frequency
     return torch.cat((angle.cos(), angle.cos()), dim=-1), torch.cat((-angle.sin(), angle.sin()), dim=-1)
 
 
 def normed_linear(x: Tensor, norm: RMSNorm, *layers: Linear) -> Tensor:
-    """Return what several linear layers make of the normalized x, side by side: one product and no pass for the norm.
+    """Return the concatenated outputs of several linear layers of the normalized x, by one matrix product.
 
     Args:
         x: (..., dim).
-        norm: its weight scales the columns of the matrices, unless there are fewer vectors than rows to scale.
+        norm: its weight is multiplied into the layers' matrices, or into x if x has fewer vectors than they have rows.
         layers: without biases.
     """
     if torch.compiler.is_exporting() or x.shape[:-1].numel() < sum(layer.out_features for layer in layers):
@@ -61,7 +61,7 @@ def normed_linear(x: Tensor, norm: RMSNorm, *layers: Linear) -> Tensor:
 
 
 class GroupedQueryAttention(nn.Module):
-    """Causal self-attention in which ``num_heads / num_kv_heads`` query heads share a head of keys and values."""
+    """Causal self-attention; ``num_heads / num_kv_heads`` query heads share a key/value head."""
 
     def __init__(self, dim: int, num_heads: int, num_kv_heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
@@ -79,38 +79,38 @@ class GroupedQueryAttention(nn.Module):
         self,
         x: Tensor,
         angles: tuple[Tensor, Tensor],
-        mask: Tensor | WithinDocuments | None,
+        mask: Tensor | DocumentMask | None,
         cache: KeyValueCache | None,
         layer: int,
     ) -> Tensor:
         """Map (B, T, dim) to (B, T, dim).
 
         Args:
-            x: what to normalize and attend with.
-            angles: cosines and sines (T, D) of the tokens' places.
-            mask: (B, 1, T, S), true where a token may look; None: plain causal.
-            cache: keys and values of the tokens before.
-            layer: whose they are.
+            x: the residual stream; it is normalized here.
+            angles: cosines and sines (T, D) of the tokens' positions, see `rotary_angles`.
+            mask: as for `attention`.
+            cache: keys and values of the earlier tokens.
+            layer: this layer's index in the cache.
         """
         batch, length, _ = x.shape
         x = normed_linear(x, self.norm, self.query, self.key, self.value)
         x = x.unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
-        turning, v = x.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
-        q, k = self._turn(turning, angles).transpose(1, 2).split((self.num_heads, self.num_kv_heads), dim=1)
+        qk, v = x.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
+        q, k = self._rotate(qk, angles).transpose(1, 2).split((self.num_heads, self.num_kv_heads), dim=1)
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         x = attention(q, k, v, mask, self.dropout)
         return self.projection(x.transpose(1, 2).reshape(batch, length, -1))
 
-    def _turn(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Normalize and turn queries and keys (B, T, H + K, D), both at once."""
+    def _rotate(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Normalize and rotate queries and keys (B, T, H + K, D) together."""
         heads = self.num_heads, self.num_kv_heads
         weight = torch.cat(
             [n.weight.expand(h, -1) for n, h in zip((self.query_norm, self.key_norm), heads, strict=True)]
         )
         x = self.query_norm.normalize(x)
-        # The norms' weights, too, go into what is multiplied anyway: (T, H + K, D), the same for all rows.
+        # The norms' weights are multiplied into cosines and sines, (T, H + K, D), which are the same for all rows.
         cosine, sine = (angle[:, None].to(x.dtype) for angle in angles)
         half = self.head_dim // 2
         weight = weight.to(x.dtype)
@@ -118,7 +118,7 @@ class GroupedQueryAttention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Feed-forward whose hidden channels are gated by others: down(silu(gate(x)) * up(x))."""
+    """Gated feed-forward: down(silu(gate(x)) * up(x)), with x normalized."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalized before and added to what came in."""
+    """Attention and feed-forward sublayers, each with a residual connection; they normalize their input."""
 
     def __init__(self, attention: GroupedQueryAttention, feedforward: SwiGLU, dropout: float) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         angles: tuple[Tensor, Tensor],
-        mask: Tensor | WithinDocuments | None,
+        mask: Tensor | DocumentMask | None,
         cache: KeyValueCache | None,
         layer: int,
     ) -> Tensor:
@@ -155,21 +155,22 @@ class Block(nn.Module):
 
 
 class MiniGPTModern(nn.Module):
-    """A decoder-only language model in Qwen3's form.
+    """A decoder-only language model with Qwen3's architecture.
 
     Args:
         vocab_size: entries of the tokenizer's vocabulary.
-        max_length: tokens of context that it is trained on and that decoding keeps; longer inputs work too.
+        max_length: tokens of context in training and decoding; longer inputs work, too.
         embedding_dim: width of the residual stream.
         num_layers: blocks.
-        num_heads: query heads a block.
-        num_kv_heads: heads of keys and values, which divide the query heads among them; None: as many.
+        num_heads: query heads per block.
+        num_kv_heads: key/value heads per block, a divisor of ``num_heads``; None: ``num_heads``.
         head_dim: width of a head, even; None: embedding_dim / num_heads.
-        feedforward_dim: hidden channels of the feed-forward; None: 8/3 embedding_dim, which with its three matrices
-            costs what 4 embedding_dim do with two, rounded up to a multiple of 64.
-        tie_head: the head has no weights of its own but the embedding's (Press and Wolf 2017).
-        rope_theta: the slowest rotary wave is almost 2 pi times so many tokens long.
-        dropout: a probability, or one for each place, see `minillm.models.dropout.DropoutRates`.
+        feedforward_dim: hidden channels of the feed-forward; None: 8/3 embedding_dim, rounded up to a multiple of 64:
+            three matrices of this width cost as much as two of 4 embedding_dim.
+        tie_head: the head shares the embedding's weight (Press and Wolf 2017).
+        rope_theta: base of the rotary embedding; the longest wavelength is almost 2 pi rope_theta tokens.
+        dropout: probability for the embedded input, the attention weights and the sublayers' outputs; or a mapping
+            with one for each, see `minillm.models.dropout.DropoutRates`.
 
     Raises:
         SettingError: a size that cannot be built.
@@ -207,7 +208,7 @@ class MiniGPTModern(nn.Module):
         head_dim = embedding_dim // num_heads if head_dim is None else head_dim
         if head_dim % 2:
             raise SettingError(
-                "head_dim", head_dim, f"must be even, such as {head_dim + 1}: rotary positions turn pairs"
+                "head_dim", head_dim, f"must be even, such as {head_dim + 1}: rotary positions rotate pairs"
             )
         if num_heads % num_kv_heads:
             advice = f"must divide num_heads={num_heads}; one of {divisors(num_heads)} would do"
@@ -236,10 +237,8 @@ class MiniGPTModern(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Draw fresh weights.
-
-        Linear layers have std 0.02 as GPT-2's, those that write to the residual stream the less the more of them add
-        up there (Radford et al. 2019).
+        """Draw initial weights as GPT-2 (Radford et al. 2019): std 0.02, or 0.02 / sqrt(2 num_layers) for the
+        matrices that write to the residual stream.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -253,12 +252,12 @@ class MiniGPTModern(nn.Module):
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return what the head makes logits of, (B, T, dim): the last block's output, normalized; see `forward`."""
-        _, mask = place(ids, documents, cache)
-        # Distances are all that attention sees: places are counted along the row, through whatever documents it holds.
+        """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
+        _, mask = positions_and_mask(ids, documents, cache)
+        # Positions count along the row, across documents: attention depends only on distances.
         start = 0 if cache is None else cache.length
-        places = torch.arange(start, start + ids.size(1), device=ids.device)
-        angles = rotary_angles(places, self.head_dim, self.rope_theta)
+        positions = torch.arange(start, start + ids.size(1), device=ids.device)
+        angles = rotary_angles(positions, self.head_dim, self.rope_theta)
         x = self.dropout(self.embedding(ids))
         for layer, block in enumerate(self.blocks):
             x = block(x, angles, mask, cache, layer)
@@ -271,9 +270,9 @@ class MiniGPTModern(nn.Module):
 
         Args:
             ids: (B, T) token ids.
-            documents: (B, T), equal numbers side by side belong to one document, beyond which nothing is seen;
-                None: each row is one document.
-            cache: the tokens before these; it is extended by these.
+            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
+                is one document, or continues the last document in the cache.
+            cache: the earlier tokens; these are appended to it.
 
         Returns:
             (B, T, vocab_size) logits of the token after each.

@@ -1,4 +1,4 @@
-"""Division by the root mean square, in as few passes as PyTorch's kernels on the processor allow."""
+"""RMSNorm, with few passes over memory on a CPU."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., dim) to the same shape; under autocast, in its type."""
+        """Map (..., dim) to the same shape, in autocast's dtype if that is on."""
         return self.normalize(x) * self.weight
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Leave the weight out: where a matrix comes next, its columns are multiplied instead, which are fewer."""
+        """Normalize without the weight: callers multiply the weight into the matrix that follows, which is smaller."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if device != "cpu" or torch.compiler.is_compiling():  # where PyTorch's own is fast
+        if device != "cpu" or torch.compiler.is_compiling():  # PyTorch's kernel is fast there
             return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(dtype)
         return _Normalize.apply(x, self.eps, dtype)
 

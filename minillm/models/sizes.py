@@ -1,20 +1,20 @@
-"""What every network's sizes have in common."""
+"""Checks of a network's sizes."""
 
 from minillm.errors import SettingError
 from minillm.memory import MAX_LENGTH, check_memory
 
-MAX_LAYERS = 1000  # the deepest that was ever trained (Wang et al. 2022, DeepNet)
-PER_LAYER = 2**16  # bytes of a block apart from its weights: the objects that hold them
+MAX_LAYERS = 1000  # the deepest transformer trained (DeepNet, Wang et al. 2022)
+OBJECT_BYTES = 2**16  # of a block's Python objects, without its weights
 
 
 def check_sizes(**sizes: int | None) -> None:
-    """Check that sizes are positive, and those of which it makes no sense to have so many not too large.
+    """Check that sizes are at least 1 and within reason.
 
     Args:
-        sizes: by name; one that is None is not set.
+        sizes: by name; None: not set.
 
     Raises:
-        SettingError: one that is not.
+        SettingError: a size is out of range.
     """
     most = {"num_layers": MAX_LAYERS, "max_length": MAX_LENGTH}
     for name, size in sizes.items():
@@ -25,25 +25,25 @@ def check_sizes(**sizes: int | None) -> None:
 
 
 def check_network_fits(vocab_size: int, embedding_dim: int, num_layers: int, per_layer: int, others: int) -> None:
-    """Check, before it is made, that memory has room for a network.
+    """Check that memory has room for a network, before it is built.
 
     Args:
         vocab_size: entries of the vocabulary.
         embedding_dim: width of the residual stream.
         num_layers: blocks.
         per_layer: weights of a block.
-        others: weights, and numbers that are needed to make it, outside the blocks.
+        others: numbers outside the blocks: weights, and intermediate values of the initialization.
 
     Raises:
-        SettingError: it has not.
+        SettingError: it does not fit.
     """
-    size = 4 * (num_layers * per_layer + others) + PER_LAYER * num_layers
+    size = 4 * (num_layers * per_layer + others) + OBJECT_BYTES * num_layers
     what = f"the weights of the network, with num_layers={num_layers} and a vocabulary of {vocab_size:,},"
     check_memory("embedding_dim", embedding_dim, size, what)
 
 
 def divisors(number: int) -> list[int]:
-    """Return the divisors of a number up to 16, to choose one from.
+    """Return the divisors of a number that are at most 16, for an error's advice.
 
     >>> divisors(32)
     [1, 2, 4, 8, 16]

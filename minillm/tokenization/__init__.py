@@ -1,4 +1,4 @@
-"""Text to ids and back: a word and a byte-level BPE tokenizer behind one interface."""
+"""Tokenizers: a word tokenizer and a byte-level BPE tokenizer with one interface."""
 
 from minillm.tokenization.bpe import BPETokenizer
 from minillm.tokenization.loading import load_tokenizer

@@ -13,14 +13,14 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from minillm.errors import SettingError
 from minillm.tokenization.names import counting, frequent_names
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, parted_by
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, splits_by
 
-# What GPT-2 parts a text into, for the options that part it otherwise.
+# The parts of GPT-2's pre-tokenization pattern, for the options that change it.
 DIGIT, NUMBER = r" ?\p{N}", r" ?\p{N}+"
 NAME = r" ?\p{Lu}\p{L}*(?: \p{Lu}\p{L}*)+"
 PIECES = ("'s|'t|'re|'ve|'m|'ll|'d", r" ?\p{L}+", r" ?[^\s\p{L}\p{N}]+", r"\s+(?!\S)", r"\s+")
 
-# How the vocabulary spells bytes: a printable one as its character in Latin-1, the others by the characters after it.
+# The vocabulary's characters for bytes: printable bytes as in Latin-1, the others by characters from U+0100 on.
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTES = {chr(byte): byte for byte in PRINTABLE} | {
     chr(0x100 + number): byte for number, byte in enumerate(sorted(set(range(0x100)) - set(PRINTABLE)))
@@ -30,26 +30,25 @@ BYTES = {chr(byte): byte for byte in PRINTABLE} | {
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding over bytes; any string decodes to itself.
 
-    Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), on the bytes of words, parted
-    by the pattern of Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2, 2019).
+    Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), on the bytes of words, with
+    the pre-tokenization of Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2, 2019).
 
-    Ids: the special tokens, the 256 bytes, then the merges as they were learned, the most frequent pair first. So ids
-    run by falling frequency only roughly: bytes come before all merges, and later merges use earlier ones up.
+    Ids: the special tokens, the 256 bytes, then the merges in the order learned, the most frequent pair first. So ids
+    are only roughly sorted by frequency: bytes precede all merges, and later merges use the tokens of earlier ones.
 
-    The vocabulary spells bytes as GPT-2 does (`token` gives "Ġde" for " de"); `decode` gives text, with U+FFFD for
-    bytes that are not yet a character.
+    The vocabulary spells bytes as GPT-2's does (`token` returns "Ġde" for " de"); `decode` returns text, with U+FFFD
+    for an incomplete character.
 
-    With ``digits`` no token holds two digits. With ``names`` the vocabulary's last entries are names that stand behind
-    a space: merges of the lowest rank put their pieces together once all others are done, so that text without these
-    pieces side by side is encoded as it would be without.
+    With ``digits`` no token has two digits. With ``names`` the last entries are names with a space before them. Their
+    merges have the lowest priority, so text without these names is encoded as without ``names``.
     """
 
     kind = "bpe"
     model = models.BPE
     smallest = len(SPECIAL_TOKENS) + 256
     VERSION = 1
-    # Of which native tokenizer it is known whether it parts text as this class does: somebody else's may not.
-    _judged: tuple[tokenizers.Tokenizer, bool] | None = None
+    # A native tokenizer, and whether its pre-tokenization is that of this class, which loaded ones may not have.
+    _checked: tuple[tokenizers.Tokenizer, bool] | None = None
 
     def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer(model)
@@ -77,7 +76,7 @@ class BPETokenizer(Tokenizer):
         """Check that a vocabulary of this size can be fitted.
 
         Raises:
-            SettingError: it is too small, or too small for so many names.
+            SettingError: it is too small, or too small for the number of names.
         """
         super().check_size(vocab_size)
         if (most := vocab_size - self.smallest) < self.names:
@@ -92,7 +91,7 @@ class BPETokenizer(Tokenizer):
         vocab, merges = state["vocab"], [tuple(merge) for merge in state["merges"]]
 
         def join(pieces: list[str]) -> str:
-            """Make one entry of pieces; return it."""
+            """Add the merges that join pieces to one entry; return the entry."""
             whole = pieces[0]
             for piece in pieces[1:]:
                 merges.append((whole, piece))
@@ -112,32 +111,32 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
         names = sum(bool(re.search("[^Ġ]Ġ", token)) for token in native.get_vocab())
-        return {"digits": parted_by(native, f"{DIGIT}|"), "names": names}
+        return {"digits": splits_by(native, f"{DIGIT}|"), "names": names}
 
     @property
-    def _is_parted_plainly(self) -> bool:
-        if self._judged is None or self._judged[0] is not self._native:
+    def _has_pattern_only(self) -> bool:
+        if self._checked is None or self._checked[0] is not self._native:
             state = json.loads(self._native.to_str())
-            parted = state["pre_tokenizer"] or {}
-            first, *others = parted.get("pretokenizers", [parted])
+            pre_tokenizer = state["pre_tokenizer"] or {}
+            first, *others = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
             bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-            plainly = [first, *others] == [{**bytewise, "use_regex": True}] or (
+            is_known = [first, *others] == [{**bytewise, "use_regex": True}] or (
                 first.get("type") == "Split"
                 and str(first["pattern"].get("Regex")).endswith("|".join(PIECES))
                 and others == [{**bytewise, "use_regex": False}]
             )
-            self._judged = self._native, plainly and state["normalizer"] is None
-        return self._judged[1]
+            self._checked = self._native, is_known and state["normalizer"] is None
+        return self._checked[1]
 
     def text(self, token_id: int) -> str:
-        r"""Return an entry as it stands in a text, bytes that are no whole character as ``\xc3``.
+        r"""Return an entry as text, with bytes of incomplete characters as ``\xc3``.
 
         Raises:
             IndexError: there is no such id.
         """
         token = self.token(token_id)
         if token_id < len(SPECIAL_TOKENS) or not BYTES.keys() >= set(token):
-            return token  # special, here or in a tokenizer of others
+            return token  # a special token, of this project or of a loaded tokenizer
         return bytes(BYTES[character] for character in token).decode("utf-8", "backslashreplace")
 
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:

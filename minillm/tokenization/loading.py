@@ -1,4 +1,4 @@
-"""Opening a saved tokenizer without knowing its kind."""
+"""Loading a saved tokenizer of either kind."""
 
 from minillm.errors import OutsideError
 from minillm.tokenization.bpe import BPETokenizer
@@ -7,7 +7,7 @@ from minillm.tokenization.word import WordTokenizer
 
 
 def load_tokenizer(json_text: str) -> Tokenizer:
-    """Return the tokenizer that `Tokenizer.to_json` wrote, as its own class.
+    """Return the tokenizer of a JSON from `Tokenizer.to_json`, with its class.
 
     Args:
         json_text: the content of a tokenizer.json.

@@ -1,22 +1,21 @@
-"""Names of several words, such as "Nueva York": found by how often words stand together."""
+"""Names of several words, such as "Nueva York", found by how often words are adjacent."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-# Capitalised words with one space between. Counted where the first one does not open a sentence: there any word is
-# capitalised.
+# Capitalised words separated by one space, but not at the start of a sentence, where any word is capitalised.
 CAPITALISED = r"[A-ZÀ-ÖØ-Þ][^\W\d_]*"
 RUN = re.compile(rf"(?<=[a-zß-öø-ÿ,;] ){CAPITALISED}(?: {CAPITALISED})+")
 
 
 def counting(texts: Iterable[str], runs: Counter[str]) -> Iterator[str]:
-    """Yield the texts as they are; count the runs of capitalised words in them on the way.
+    """Yield the texts, and count the runs of capitalised words in them.
 
     Args:
-        texts: what to read.
-        runs: the counts; added to.
+        texts: the texts.
+        runs: the counts to add to.
     """
     for text in texts:
         runs.update(RUN.findall(text))
@@ -24,18 +23,18 @@ def counting(texts: Iterable[str], runs: Counter[str]) -> Iterator[str]:
 
 
 def frequent_names(runs: Counter[str], limit: int) -> list[tuple[str, str]]:
-    """Return the most frequent names, each as the two parts that it is put together from, the most frequent first.
+    """Return the most frequent names, in descending order, each as the two parts that it consists of.
 
-    Byte-pair encoding (Sennrich et al. 2016) with words for bytes: the two neighbours that stand together most often
-    become one, over and over, so that "Segunda Guerra Mundial" is "Segunda" + "Guerra Mundial". What occurs once is no
-    name.
+    This is byte-pair encoding (Sennrich et al. 2016) on words instead of bytes: the most frequent pair of adjacent
+    parts is merged repeatedly, so "Segunda Guerra Mundial" is "Segunda" + "Guerra Mundial". A name occurs at least
+    twice.
 
     >>> frequent_names(Counter({"Nueva York": 5, "Segunda Guerra Mundial": 3, "Guerra Mundial": 4, "Don Juan": 1}), 9)
     [('Guerra', 'Mundial'), ('Nueva', 'York'), ('Segunda', 'Guerra Mundial')]
 
     Args:
-        runs: runs of capitalised words and how often each occurs.
-        limit: names at most.
+        runs: counts of runs of capitalised words.
+        limit: maximum number of names.
     """
     parts = {run: run.split(" ") for run in runs}
     together: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""The interface that both tokenizers share, around a native `tokenizers.Tokenizer`."""
+"""The common interface of both tokenizers, around a native `tokenizers.Tokenizer`."""
 
 import hashlib
 import json
@@ -25,23 +25,23 @@ from minillm.files import written_whole
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
-LARGEST = 10_000_000  # entries of a vocabulary; BPE takes memory for all of them before it reads a text
-# What ByteLevel parts a text into, by Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
+MAX_VOCAB_SIZE = 10_000_000  # BPE allocates memory for all entries before it reads a text
+# The pre-tokenization pattern of GPT-2, Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 GPT2_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CATEGORIES = ("L", "Lu", "M", "N")  # of characters, that patterns of tokenizers name
-# Before, `re` goes on from the wrong place after a possessive group that fails within itself, and may never end
-# (https://github.com/python/cpython/issues/106052).
+CATEGORIES = ("L", "Lu", "M", "N")  # Unicode categories in the tokenizers' patterns
+# Earlier versions match possessive groups wrongly (https://github.com/python/cpython/issues/106052): on the word
+# tokenizer's pattern `re` never ends.
 HAS_POSSESSIVE_GROUPS = sys.version_info >= (3, 11, 5)
-REMEMBERED = 1 << 16  # pieces of text whose ids are remembered: about 10 MB
+CACHE_SIZE = 1 << 16  # pieces of text with cached ids: about 10 MB
 
 
 class Encoded(NamedTuple):
-    """A text as ids, and what its unknown tokens cost.
+    """A text as ids, with the cost of its unknown words.
 
     Attributes:
-        ids: one id a token, without [BOS] and [EOS].
-        unknown_bytes: sum over the [UNK] tokens of (UTF-8 bytes of the surface form + 1); at 8 bits each, what spelling
-            them out would cost, so that bits per byte stays the length of a code that can be decoded.
+        ids: one id per token, without [BOS] and [EOS].
+        unknown_bytes: sum over the [UNK] tokens of (UTF-8 bytes of the surface form + 1). With 8 bits for each, this is
+            the cost of spelling the words out, so that bits per byte is the length of a decodable code.
     """
 
     ids: list[int]
@@ -49,13 +49,13 @@ class Encoded(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A token of a text, and where it stands there.
+    """A token of a text, with its position.
 
     Attributes:
         id: of the token.
-        start: its first character's place in the text. A space that goes without saying is in no token, and a character
-            that takes several tokens has the same place in each.
-        end: the place after its last character.
+        start: index of its first character in the text. An implied space is in no token; the tokens of a character
+            that takes several have the same position.
+        end: index after its last character.
     """
 
     id: int
@@ -66,14 +66,14 @@ class Placed(NamedTuple):
 class Tokenizer(ABC):
     """Text to ids and back, with a vocabulary fitted on text.
 
-    The special tokens are plain entries of the vocabulary, at 0 to 3, and not "added tokens" of the library: those are
-    searched for in the text, so that an article which mentions "[EOS]" would end there. As entries they cannot arise
-    from text, because both kinds part brackets from letters.
+    The special tokens are ordinary entries of the vocabulary, 0 to 3, and not "added tokens" of the library, which
+    would be recognized in a text: an article that mentions "[EOS]" would end there. Ordinary entries cannot result from
+    text, since both tokenizers separate brackets from letters.
 
     Args:
-        digits: spell numbers digit by digit: few tokens that are all known, in place of many rare ones.
-        names: entries for names of several words, such as "Nueva York", the most frequent ones; 0: none. Fitting then
-            holds the texts that it learns from in memory.
+        digits: spell numbers digit by digit: few known tokens instead of many rare ones.
+        names: number of entries for the most frequent names of several words, such as "Nueva York"; 0: none. Fitting
+            then keeps the texts in memory.
 
     Raises:
         SettingError: names under 0.
@@ -82,13 +82,13 @@ class Tokenizer(ABC):
     kind: ClassVar[str]
     """The name on the command line."""
     model: ClassVar[type[models.WordLevel] | type[models.BPE]]
-    """The native model; its name in the JSON tells the kind."""
+    """The native model; its name in the JSON determines the kind."""
     smallest: ClassVar[int]
-    """The least vocab_size that leaves a working tokenizer."""
+    """The smallest vocab_size of a working tokenizer."""
     ends: bool = True
-    """Whether a text ends in [EOS]: models of others may know no such token."""
+    """Whether a text ends with [EOS]; some models of others have no such token."""
     VERSION: ClassVar[int]
-    """Raised when the same text would be fitted or encoded otherwise."""
+    """Increased when the same text is fitted or encoded differently."""
 
     def __init__(self, digits: bool = False, names: int = 0) -> None:
         if names < 0:
@@ -96,34 +96,34 @@ class Tokenizer(ABC):
         self.digits, self.names = digits, names
         _keep_forks_serial()
         self._native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]))
-        self._remembered: _Remembered | None = None
+        self._cache: _PieceCache | None = None
         self._kept = False
 
     def kept(self) -> Self:
-        """Return this tokenizer, which from now on `fit` leaves as it is: weights that exist know its vocabulary."""
+        """Return this tokenizer after telling `fit` not to change it: existing weights use its vocabulary."""
         self._kept = True
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process remembers for itself.
-        return {**self.__dict__, "_remembered": None, "_judged": None}
+        # Another process builds its own caches.
+        return {**self.__dict__, "_cache": None, "_checked": None}
 
     @abstractmethod
     def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
-        """Put the model between its pre-tokenizer and its decoder; the pre-tokenizer keeps the names whole."""
+        """Return a native tokenizer of the model, with a pre-tokenizer that keeps names whole and a decoder."""
 
     @abstractmethod
     def _trainer(self, vocab_size: int) -> trainers.Trainer:
-        """Return what fits the model; it must break ties the same way on every run."""
+        """Return the model's trainer, which must break ties in the same way on every run."""
 
     def fit(self, texts: Iterable[str], vocab_size: int) -> None:
-        """Build the vocabulary; what was fitted before is forgotten.
+        """Build the vocabulary, which replaces an earlier one.
 
-        The same texts give the same vocabulary on every run, in whatever order they come.
+        The same texts, in any order, always give the same vocabulary.
 
         Args:
             texts: the texts to learn from, read once.
-            vocab_size: entries at most, the four special tokens among them; text that supports fewer gives fewer.
+            vocab_size: maximum number of entries, with the four special tokens; a short text gives fewer.
 
         Raises:
             SettingError: vocab_size is too small.
@@ -142,56 +142,56 @@ class Tokenizer(ABC):
         """Check that a vocabulary of this size can be fitted.
 
         Raises:
-            SettingError: it is too small, or larger than any vocabulary.
+            SettingError: it is too small or too large.
         """
         if self._kept:
             if vocab_size != len(self):
-                raise SettingError("vocab_size", vocab_size, f"the vocabulary is there already, and has {len(self)}")
+                raise SettingError("vocab_size", vocab_size, f"the existing vocabulary has {len(self)} entries")
             return
         if vocab_size < self.smallest:
             raise SettingError("vocab_size", vocab_size, f"tokenizer={self.kind} needs at least {self.smallest}")
-        if vocab_size > LARGEST:
-            raise SettingError("vocab_size", vocab_size, f"must be at most {LARGEST:,}: no text has so many words")
+        if vocab_size > MAX_VOCAB_SIZE:
+            raise SettingError("vocab_size", vocab_size, f"must be at most {MAX_VOCAB_SIZE:,}")
 
     def _trained(self, texts: Iterable[str], vocab_size: int, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = self._pipeline(self.model(unk_token=SPECIAL_TOKENS[UNK]), names)
         native.train_from_iterator(texts, self._trainer(vocab_size))
-        # Training registers the special tokens as added tokens; only the model goes on, see the class docstring.
+        # Training adds the special tokens as "added tokens"; keep only the model, see the class docstring.
         return self._pipeline(native.model, names)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without [BOS] and [EOS].
 
         Raises:
-            SettingError: it is not Unicode: it holds half of a surrogate pair.
+            SettingError: it is not Unicode: it has half of a surrogate pair.
         """
         with _refusing(text):
             return self._native.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode many texts at once, and count what the unknown tokens lose."""
+        """Encode several texts, and count the cost of their unknown words."""
         return [Encoded(ids.tolist(), unknown_bytes) for ids, unknown_bytes in map(self.encode_counting, texts)]
 
     def encode_counting(self, text: str) -> tuple[NDArray[np.int32], int]:
-        """Return the ids of a text, without [BOS] and [EOS], and what its unknown tokens lose; see `Encoded`.
+        """Return the ids of a text, without [BOS] and [EOS], and the cost of its unknown words; see `Encoded`.
 
-        The ids are the library's. It encodes a word each time that it comes; here each is encoded once and remembered,
-        which takes a quarter of the time, and one core, so that several processes can share a corpus.
+        The ids are equal to the library's, which encodes a word at each occurrence. Here the ids of words are cached,
+        which takes a quarter of the time, on one core, so that several processes can share a corpus.
 
         Raises:
             SettingError: as in `encode`.
         """
         with _refusing(text):
-            if not self._is_parted_plainly or _uncertain().search(text):
+            if not self._has_pattern_only or _uncertain().search(text):
                 return self._encode_whole(text)
-            if self._remembered is None or self._remembered.native is not self._native:
-                self._remembered = _Remembered(self._native, self._encode_piece)
-            pieces = self._remembered.pattern.findall(text)
-            ids = np.frombuffer(b"".join(map(self._remembered.__getitem__, pieces)), dtype=np.int32)
+            if self._cache is None or self._cache.native is not self._native:
+                self._cache = _PieceCache(self._native, self._encode_piece)
+            pieces = self._cache.pattern.findall(text)
+            ids = np.frombuffer(b"".join(map(self._cache.__getitem__, pieces)), dtype=np.int32)
             return ids, self._unknown_bytes(pieces, ids)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that are not in the vocabulary, each once, in order; they become [UNK].
+        """Return the distinct words of a text that are not in the vocabulary and become [UNK], in order.
 
         Raises:
             SettingError: as in `encode`.
@@ -199,7 +199,7 @@ class Tokenizer(ABC):
         return list(dict.fromkeys(text[start:end].strip() for token, start, end in self.placed(text) if token == UNK))
 
     def placed(self, text: str) -> list[Placed]:
-        """Return the tokens of a text, those of `encode`, with their places in it.
+        """Return the tokens of a text, as from `encode`, with their positions.
 
         Raises:
             SettingError: as in `encode`.
@@ -209,28 +209,28 @@ class Tokenizer(ABC):
         return [Placed(token, start, end) for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def unknown_cost(self, surface: str) -> int:
-        """Return the bytes that an [UNK] pays for, in `Encoded.unknown_bytes`, given the text that it hides."""
+        """Return the cost of an [UNK] in `Encoded.unknown_bytes`, given the unknown word."""
         return len(surface.encode()) + 1
 
     @property
-    def _is_parted_plainly(self) -> bool:
-        """Whether the pre-tokenizer's pattern says all that happens before the model."""
+    def _has_pattern_only(self) -> bool:
+        """Whether splitting by the pre-tokenizer's pattern is the only step before the model."""
         return True
 
     @abstractmethod
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
-        """Do what `encode_counting` does, by the library alone."""
+        """Implement `encode_counting` by the library."""
 
     @abstractmethod
     def _encode_piece(self, piece: str) -> list[int]:
-        """Return the ids of one piece that the pre-tokenizer parts a text into."""
+        """Return the ids of one piece of pre-tokenized text."""
 
     @abstractmethod
     def _unknown_bytes(self, pieces: list[str], ids: NDArray[np.int32]) -> int:
-        """Return what the unknown tokens of a text lose."""
+        """Return the cost of a text's unknown words."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids: [PAD], [BOS] and [EOS] are left out, an unknown token shows as [UNK]."""
+        """Return the text of ids, without [PAD], [BOS] and [EOS]; an unknown word is shown as [UNK]."""
         return self._native.decode([i for i in ids if i not in (PAD, BOS, EOS)])
 
     def token(self, token_id: int) -> str:
@@ -245,7 +245,7 @@ class Tokenizer(ABC):
         return token
 
     def text(self, token_id: int) -> str:
-        """Return an entry as it stands in a text; a special token by its name.
+        """Return an entry as text; for a special token its name.
 
         Raises:
             IndexError: there is no such id.
@@ -256,7 +256,7 @@ class Tokenizer(ABC):
         return self._native.get_vocab_size()
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides how a text is encoded, apart from the fitted vocabulary, for fingerprints."""
+        """Return the options that determine how a text is encoded, without the fitted vocabulary, for fingerprints."""
         options: dict[str, Any] = {"digits": self.digits, "names": self.names}
         if self._kept:
             options["vocabulary"] = hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -268,7 +268,7 @@ class Tokenizer(ABC):
 
     @classmethod
     def from_json(cls, json_text: str) -> Self:
-        """Return the tokenizer that `to_json` wrote.
+        """Return the tokenizer of a JSON from `to_json`.
 
         Raises:
             OutsideError: the text is damaged, or not a tokenizer of this kind.
@@ -287,10 +287,10 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
-        """Return the arguments of the constructor that a fitted tokenizer was made with."""
+        """Return the constructor's arguments of a fitted tokenizer."""
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer to a file, whole or not at all.
+        """Write the tokenizer to a file, atomically.
 
         Raises:
             OutsideError: the file cannot be written.
@@ -303,7 +303,7 @@ class Tokenizer(ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Return the tokenizer that `save` wrote.
+        """Return the tokenizer of a file from `save`.
 
         Raises:
             OutsideError: the file is missing, damaged, or not a tokenizer of this kind.
@@ -318,29 +318,29 @@ class Tokenizer(ABC):
 
 
 def encoded_rows(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[tuple[NDArray[np.int32], int]]:
-    """Return what `Tokenizer.encode_counting` makes of the ``text`` of each row.
+    """Apply `Tokenizer.encode_counting` to the ``text`` of each row.
 
-    It stands here, and not where it is used, for the processes that share the work: they load this module and no more.
+    It is here so that worker processes only import this module.
     """
     return [tokenizer.encode_counting(row["text"]) for row in rows]
 
 
 @contextmanager
 def _refusing(text: str) -> Iterator[None]:
-    """Make one line of what the library says of a text that is not Unicode."""
+    """Turn the library's errors for a text that is not Unicode into a SettingError."""
     try:
         yield
     except (TypeError, UnicodeEncodeError) as error:
         if not any("\ud800" <= character <= "\udfff" for character in text):
             raise
-        raise SettingError("text", ascii(text), "is not Unicode: it holds half of a surrogate pair") from error
+        raise SettingError("text", ascii(text), "is not Unicode: it has half of a surrogate pair") from error
 
 
-class _Remembered(dict[str, bytes]):
-    """The ids of pieces of text, as the bytes of an int32 array.
+class _PieceCache(dict[str, bytes]):
+    """A cache of the ids of pieces of text, as the bytes of an int32 array.
 
     Args:
-        native: what parts a text into pieces.
+        native: splits a text into pieces.
         encode: returns the ids of a piece.
     """
 
@@ -351,7 +351,7 @@ class _Remembered(dict[str, bytes]):
         self._encode = encode
 
     def __missing__(self, piece: str) -> bytes:
-        if len(self) >= REMEMBERED:
+        if len(self) >= CACHE_SIZE:
             self.clear()
         ids = self[piece] = np.array(self._encode(piece), dtype=np.int32).tobytes()
         return ids
@@ -359,19 +359,19 @@ class _Remembered(dict[str, bytes]):
 
 @cache
 def _uncertain() -> re.Pattern[str]:
-    """Return what finds the characters that Unicode 3.2 did not have.
+    """Return a pattern for the characters that Python and the tokenizers library may classify differently.
 
-    Python and the tokenizers library know Unicode in different versions, and may part a text with a newer character
-    otherwise. On the older ones they agree, but for four separators, which are no spaces for the library.
+    Their Unicode versions differ. They agree on the characters of Unicode 3.2, except for four separators, which are
+    not spaces for the library.
     """
     unknown = _ranges(n for n in range(0x10000) if unicodedata.ucd_3_2_0.category(chr(n)) == "Cn")
     return re.compile(f"[\\x1c-\\x1f{unknown}\\U00010000-\\U0010ffff]")
 
 
 def _compiled(pattern: str) -> Any:
-    """Return a pattern for texts without what `_uncertain` finds: of `re` where it knows all that is in it.
+    """Return a compiled pattern for texts that `_uncertain` does not match, by `re` if possible, otherwise by `regex`.
 
-    It takes half the time of `regex`, but has no categories of characters: they are written out.
+    `re` takes half the time of `regex`, but has no Unicode categories, so their characters are written out.
     """
     is_inside = False  # brackets
 
@@ -383,25 +383,25 @@ def _compiled(pattern: str) -> Any:
             return sign[0]
         return _category(sign[1]) if is_inside else f"[{_category(sign[1])}]"
 
-    spelled_out = re.sub(r"\\p\{(\w+)\}|\\.|[\[\]]", written, pattern)
-    is_for_re = r"\p{" not in spelled_out and (HAS_POSSESSIVE_GROUPS or not re.search(r"\)[*+?]\+", spelled_out))
-    return re.compile(spelled_out) if is_for_re else regex.compile(pattern)
+    expanded = re.sub(r"\\p\{(\w+)\}|\\.|[\[\]]", written, pattern)
+    is_for_re = r"\p{" not in expanded and (HAS_POSSESSIVE_GROUPS or not re.search(r"\)[*+?]\+", expanded))
+    return re.compile(expanded) if is_for_re else regex.compile(pattern)
 
 
 @cache
 def _category(name: str) -> str:
-    """Return the characters of a category, as they stand within brackets."""
+    """Return the characters of a Unicode category as ranges for a character class."""
     return _ranges(n for n in range(0x10000) if unicodedata.category(chr(n)).startswith(name))
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Return characters as they stand within brackets.
+    """Return characters as ranges for a character class.
 
     >>> _ranges([65, 66, 67, 97])
     '\\\\u0041-\\\\u0043\\\\u0061-\\\\u0061'
 
     Args:
-        numbers: of the characters, ascending.
+        numbers: code points, ascending.
     """
     numbers = list(numbers)
     first = [n for n, before in zip(numbers, [-2, *numbers], strict=False) if n != before + 1]
@@ -410,35 +410,35 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _pattern(native: tokenizers.Tokenizer) -> str:
-    """Return the pattern by which the pre-tokenizer parts a text."""
+    """Return the pre-tokenizer's pattern."""
     pre_tokenizer = json.loads(native.to_str())["pre_tokenizer"]
     first = pre_tokenizer.get("pretokenizers", [pre_tokenizer])[0]
     return first["pattern"]["Regex"] if first["type"] == "Split" else GPT2_PIECES
 
 
-def parted_by(native: tokenizers.Tokenizer, pattern: str) -> bool:
-    """Return whether the pre-tokenizer's own pattern holds this one."""
+def splits_by(native: tokenizers.Tokenizer, pattern: str) -> bool:
+    """Return whether the pre-tokenizer's pattern contains this one."""
     return json.dumps(pattern)[1:-1] in json.dumps(json.loads(native.to_str())["pre_tokenizer"])
 
 
 def parse(json_text: str) -> tokenizers.Tokenizer:
-    """Return the native tokenizer that a JSON describes.
+    """Return the native tokenizer of a JSON.
 
     Raises:
         OutsideError: the library cannot read it.
     """
     try:
         return tokenizers.Tokenizer.from_str(json_text)
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # the library raises nothing more specific
         raise OutsideError(f"not a tokenizer, or a damaged one: {' '.join(str(error).split())}") from error
 
 
-@cache  # once a process
+@cache  # once per process
 def _keep_forks_serial() -> None:
-    """Let forked processes encode on one thread.
+    """Make forked processes encode on one thread.
 
-    The library's thread pool does not survive a fork: it prints a warning in each child, or hangs where its environment
-    variable asks for threads. So the variable says no while a fork takes place; the parent keeps its own value.
+    The library's thread pool does not survive a fork: a child prints a warning, or hangs if the environment variable
+    requests threads. So the variable is false during a fork; the parent keeps its value.
     """
     if sys.platform == "win32":
         return

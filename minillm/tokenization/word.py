@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from minillm.tokenization.names import counting, frequent_names
-from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, parted_by
+from minillm.tokenization.tokenizer import SPECIAL_TOKENS, UNK, Tokenizer, splits_by
 
-# Insides of character classes. The degree sign, dashes, straight quotes, apostrophes, slashes, the line break and
-# whatever else is in none of the three have no usual side, and so no space of their own.
+# Contents of character classes. All other characters, such as the degree sign, dashes, straight quotes, apostrophes,
+# slashes and the line break, have no usual spacing, so the rule gives them no space.
 LETTER = r"\p{L}\p{M}\p{N}"
 CLOSING = r".,;:!?)\]}»”…%‰"
 OPENING = r"(\[{«“‘„¿¡"
@@ -22,17 +22,18 @@ OPENING = r"(\[{«“‘„¿¡"
 # A run of letters and digits; a separator between two digits belongs to the number: "1.492,5".
 WORD = rf"[{LETTER}]++(?:(?<=\p{{N}})[.,:](?=\p{{N}})[{LETTER}]++)*+"
 
-# The same where numbers are spelled: one digit, or a run of letters, and digits and letters that touch it ("H2O").
+# The same if digits are tokens: one digit or a run of letters, with adjacent digits and letters ("H2O").
 SPELLED = r"(?:\p{N}|[\p{L}\p{M}]++)(?:(?<=\p{N})[\p{L}\p{M}]++|(?<=[\p{L}\p{M}])\p{N})*+"
 
-# A space between two digits, which then has to be told.
+# A space between two digits, which is then part of a token.
 DIGIT_APART = r" (?<=\p{N} )(?=\p{N})"
 
 
 def token_pattern(digits: bool = False, names: Sequence[str] = ()) -> str:
     """Return the pattern of one token.
 
-    It is several spaces; or a word, name or usual mark, with what touches it against the rule; or any other character.
+    A token is several spaces; or a word, name or common mark, with adjacent text that is spaced against the rule; or
+    any other character.
     """
     word = SPELLED if digits else WORD
     first = [rf" ?[{CLOSING}]", rf"[{OPENING}]", word]
@@ -50,27 +51,26 @@ def token_pattern(digits: bool = False, names: Sequence[str] = ()) -> str:
     )
 
 
-# Stands between two tokens while a text is put together: a noncharacter, which Unicode keeps out of texts.
+# Separates two tokens during decoding: a Unicode noncharacter, which texts do not contain.
 SEAM = "\uffff"
 
 
 class WordTokenizer(Tokenizer):
-    """Words, numbers and punctuation marks by falling frequency; everything else is [UNK].
+    """The most frequent words, numbers and punctuation marks; everything else is [UNK].
 
-    Ids run by falling frequency, ties in code point order. Case is kept, a line break is a token.
+    Ids are sorted by descending frequency, ties by code point. Case is kept, a line break is a token.
 
-    Spacing follows one rule: a space stands between two tokens if the first ends in a letter, digit or closing mark and
-    the second begins with a letter, digit or opening mark, and nowhere else. That gives «¿Qué?», 1.492,5 km, (1492). or
-    24-10. What a text spaces otherwise stays inside a token: a space too many goes to the mark beside it (the ' %' of
-    "59 %", the ' "' and '" ' around a quotation, the ' —' that opens an aside), a space too few joins (the '.º' of
-    "n.º", the '.UU' of "EE.UU."). So a text whose tokens are all known decodes to itself, and no spacing comes for
-    free. Dropped are only a single space at the end of a text, so that a prompt may end in one, or before its first
-    word, and U+FFFF.
+    Spacing follows one rule: there is a space between two tokens if the first ends with a letter, digit or closing mark
+    and the second starts with a letter, digit or opening mark. This gives «¿Qué?», 1.492,5 km, (1492). or 24-10. Other
+    spacing is part of a token: an additional space belongs to the mark beside it (the ' %' of "59 %", the ' "' and '" '
+    around a quotation, the ' —' before an aside); a missing space joins two tokens (the '.º' of "n.º", the '.UU' of
+    "EE.UU."). So a text of known tokens decodes to itself, and all its spacing is predicted. Only a single space at the
+    end of a text (so that a prompt may end with one) or before its first word, and U+FFFF, are dropped.
 
-    Words are parted at hyphens and apostrophes: the parts of "franco-prusiana" are known more often than the whole.
+    Words are split at hyphens and apostrophes: the parts of "franco-prusiana" are more often known than the whole.
 
-    With ``digits`` a number is a token a digit, none of which is unknown, and no space stands between two digits by the
-    rule. With ``names`` the most frequent names are one token each, so far as the vocabulary goes.
+    With ``digits`` each digit of a number is a token, which is never unknown, and the rule puts no space between
+    digits. With ``names`` the most frequent names are single tokens, as far as the vocabulary has room.
     """
 
     kind = "word"
@@ -80,7 +80,7 @@ class WordTokenizer(Tokenizer):
 
     def _pipeline(self, model: models.Model, names: Sequence[str] = ()) -> tokenizers.Tokenizer:
         native = tokenizers.Tokenizer(model)
-        # What the pattern leaves unmatched is the spaces that the rule puts back.
+        # The pattern matches everything but the spaces that the rule adds.
         pattern = Regex(token_pattern(self.digits, names))
         native.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="removed", invert=True)
         between_digits = [decoders.Replace(Regex(rf"(?<=\p{{N}}){SEAM}(?=\p{{N}})"), "")] if self.digits else []
@@ -110,7 +110,7 @@ class WordTokenizer(Tokenizer):
     @classmethod
     def _options(cls, native: tokenizers.Tokenizer) -> dict[str, Any]:
         names = sum(bool(re.search(r"[^\W\d_] [^\W\d_]", token)) for token in native.get_vocab())
-        return {"digits": parted_by(native, SPELLED), "names": names}
+        return {"digits": splits_by(native, SPELLED), "names": names}
 
     def _encode_whole(self, text: str) -> tuple[NDArray[np.int32], int]:
         encoding = self._native.encode(text, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Logged figures in one CSV file."""
+"""Logged metrics in one CSV file."""
 
 import csv
 import logging
@@ -17,29 +17,29 @@ log = logging.getLogger(__name__)
 
 
 class MetricsCSV(CSVLogger):
-    """Writes ``metrics.csv`` into a folder; a resumed run adds its rows to those of the steps before it.
+    """Writes ``metrics.csv`` into a folder; a resumed run appends its rows.
 
-    What a killed run logged after its last checkpoint, the resumed one logs again: such rows are taken out (`rewind`).
-    So are damaged ones, with a warning.
+    A resumed run logs again the steps after its checkpoint, so `rewind` removes their old rows. Damaged rows are
+    removed, too, with a warning.
 
     Args:
         save_dir: the folder.
-        flush_logs_every_n_steps: write so often; besides at each epoch's end.
+        flush_logs_every_n_steps: steps between two writes; it also writes at the end of each epoch.
     """
 
     def __init__(self, save_dir: str, flush_logs_every_n_steps: int = 50) -> None:
         super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """Do nothing: the run's configuration is kept in ``.hydra/``."""
+        """Do nothing: ``.hydra/`` has the run's configuration."""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer; made at first use."""
+        """The writer, created at its first use."""
         if self._experiment is None:
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-            self._experiment = _Appending(self.log_dir)
+            self._experiment = _AppendingWriter(self.log_dir)
         return self._experiment
 
     @rank_zero_only
@@ -49,21 +49,21 @@ class MetricsCSV(CSVLogger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Take out the rows of this step and of later ones."""
+        """Remove the rows from this step on."""
         self.experiment.rewind(step)
 
 
 def epochs_from_1(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return figures in which Lightning's ``epoch``, which begins at 0, is counted as people do."""
+    """Return metrics with Lightning's ``epoch``, which starts at 0, counted from 1."""
     return {name: value + 1 if name == "epoch" else value for name, value in metrics.items()}
 
 
-class _Appending(ExperimentWriter):
-    """Lightning's writer, which would delete the file that is there; this one keeps the steps before its own."""
+class _AppendingWriter(ExperimentWriter):
+    """Keeps the rows of earlier steps; Lightning's writer would delete the existing file."""
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
-        self._begun = False
+        self._is_rewound = False
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
@@ -72,36 +72,36 @@ class _Appending(ExperimentWriter):
                 self.metrics_keys = file.readline().strip().split(",")
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        """Record a row; a run that did not rewind takes out what another one left of its first step and later ones."""
-        if not self._begun and step is not None:
+        """Record a row; before the first one, remove an earlier run's rows from this step on."""
+        if not self._is_rewound and step is not None:
             self.rewind(step)
         super().log_metrics(metrics_dict, step)
 
     def rewind(self, step: int) -> None:
-        """Take out the rows of this step and of later ones, and the half row that a killed process may have left."""
-        self._begun = True
+        """Remove the rows from this step on, and an incomplete last row of a killed process."""
+        self._is_rewound = True
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
         text = path.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]  # a process that was killed may have left half a line
+        whole = text[: text.rfind("\n") + 1]
         if "step" not in self.metrics_keys:
             if whole:
                 aside = path.with_name("metrics.damaged.csv")
-                log.warning("%s is damaged; it is set aside as %s, and a new one is begun", path, aside.name)
+                log.warning("%s is damaged; it is renamed to %s, and a new one is started", path, aside.name)
                 path.replace(aside)
             self.metrics_keys = []
             return
         rows = list(csv.DictReader(whole.splitlines()))
         readable = [row for row in rows if _is_readable(row)]
         if len(readable) < len(rows):
-            log.warning("%s: %d damaged lines are left out", path, len(rows) - len(readable))
+            log.warning("%s: %d damaged lines are removed", path, len(rows) - len(readable))
         kept = [row for row in readable if int(row["step"]) < step]
         if len(kept) < len(rows) or whole != text:
             self._write(kept)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Add columns; Lightning's way leaves an empty file to a process that is killed meanwhile."""
+        """Add columns atomically; with Lightning's method, a process killed meanwhile leaves an empty file."""
         with Path(self.metrics_file_path).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         self._write(rows)
@@ -115,12 +115,12 @@ class _Appending(ExperimentWriter):
 
 
 def _is_readable(row: dict[str, Any]) -> bool:
-    """Return whether a row has as many cells as there are columns, each empty or a number."""
+    """Return whether a row has one cell per column, each empty or a number."""
     try:
         int(row["step"])
         for cell in row.values():
             if cell != "":
-                float(cell)  # None where cells are missing, a list where there are too many
+                float(cell)  # None if cells are missing, a list if there are too many
     except (TypeError, ValueError):
         return False
     return True

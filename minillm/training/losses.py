@@ -7,18 +7,18 @@ from torch import Tensor
 
 from minillm.tokenization import PAD
 
-# Logits at once, in elements: on the processor as many as its cache serves well, elsewhere enough to fill the device.
+# Logits per chunk: on a CPU few enough for its cache, on other devices enough to keep them busy.
 CHUNK_ELEMENTS = {"cpu": 2**22}
 CHUNK_ELEMENTS_ELSEWHERE = 2**27
 
 
 class TokenLosses(NamedTuple):
-    """Cross-entropies over the targets that are not padding, in nats a token.
+    """Cross-entropies over the targets that are not padding, in nats per token.
 
     Args:
-        smoothed: scalar mean with label smoothing: what the gradient comes from.
-        loss: scalar mean without it: what is reported.
-        tokens: int64 scalar, targets that are not padding.
+        smoothed: scalar mean with label smoothing, for the gradient.
+        loss: scalar mean without label smoothing, for reports.
+        tokens: int64 scalar, number of targets that are not padding.
     """
 
     smoothed: Tensor
@@ -27,16 +27,16 @@ class TokenLosses(NamedTuple):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> TokenLosses:
-    """Return the mean cross-entropy with and without label smoothing (Szegedy et al. 2016), padding left out.
+    """Return the mean cross-entropy with and without label smoothing (Szegedy et al. 2016), without padding.
 
-    Smoothing takes the share ``label_smoothing`` from the target and spreads it evenly over the vocabulary. Both
-    losses come from one log-sum-exp: -log p(y) = lse - z_y, and the mean of -log p over the vocabulary is
-    lse - mean(z).
+    Label smoothing moves the share ``label_smoothing`` of the target distribution from the true token to a uniform
+    distribution over the vocabulary. Both losses use one log-sum-exp: -log p(y) = lse - z_y, and the mean of -log p
+    over the vocabulary is lse - mean(z).
 
     Args:
-        logits: (..., V), any float type; the arithmetic is float32 or finer.
-        targets: (...) int64, [PAD] where nothing is to be predicted.
-        label_smoothing: share in [0, 1).
+        logits: (..., V), any float type; computed in float32 or float64.
+        targets: (...) int64, [PAD] at padding.
+        label_smoothing: in [0, 1).
     """
     logits = logits.flatten(0, -2)
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
@@ -47,21 +47,21 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> TokenLosses:
-    """Return what `cross_entropy` returns for the logits ``hidden @ weight.T``, which are never held all at once.
+    """Return the `cross_entropy` of the logits ``hidden @ weight.T`` without holding all logits in memory.
 
-    The logits are made, used and left a chunk of rows at a time, and so is their gradient: each chunk's softmax is
-    multiplied with the weight and with the hidden states on the way, so that backward has only to scale (as in Hsu et
-    al. 2024, "Liger Kernel"). What label smoothing adds to the gradient is the same for each row, -smoothing times the
-    mean weight, and for each entry of the vocabulary; it costs no pass over the logits.
+    Logits and their gradient are computed for one chunk of rows at a time. The forward pass already multiplies each
+    chunk's softmax with the weight and the hidden states, so the backward pass only scales the gradients (as in Hsu et
+    al. 2024, "Liger Kernel"). Label smoothing adds -smoothing times the mean weight to the gradient of each hidden
+    state, and the same for each entry of the vocabulary; it needs no pass over the logits.
 
-    Under autocast the matrix products and the softmax are in its type, as for a linear head; sums and losses are in
-    float32 or finer.
+    Under autocast, the matrix products and the softmax use its dtype, as for a linear head; sums and losses use float32
+    or float64.
 
     Args:
         hidden: (..., D).
         weight: (V, D), of the head.
-        targets: (...) int64, [PAD] where nothing is to be predicted.
-        label_smoothing: share in [0, 1).
+        targets: (...) int64, [PAD] at padding.
+        label_smoothing: in [0, 1).
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -84,12 +84,12 @@ def _mean_losses(
 
 
 def _log_sum_exp(logits: Tensor, softmax: Tensor, target_logits: Tensor, target_probabilities: Tensor) -> Tensor:
-    """Return log(sum(exp(z))) of each row (N,), from its softmax and without another pass of exponentials."""
+    """Return log(sum(exp(z))) of each row (N,), from its softmax and without computing exponentials again."""
     exact = target_logits.dtype
-    # On the processor a look at the values costs nothing; a GPU would have to wait for it.
+    # On a CPU this condition costs nothing; a GPU would have to synchronize.
     if logits.device.type == "cpu" and target_probabilities.min() > torch.finfo(logits.dtype).tiny:
         return target_logits - target_probabilities.to(exact).log()
-    # The greatest probability is 1 / sum(exp(z - max z)): never too small for a logarithm.
+    # The largest probability is 1 / sum(exp(z - max z)): it never underflows.
     return logits.amax(dim=-1).to(exact) - softmax.amax(dim=-1).to(exact).log()
 
 
@@ -111,13 +111,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         mean_weight = weight.mean(dim=0, dtype=exact)
         log_sum_exp, target_logits = hidden.new_empty(2, len(hidden), dtype=exact)
         if with_gradient:
-            counted = hidden * is_target[:, None]  # a row of padding weighs nothing in the weight's gradient
+            counted = hidden * is_target[:, None]  # padding adds nothing to the weight's gradient
             hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight, dtype=exact)
         rows = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS_ELSEWHERE) // len(weight))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
-                # Indexed as pairs: gather and scatter copy the whole matrix on the processor.
+                # Indexing, since gather and scatter copy the whole matrix on a CPU.
                 chosen = torch.arange(len(targets[chunk]), device=hidden.device), targets[chunk]
                 logits = hidden[chunk] @ weight.T
                 softmax = logits.softmax(dim=-1)

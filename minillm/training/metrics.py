@@ -1,4 +1,4 @@
-"""The figures of language modelling, over a whole split."""
+"""Language modelling metrics over a whole split."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from minillm.training.predictions import Predictions
 
 
 class ExactMetric(Metric):
-    """A metric whose sums are whole numbers and float64: it stays on the processor where the device has no float64.
+    """A metric whose sums are int64 or float64; it stays on the CPU if the device has no float64.
 
-    So what is added to a sum has to be brought to ``self.device`` first; elsewhere it is there already.
+    So `update` must move its tensors to ``self.device`` before it adds them.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Self:
-        """Go to another device, as `torch.nn.Module.to` asks."""
+        """Move to another device; `torch.nn.Module.to` calls it."""
         if has_float64(fn(torch.zeros(1)).device):
             super()._apply(fn, exclude_state)
         return self
@@ -29,13 +29,13 @@ class ExactMetric(Metric):
 class LanguageModelling(ExactMetric):
     """Loss, perplexity, accuracy and bits per byte, exact over any number of batches and processes.
 
-    - loss: mean cross-entropy in nats a token, without label smoothing; perplexity = exp(loss).
-    - accuracy: share of targets that the most probable token hits.
-    - bits_per_byte: (nats / ln 2 + 8 x unknown_bytes) / bytes. The second term spells out what [UNK] hides, which keeps
-      the figure the length of a code that can be decoded, and tokenizers comparable.
+    - loss: mean cross-entropy in nats per token, without label smoothing; perplexity = exp(loss).
+    - accuracy: share of targets that are the most probable token.
+    - bits_per_byte: (nats / ln 2 + 8 x unknown_bytes) / bytes. The second term is the cost of spelling out the words
+      that [UNK] replaces: with it, the figure is the length of a decodable code, and tokenizers are comparable.
 
     Args:
-        alone: of several processes, this one measures for itself, and the others need not be doing the same.
+        alone: do not sum over processes.
     """
 
     full_state_update = False
@@ -67,7 +67,7 @@ class LanguageModelling(ExactMetric):
         self.unknown_bytes += batch["unknown_bytes"].to(self.device)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the four figures as float64 scalars; loss is not a number when no token was seen."""
+        """Return the four metrics as float64 scalars; loss is NaN if there was no token."""
         loss = self.nats / self.tokens
         return {
             "loss": loss,

@@ -1,4 +1,4 @@
-"""What training does with a network, behind Lightning's interface."""
+"""The LightningModule: training, validation and test steps of a network."""
 
 import inspect
 import os
@@ -29,7 +29,7 @@ from minillm.training.sharding import FullySharded, check_optimizer, is_sharded,
 
 
 def missing_for_compile(device: torch.device) -> str | None:
-    """Return what torch.compile lacks for code that runs on a device; None: nothing."""
+    """Return which program torch.compile is missing for a device; None: none."""
     if device.type == "cuda":
         return None if has_triton() else "Triton"
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
@@ -37,42 +37,42 @@ def missing_for_compile(device: torch.device) -> str | None:
 
 
 def _compiled_in_training(block: nn.Module) -> Callable[..., Any]:
-    """Return a block's forward: compiled in training, the plain one in validation and for decoding."""
-    plain, compiled = block.forward, torch.compile(block.forward)
-    return lambda *arguments: (compiled if block.training else plain)(*arguments)
+    """Return a block's forward: compiled in training, eager in validation and decoding."""
+    eager, compiled = block.forward, torch.compile(block.forward)
+    return lambda *arguments: (compiled if block.training else eager)(*arguments)
 
 
 class HeadedNetwork(Protocol):
-    """A network whose logits are linear in what it returns as hidden."""
+    """A network that consists of `hidden` and a linear `head`."""
 
     head: nn.Linear
     """Without a bias."""
 
     def hidden(self, ids: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Return (B, T, D); times the head's weight they are the logits."""
+        """Return the input of the head, (B, T, D)."""
 
 
-# Where what is logged belongs to one step.
+# The hooks whose logged metrics belong to one step.
 STEP_HOOKS = frozenset(("on_train_batch_start", "training_step", "on_before_optimizer_step", "on_train_batch_end"))
 
 
 class TrainingModule(L.LightningModule):
-    """Next-token training of a network, and its figures on validation and test.
+    """Next-token training of a network, with validation and test metrics.
 
     Args:
-        network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V); for a `HeadedNetwork`
-            the loss never holds all of them.
-        tokenizer: goes into the checkpoint, which is so complete in itself.
-        optimizer: makes the optimizer of the named parameters, as any of PyTorch's does.
-        scheduler: makes the learning-rate scheduler of the optimizer and the number of steps, stepped every step; with
-            a keyword ``done`` it can know the share that is done by a limit of time or tokens, see `warmup_schedule`.
-        label_smoothing: share of each target that is spread over the vocabulary, for the gradient only.
-        compile: whether torch.compile makes the training step's code: ``on``, ``off``, or ``auto``: on a GPU, where
-            it can. On the processor the code that it makes is slower.
-        settings: the run's whole configuration, as plain values: goes into the checkpoint.
+        network: maps ``inputs`` (B, T) and ``documents`` (B, T) or None to logits (B, T, V); for a `HeadedNetwork`,
+            the loss never holds all logits in memory.
+        tokenizer: saved in the checkpoint, which is self-contained with it.
+        optimizer: maps named parameters to an optimizer, as PyTorch's optimizer classes do.
+        scheduler: maps the optimizer and the number of steps to a learning-rate scheduler, stepped at every step; its
+            keyword ``done``, if it has one, is the progress towards a limit of time or tokens, see `warmup_schedule`.
+        label_smoothing: share of each target distribution that is uniform, for the gradient only.
+        compile: whether to compile the training step by torch.compile: ``on``, ``off``, or ``auto``: on GPUs, if
+            possible. On a CPU the compiled code is slower.
+        settings: the run's whole configuration, as plain values; saved in the checkpoint.
 
     Raises:
-        SettingError: label_smoothing outside [0, 1), another word for compile, or a value that the optimizer refuses.
+        SettingError: label_smoothing outside [0, 1), an unknown value of compile, or one that the optimizer refuses.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise SettingError("label_smoothing", label_smoothing, "must be at least 0 and under 1, such as 0.1")
-        if isinstance(compile, bool):  # YAML reads a bare on or off as true or false
+        if isinstance(compile, bool):  # YAML reads an unquoted on or off as a boolean
             compile = "on" if compile else "off"
         if compile not in ("off", "on", "auto"):
             raise SettingError("compile", compile, "must be off, on or auto")
@@ -99,11 +99,11 @@ class TrainingModule(L.LightningModule):
         self._check_optimizer()
         self.label_smoothing = label_smoothing
         self._hidden_or_logits = getattr(network, "hidden", network.forward)
-        self._device_mesh: DeviceMesh | None = None  # of a strategy that shards, which sets it
+        self._device_mesh: DeviceMesh | None = None  # set by a sharding strategy
         self.val_metrics, self.test_metrics = LanguageModelling(), LanguageModelling()
 
     def _check_optimizer(self) -> None:
-        """Find a bad setting now, and not when the training begins."""
+        """Find a bad setting now, before the training starts."""
         try:
             self.make_optimizer(self.network.named_parameters())
         except SettingError as error:
@@ -117,27 +117,27 @@ class TrainingModule(L.LightningModule):
             raise SettingError(f"optimizer.{culprit or '_target_'}", settings.get(culprit), message) from error
 
     def set_learning_rate(self, lr: float) -> None:
-        """Let the optimizer be made with another learning rate; what the checkpoint says of it follows."""
+        """Set the learning rate of the optimizer and in the checkpoint's configuration, before the training starts."""
         self.make_optimizer = partial(self.make_optimizer, lr=lr)  # type: ignore[call-arg] # an optimizer's keyword
         if "optimizer" in self.settings:
             self.settings["optimizer"]["lr"] = lr
 
     def forward(self, inputs: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the network's logits (B, T, V)."""
-        # A network that knows nothing of documents serves as well, where each row is one.
+        # A network without the argument ``documents`` works, too, if each row is one document.
         return self.network(inputs) if documents is None else self.network(inputs, documents)
 
     def configure_model(self) -> None:
-        """Share out the network's parameters where the strategy wants that; see `minillm.training.sharding`."""
+        """Shard the network's parameters if the strategy does so; see `minillm.training.sharding`."""
         if self._device_mesh is not None:
             shard(self.network, self._device_mesh["data_parallel"])
             self._hidden_or_logits = getattr(self.network, "hidden", self.network)
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Check that a trainer can train this; before anything is read.
+        """Check that a trainer can train this network, before any data is read.
 
         Raises:
-            SettingError: it shards the parameters or recomputes activations, and network or optimizer cannot have that.
+            SettingError: network or optimizer do not support sharding or activation checkpointing.
         """
         if isinstance(trainer.strategy, FullySharded):
             blocks_of(self.network, "trainer.strategy", FullySharded.name)
@@ -146,25 +146,25 @@ class TrainingModule(L.LightningModule):
             blocks_of(self.network, "trainer.activation_checkpointing", True)
 
     def on_fit_start(self) -> None:
-        """Choose the code of the training step; validation and test keep the plain one.
+        """Compile the training step if that is on; validation and test are not compiled.
 
         Raises:
-            SettingError: compile is on and the machine lacks what it needs.
+            SettingError: compile is on, but the machine lacks a program that it needs.
         """
         missing = missing_for_compile(self.device)
         if self.compile_mode == "on" and missing:
             raise SettingError("training.compile", "on", f"needs {missing}; off would do")
         if self.compile_mode == "on" or (self.compile_mode == "auto" and self.device.type == "cuda" and not missing):
-            if is_sharded(self.network):  # its blocks: what gathers their parameters is not to be compiled
+            if is_sharded(self.network):  # compile its blocks only, without the code that gathers parameters
                 for block in blocks_of(self.network, "training.compile", self.compile_mode):
                     block.forward = _compiled_in_training(block)
             else:
                 self._hidden_or_logits = torch.compile(self._hidden_or_logits)
 
     def log(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Log a figure; of a step that no logger takes (``log_every_n_steps``) nothing is kept.
+        """Log a metric; skip it at steps that are not logged (``log_every_n_steps``).
 
-        Lightning's bookkeeping of a step's figures would cost two per cent of a small network's step.
+        Lightning's bookkeeping for such a step would take two per cent of a small network's step time.
         """
         trainer = self._trainer
         in_step = self._current_fx_name in STEP_HOOKS
@@ -173,7 +173,7 @@ class TrainingModule(L.LightningModule):
         super().log(name, *args, **kwargs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the smoothed loss of a batch; log it and the plain one."""
+        """Return the batch's loss with label smoothing; log it with and without."""
         losses = self._losses(batch)
         self.log("train/loss", losses.loss, prog_bar=True)
         self.log("train/loss_smoothed", losses.smoothed.detach())
@@ -188,15 +188,15 @@ class TrainingModule(L.LightningModule):
         return cross_entropy(output, batch["targets"], self.label_smoothing)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the split's figures."""
+        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the metrics."""
         return self._evaluation_step(self.val_metrics, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the split's figures."""
+        """Return the most probable tokens (B, T), [PAD] at padding; add the batch to the metrics."""
         return self._evaluation_step(self.test_metrics, batch)
 
     def _evaluation_step(self, metrics: LanguageModelling, batch: Batch) -> Tensor:
-        # Figures are float32 whatever the training's precision: they equal those of the loaded checkpoint.
+        # Always in float32, so that the metrics equal those of the loaded checkpoint.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(batch["inputs"], batch.get("documents"))
         predictions = predict(logits, batch["targets"])
@@ -204,28 +204,28 @@ class TrainingModule(L.LightningModule):
         return predictions.guesses
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation split's figures."""
-        self._log_figures("val", self.val_metrics)
+        """Log the validation metrics."""
+        self._log_metrics("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the test split's figures."""
-        self._log_figures("test", self.test_metrics)
+        """Log the test metrics."""
+        self._log_metrics("test", self.test_metrics)
 
-    def _log_figures(self, split: str, metrics: LanguageModelling) -> None:
+    def _log_metrics(self, split: str, metrics: LanguageModelling) -> None:
         for name, value in metrics.compute().items():
             self.log(f"{split}/{name}", value.float(), prog_bar=name == "loss")
         metrics.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Make the optimizer and its schedule, stepped every optimizer step and logged as ``lr``.
+        """Return the optimizer and its schedule, which is stepped at every optimizer step and logged as ``lr``.
 
         Raises:
-            SettingError: validation after more batches than an epoch has.
+            SettingError: ``val_check_interval`` is more batches than an epoch has.
         """
         optimizer = self.make_optimizer(self.network.named_parameters())
         try:
             steps = self.trainer.estimated_stepping_batches
-        except ValueError as error:  # the first place at which Lightning knows how many batches there are
+        except ValueError as error:  # only now does Lightning know the number of batches
             advice = f"must be at most the {self.trainer.fit_loop.max_batches} batches of an epoch"
             raise SettingError("trainer.val_check_interval", self.trainer.val_check_interval, advice) from error
         clock = clock_of(self.trainer)
@@ -238,7 +238,7 @@ class TrainingModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what makes a checkpoint complete in itself: configuration, tokenizer, figures; all plain values."""
+        """Make the checkpoint self-contained: add configuration, tokenizer and metrics as plain values."""
         checkpoint["config"] = self.settings
         checkpoint["tokenizer"] = self.tokenizer.to_json()
         checkpoint["metrics"] = {name: float(value) for name, value in self.trainer.callback_metrics.items()}

@@ -1,7 +1,7 @@
-"""Optimizers: AdamW, and Muon for the hidden matrices beside it.
+"""Optimizers: AdamW; and Muon for the hidden matrices with AdamW for the rest.
 
-Each is made from a network's named parameters and keeps their roles apart: matrices (linear layers inside the network),
-embeddings (the token embedding and the head: their rows belong to single tokens) and vectors (norms and biases).
+Both take a network's named parameters and distinguish their roles: matrices (linear layers inside the network),
+embeddings (token embedding and head, whose rows belong to single tokens) and vectors (norms and biases).
 """
 
 from collections.abc import Callable, Iterable
@@ -13,18 +13,17 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from minillm.errors import SettingError
-from minillm.training.sharding import gathered, local, share_of
+from minillm.training.sharding import gathered, local, shard_of
 from minillm.training.trainer import has_fast_bfloat16
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 Role = Literal["matrices", "embeddings", "vectors"]
 
-# Elements of sharded matrices that are whole at once.
-WHOLE_AT_ONCE = 2**24
+MAX_GATHERED = 2**24  # elements of sharded matrices that are gathered together
 
 
 def by_role(named_parameters: NamedParameters) -> dict[Role, list[nn.Parameter]]:
-    """Sort parameters by what they do; the project's networks call theirs ``embedding`` and ``head``.
+    """Return parameters by role; embeddings are those named ``...embedding`` or ``head``.
 
     >>> network = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "linear": nn.Linear(4, 4), "head": nn.Linear(4, 9)})
     >>> {role: len(parameters) for role, parameters in by_role(network.named_parameters()).items()}
@@ -49,19 +48,19 @@ def adamw(
     eps: float = 1e-8,
     decay: Literal["all", "matrices"] = "all",
 ) -> AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019), in one pass over each parameter (PyTorch's fused kernel).
+    """Return AdamW (Loshchilov and Hutter 2019) with PyTorch's fused kernel.
 
     Args:
         named_parameters: of the network.
-        lr: the learning rate at its peak.
-        weight_decay: share of a weight that is taken off a step, times the learning rate.
-        betas: decay of the averages of gradients and of their squares.
+        lr: peak learning rate.
+        weight_decay: factor of the weight decay, multiplied by the learning rate.
+        betas: decay rates of the first and the second moment.
         eps: added to the denominator.
-        decay: what the weight decay applies to: ``all``, or ``matrices``, embeddings among them, but neither biases nor
-            norms, whose being small is no virtue (as GPT-2's and most later recipes have it).
+        decay: parameters with weight decay: ``all``, or ``matrices``: matrices and embeddings, but not biases and
+            norms, as in GPT-2 and most later recipes.
 
     Raises:
-        ValueError: a value that PyTorch refuses.
+        ValueError: PyTorch refuses a value.
     """
     if decay == "all":
         return AdamW([parameter for _, parameter in named_parameters], lr, betas, eps, weight_decay, fused=True)
@@ -74,22 +73,22 @@ def adamw(
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values near 1 and keep the singular vectors (Jordan et al. 2024).
+    """Return matrices with the same singular vectors and singular values near 1 (Jordan et al. 2024).
 
-    A quintic Newton-Schulz iteration, X <- a X + (b A + c A^2) X with A = X X^T. Its coefficients are those that lift
-    small singular values fastest; they end between about 0.7 and 1.2, which does as well as 1.
+    A quintic Newton-Schulz iteration, X <- a X + (b A + c A^2) X with A = X X^T. Its coefficients make small singular
+    values grow fastest; the values end between about 0.7 and 1.2, which works as well as 1.
 
     Args:
-        matrices: (batch, rows, columns), of the type that it computes in.
-        steps: of the iteration.
+        matrices: (batch, rows, columns); their dtype is that of the computation.
+        steps: iterations.
 
     Returns:
-        the same shape and type.
+        Same shape and dtype.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if tall else matrices  # the smaller gram matrix
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value over 1
+    x = matrices.mT if tall else matrices  # the smaller Gram matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # singular values at most 1
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -99,31 +98,31 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for embeddings, head, norms and biases.
 
-    Muon's step is the gradient's momentum, orthogonalized: every direction of a matrix is learned equally fast,
-    whatever its share of the gradient. The step of a matrix that has more rows than columns is scaled by
-    sqrt(rows / columns), and so one learning rate serves all shapes. PyTorch's own Muon always computes in bfloat16, on
-    a processor without it 25 times slower than need be, takes one matrix at a time, and knows no other parameters.
+    Muon's update is the orthogonalized momentum of the gradient: a matrix learns all directions equally fast, however
+    small their part of the gradient. The update of a matrix with more rows than columns is scaled by
+    sqrt(rows / columns), so that one learning rate fits all shapes. PyTorch's Muon always computes in bfloat16, which
+    is 25 times slower on a CPU without it, updates one matrix at a time, and takes no other parameters.
 
-    Where processes share out the parameters, each gathers some matrices of momenta at a time, orthogonalizes them, and
-    takes its share of the step.
+    If the parameters are sharded, each process gathers some momentum matrices at a time, orthogonalizes them, and
+    applies its shard of the update.
 
     Args:
         named_parameters: of the network.
-        lr: Muon's learning rate at its peak.
-        adamw_lr: AdamW's.
-        momentum: decay of the average of gradients.
-        nesterov: look ahead, at the momentum behind the next step.
-        ns_steps: steps of the Newton-Schulz iteration.
-        weight_decay: share of a weight that is taken off a step, times its learning rate; norms and biases keep theirs.
-        betas: AdamW's.
-        eps: AdamW's.
+        lr: peak learning rate of Muon.
+        adamw_lr: peak learning rate of AdamW.
+        momentum: decay rate of the average gradient.
+        nesterov: whether to use Nesterov momentum.
+        ns_steps: Newton-Schulz iterations.
+        weight_decay: factor of the weight decay, multiplied by the learning rate; none for norms and biases.
+        betas: of AdamW.
+        eps: of AdamW.
 
     Raises:
-        SettingError: a value outside its range, or a network that has no embedding by that name, so that the roles of
-            its parameters are not known.
+        SettingError: a value outside its range, or a network without a parameter named ``...embedding``, whose roles
+            are unknown.
     """
 
-    knows_shares = True
+    supports_sharding = True
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class Muon(Optimizer):
         roles = by_role(named_parameters)
         if not roles["matrices"] or not roles["embeddings"]:
             raise SettingError(
-                "_target_", f"{__name__}.Muon", "needs a network with an `embedding` and matrices beside it; use AdamW"
+                "_target_", f"{__name__}.Muon", "needs a network with an `embedding` and other matrices; use AdamW"
             )
         rest = [
             {"params": roles["embeddings"], "name": "adamw", "weight_decay": weight_decay},
@@ -174,7 +173,7 @@ class Muon(Optimizer):
                 loss = closure()
         matrices, *rest = self.param_groups
         self._step_matrices(matrices)
-        # The algorithm only: groups and state are this optimizer's, as the schedule and a checkpoint know them.
+        # AdamW uses this optimizer's groups and state, which the schedule and checkpoints change.
         self._adamw.param_groups, self._adamw.state = rest, self.state
         self._adamw.step()
         return loss
@@ -191,31 +190,31 @@ class Muon(Optimizer):
         torch._foreach_lerp_(average, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, average, group["momentum"]) if group["nesterov"] else average
         torch._foreach_mul_([local(parameter) for parameter in parameters], 1 - group["lr"] * group["weight_decay"])
-        # Matrices of one form are iterated at once; a tall one is the transpose of a wide one.
-        batches: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
+        # Matrices of the same shape, up to a transposition, are iterated together.
+        by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
         for parameter, update in zip(parameters, updates, strict=True):
-            batches.setdefault(tuple(sorted(parameter.shape)), []).append((parameter, update))
-        for batch in (part for alike in batches.values() for part in _at_once(alike)):
-            dtype = _arithmetic(batch[0][0])
+            by_shape.setdefault(tuple(sorted(parameter.shape)), []).append((parameter, update))
+        for batch in (part for same_shape in by_shape.values() for part in _batches(same_shape)):
+            dtype = _iteration_dtype(batch[0][0])
             updates = [gathered(update, parameter) for parameter, update in batch]
             wide = [(update if update.size(0) <= update.size(1) else update.mT).to(dtype) for update in updates]
             stacked = orthogonalize(torch.stack(wide), group["ns_steps"])
             for (parameter, _), direction in zip(batch, stacked, strict=True):
                 rows, columns = parameter.shape
                 scale = max(1.0, rows / columns) ** 0.5
-                step = share_of(direction if rows <= columns else direction.mT, parameter)
+                step = shard_of(direction if rows <= columns else direction.mT, parameter)
                 local(parameter).add_(step, alpha=-group["lr"] * scale)
 
 
-def _at_once(alike: list[tuple[nn.Parameter, Tensor]]) -> Iterable[list[tuple[nn.Parameter, Tensor]]]:
-    """Yield matrices of one form in parts: all, or few enough of sharded ones that the device can hold them whole."""
-    matrix = alike[0][0]
-    number = max(1, WHOLE_AT_ONCE // matrix.numel()) if isinstance(matrix, DTensor) else len(alike)
-    for start in range(0, len(alike), number):
-        yield alike[start : start + number]
+def _batches(same_shape: list[tuple[nn.Parameter, Tensor]]) -> Iterable[list[tuple[nn.Parameter, Tensor]]]:
+    """Yield all matrices together or, if they are sharded, as many at a time as `MAX_GATHERED` allows."""
+    matrix = same_shape[0][0]
+    number = max(1, MAX_GATHERED // matrix.numel()) if isinstance(matrix, DTensor) else len(same_shape)
+    for start in range(0, len(same_shape), number):
+        yield same_shape[start : start + number]
 
 
-def _arithmetic(tensor: Tensor) -> torch.dtype:
-    """Return the type to orthogonalize in: rounding to bfloat16 does no harm, and is faster where hardware has it."""
+def _iteration_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype to orthogonalize in: bfloat16 is precise enough, and faster if the hardware has it."""
     half = tensor.dtype == torch.float32 and has_fast_bfloat16(tensor.device.type)
     return torch.bfloat16 if half else tensor.dtype

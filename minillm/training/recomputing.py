@@ -1,4 +1,4 @@
-"""Activation checkpointing: less memory for more work."""
+"""Activation checkpointing: less memory, more computation."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,49 +13,49 @@ from minillm.errors import SettingError
 
 
 def blocks_of(network: nn.Module, setting: str, value: Any) -> Sequence[nn.Module]:
-    """Return the blocks of a network, its ``blocks``.
+    """Return the attribute ``blocks`` of a network.
 
     Args:
-        network: any.
-        setting: what asks for them, for the error.
-        value: what it is set to.
+        network: any network.
+        setting: the setting that needs blocks, for the error.
+        value: its value.
 
     Raises:
-        SettingError: there are none by that name.
+        SettingError: the network has no ``blocks``.
     """
     blocks = getattr(network, "blocks", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-        advice = f"takes a network block by block, and {type(network).__name__} has no `blocks`, a torch.nn.ModuleList"
+        advice = f"needs a network with `blocks`, a torch.nn.ModuleList, and {type(network).__name__} has none"
         raise SettingError(setting, value, advice)
     return cast(Sequence[nn.Module], blocks)
 
 
 class Recomputing(nn.Module):
-    """What a block is besides: in training it keeps its input alone, and computes again for the gradient.
+    """Mixin for a block: in training it keeps only its input and recomputes its activations for the gradient.
 
-    The random numbers of dropout are those of the first time.
+    Dropout draws the same random numbers again.
     """
 
     def forward(self, *arguments: Any) -> Any:
-        """Compute as the block does."""
+        """Compute the block's output."""
         if self.training and torch.is_grad_enabled():
             return recomputed(super().forward, *arguments, use_reentrant=False)
         return super().forward(*arguments)
 
 
-@cache  # blocks of one class stay so: torch.compile makes code for each class
+@cache  # one class for all blocks: torch.compile generates code per class
 def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (Recomputing, kind), {"__module__": kind.__module__})
 
 
 class ActivationCheckpointing(L.Callback):
-    """Lets each block compute its activations again for the gradient instead of keeping them (Chen et al. 2016).
+    """Makes each block recompute its activations for the gradient instead of keeping them (Chen et al. 2016).
 
-    The numbers stay the same; so do the names of the parameters.
+    Results and parameter names stay the same.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Change the blocks, before anybody shares them out."""
+        """Change the blocks, before they are sharded."""
         for block in blocks_of(cast(nn.Module, pl_module.network), "activation_checkpointing", True):
             if not isinstance(block, Recomputing):
                 block.__class__ = _recomputing(type(block))  # type: ignore[arg-type] # a class is hashable

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a linear warmup, a time at the top, then one of three falls."""
+"""Learning-rate schedules: linear warmup, then a constant or decaying rate, or both."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from minillm.errors import SettingError
 
 After = Literal["linear", "constant", "cosine", "sqrt"]
-FEW = 10  # steps
-SMALLEST = 1e-9  # share of a training: before its first step nothing is known of its length
+MIN_WARMUP_STEPS = 10  # of a training whose number of steps is an estimate
+MIN_PROGRESS = 1e-9  # keeps the estimate finite before the first step
 
 
 def learning_rate_factor(
@@ -22,11 +22,11 @@ def learning_rate_factor(
     decay_steps: float | None = None,
     final: float = 0.0,
 ) -> float:
-    """Return what the learning rate is multiplied with at a step.
+    """Return the factor of the learning rate at a step.
 
-    It rises in a line over ``warmup_steps``, never 0, to 1 (Goyal et al. 2017); then it stays there (``constant``), or
-    falls to ``final`` behind the last step: in a line (``linear``), along half a cosine (``cosine``, Loshchilov and
-    Hutter 2017), or as 1 - sqrt(share of the fall), steep at first (``sqrt``, Hägele et al. 2024).
+    It rises linearly to 1 over ``warmup_steps`` and is never 0 (Goyal et al. 2017). Then it stays at 1 (``constant``)
+    or decays to ``final``, which it reaches after the last step: linearly (``linear``), along half a cosine
+    (``cosine``, Loshchilov and Hutter 2017), or as 1 - sqrt(progress) (``sqrt``, Hägele et al. 2024).
 
     >>> [round(learning_rate_factor(step, 8, 2, "linear"), 2) for step in range(8)]
     [0.5, 1.0, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17]
@@ -36,18 +36,18 @@ def learning_rate_factor(
     Args:
         step: optimizer steps done, from 0.
         total_steps: optimizer steps of the whole training.
-        warmup_steps: steps of the rise.
-        after: the curve behind it.
-        decay_steps: the fall's, at the end; None: all behind the warmup.
-        final: share of the peak that is left when it ends.
+        warmup_steps: steps of the warmup.
+        after: the curve after the warmup.
+        decay_steps: steps of the decay, the last ones of the training; None: all after the warmup.
+        final: the factor at the end of the decay.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if after == "constant":
         return 1.0
-    behind_warmup = total_steps - warmup_steps
-    fall = behind_warmup if decay_steps is None else min(decay_steps, behind_warmup)
-    progress = min(1.0, max(0.0, (step - total_steps + fall) / max(1, fall)))
+    after_warmup = total_steps - warmup_steps
+    decay_steps = after_warmup if decay_steps is None else min(decay_steps, after_warmup)
+    progress = min(1.0, max(0.0, (step - total_steps + decay_steps) / max(1, decay_steps)))
     curve = {
         "linear": 1 - progress,
         "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
@@ -65,24 +65,24 @@ def warmup_schedule(
     final: float = 0.0,
     done: Callable[[], float] | None = None,
 ) -> LambdaLR:
-    """Return a scheduler for every optimizer step.
+    """Return a scheduler, to be stepped at every optimizer step.
 
-    Whatever ends the training first, the fall ends there. Of a limit that is no number of steps, such as a time, the
-    share that is done says at each step how many there will be. Such a warmup rises no faster than over `FEW` steps,
-    for the first ones are slow and would be taken for a short training.
+    The decay ends with the training, whichever limit ends that first. For a limit of time or tokens, the number of
+    steps is estimated at each step from the progress so far. The warmup is then at least `MIN_WARMUP_STEPS` long: the
+    first steps are slow, and the estimate too low.
 
     Args:
-        optimizer: whose learning rates are scheduled, all by the same factor.
-        total_steps: optimizer steps of the whole training; None where no number of them ends it.
-        warmup: share of the training that the rise takes, under 1; or, from 1 on, its steps.
-        after: the curve behind the warmup, see `learning_rate_factor`.
-        decay: share or steps of the fall at the end, until which the rate stays at its peak (warmup-stable-decay, Hu
-            et al. 2024); None: it falls from the warmup on.
-        final: share of the peak that it falls to.
-        done: returns the share of the training that is done by other limits than steps; None: there are none.
+        optimizer: all its learning rates get the same factor.
+        total_steps: optimizer steps of the whole training; None: unlimited.
+        warmup: share of the training, under 1; or a number of steps, from 1 on.
+        after: the curve after the warmup, see `learning_rate_factor`.
+        decay: share or steps of the decay at the end, before which the rate is constant (warmup-stable-decay, Hu et
+            al. 2024); None: it decays from the end of the warmup on.
+        final: the factor at the end of the decay.
+        done: returns the progress, 0 to 1, towards other limits than steps; None: there are none.
 
     Raises:
-        SettingError: a share outside its range, or a curve without an end to fall to.
+        SettingError: a value outside its range, or a decay in a training without an end.
     """
     if not 0 <= warmup < math.inf:
         raise SettingError("scheduler.warmup", warmup, "must be a share of the training, such as 0.1, or steps")
@@ -107,13 +107,13 @@ def warmup_schedule(
                 length if length is None or length >= 1 else round(length * total) for length in (warmup, decay)
             )
             return learning_rate_factor(step, total, int(warmup_steps or 0), after, decay_steps, final)
-        # Another limit than steps is nearer: there will be as many of them as its share foretells.
-        expected = max(1, step) / max(share, SMALLEST)
+        # A limit other than steps is nearer: estimate the number of steps from its progress.
+        expected = max(1, step) / max(share, MIN_PROGRESS)
         warmup_steps, decay_steps = (
             length if length is None or length >= 1 else length * expected for length in (warmup, decay)
         )
-        if warmup and step < FEW:
-            warmup_steps = max(warmup_steps or 0, FEW)
+        if warmup and step < MIN_WARMUP_STEPS:
+            warmup_steps = max(warmup_steps or 0, MIN_WARMUP_STEPS)
         return learning_rate_factor(step, expected, warmup_steps or 0, after, decay_steps, final)
 
     return LambdaLR(optimizer, factor)

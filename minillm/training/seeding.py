@@ -1,4 +1,4 @@
-"""One seed for every generator of random numbers."""
+"""One seed for all random number generators."""
 
 import lightning as L
 
@@ -6,10 +6,10 @@ from minillm.errors import SettingError
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators, here and in the processes that make batches.
+    """Seed Python's, NumPy's and PyTorch's generators, in this process and in the data loader's workers.
 
     Raises:
-        SettingError: a seed that NumPy does not take.
+        SettingError: a seed that NumPy does not accept.
     """
     if not 0 <= seed < 2**32:
         raise SettingError("seed", seed, "must be from 0 to 4294967295")

@@ -1,8 +1,8 @@
-"""Training of networks that do not fit one device: each process holds a share of weights, gradients and averages.
+"""Fully sharded training: each process holds a shard of weights, gradients and optimizer state.
 
-PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`; Zhao et al. 2023 describe the method) shares out the rows of each
-parameter, and has a block's parameters whole on each process only while that block computes. A checkpoint is the same
-as that of one process.
+For networks that do not fit on one device. PyTorch's FSDP2 (`torch.distributed.fsdp.fully_shard`; the method: Zhao et
+al. 2023) shards each parameter by rows, and gathers a block's parameters only while that block computes. Checkpoints
+are the same as those of one process.
 """
 
 from collections.abc import Mapping
@@ -25,34 +25,34 @@ from minillm.training.recomputing import blocks_of
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: its share of a sharded one, in the same memory, else all of it."""
+    """Return this process's shard of a tensor, in the same memory; all of a tensor that is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as if nobody shared it: all processes have to ask together."""
+    """Return the full tensor; all processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(share: Tensor, like: Tensor) -> Tensor:
-    """Return the whole tensor of which each process gives its share; see `whole`.
+def gathered(shard: Tensor, like: Tensor) -> Tensor:
+    """Return the full tensor whose shards the processes hold; all processes must call this together.
 
     Args:
-        share: as `local` returns it.
-        like: the tensor whose form and sharing it has.
+        shard: this process's, as `local` returns it.
+        like: a tensor of the same shape that is sharded in the same way.
     """
     if not isinstance(like, DTensor):
-        return share
+        return shard
     mesh, placements = like.device_mesh, like.placements
-    return DTensor.from_local(share, mesh, placements, shape=like.shape, stride=like.stride()).full_tensor()
+    return DTensor.from_local(shard, mesh, placements, shape=like.shape, stride=like.stride()).full_tensor()
 
 
-def share_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return this process's share of a tensor that all of them have whole; nothing is sent.
+def shard_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's shard of a tensor that all processes have; without communication.
 
     Args:
-        tensor: the whole.
-        like: the tensor whose sharing it gets.
+        tensor: the full tensor.
+        like: a tensor that is sharded in the wanted way.
     """
     if not isinstance(like, DTensor):
         return tensor
@@ -60,15 +60,15 @@ def share_of(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Return whether a network's forward needs all processes together."""
+    """Return whether a network's parameters are sharded."""
     return isinstance(network, FSDPModule)
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Share out a network's parameters, which have to be the same on all processes; once is enough.
+    """Shard a network's parameters, which must be equal on all processes; does nothing if they are sharded already.
 
-    Embedding, last norm and head are one unit, and whole from a step's forward to the end of its backward: so the loss
-    may take the head's weight behind the network's back. A network's ``hidden`` is as good a way in as its forward.
+    Embedding, last norm and head form one unit, which stays gathered from a step's forward to the end of its backward
+    pass, so the loss can use the head's weight directly. ``hidden`` gathers parameters as ``forward`` does.
 
     Args:
         network: with ``blocks``.
@@ -84,22 +84,22 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Check that an optimizer's steps are right where each process sees a share of each parameter.
+    """Check that an optimizer works with sharded parameters.
 
     Raises:
-        SettingError: it is not known to be.
+        SettingError: it is not known to.
     """
-    knows_shares = getattr(optimizer, "knows_shares", False)
-    if not (knows_shares or type(optimizer) in (Adam, AdamW, torch.optim.SGD)):
+    supports_sharding = getattr(optimizer, "supports_sharding", False)
+    if not (supports_sharding or type(optimizer) in (Adam, AdamW, torch.optim.SGD)):
         advice = f"is not known to work with trainer.strategy={FullySharded.name}; optimizer=adamw or muon would do"
         raise SettingError("optimizer._target_", type(optimizer).__name__, advice)
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's strategy for FSDP2, over all processes, with checkpoints that do not depend on their number.
+    """Lightning's strategy for FSDP2 over all processes, with checkpoints that do not depend on their number.
 
-    A checkpoint is one file, just as one process would write it: the first process gathers a tensor at a time in its
-    main memory. It alone reads one too, and sends each its share.
+    A checkpoint is one file, equal to that of one process: the first process gathers one tensor at a time in its main
+    memory. Only the first process reads a checkpoint; it sends the others their shards.
     """
 
     name = "fsdp2"
@@ -109,28 +109,28 @@ class FullySharded(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Whether Lightning hands over what `load_checkpoint` returned of optimizers."""
+        """Whether Lightning calls `load_optimizer_state_dict`."""
         return True
 
     def setup_environment(self) -> None:
-        """Share over all processes there are."""
+        """Shard over all processes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return all weights, whole, on the first process; nothing on the others."""
+        """Return all weights in full on the first process; nothing on the others."""
         assert self.lightning_module is not None
         return self._on_first(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return an optimizer's state, its averages whole, on the first process; its settings alone on the others."""
+        """Return an optimizer's full state on the first process; only its settings on the others."""
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         saved = optimizer.state_dict()
         states = {number: self._on_first(state) for number, state in saved["state"].items()}
         return {**saved, "state": states if self.is_global_zero else {}}
 
     def _on_first(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values, their tensors whole and in main memory, one at a time; nothing but on the first process."""
+        """Return values with full tensors in main memory, gathered one at a time; nothing on the other processes."""
         kept = {}
         for name, value in tensors.items():
             full = whole(value).detach() if isinstance(value, Tensor) else value
@@ -139,7 +139,7 @@ class FullySharded(ModelParallelStrategy):
         return kept
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
-        """Return what a checkpoint holds; of what is shared out, all but the first process have forms alone.
+        """Return the content of a checkpoint; processes other than the first get meta tensors for sharded ones.
 
         Raises:
             MiniLLMError: the first process cannot read it; on all processes.
@@ -165,47 +165,47 @@ class FullySharded(ModelParallelStrategy):
             name: value.to("meta") if name in shared else value for name, value in checkpoint["state_dict"].items()
         }
         optimizers = [
-            {**saved, "state": {number: _forms(state) for number, state in saved["state"].items()}}
+            {**saved, "state": {number: _on_meta(state) for number, state in saved["state"].items()}}
             for saved in checkpoint.get("optimizer_states", [])
         ]
         return {**checkpoint, "state_dict": weights, "optimizer_states": optimizers}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Share out the weights of a checkpoint."""
+        """Load and shard the weights of a checkpoint."""
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
-        state = {name: _shared_out(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        state = {name: _sharded(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Share out the optimizers' averages."""
+        """Load and shard the state of the optimizers."""
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             states = dict(saved["state"])
             for theirs, ours in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 for number, parameter in zip(theirs["params"], ours["params"], strict=True):
                     state = states.get(number, {})
-                    states[number] = {name: _shared_out(value, parameter) for name, value in state.items()}
+                    states[number] = {name: _sharded(value, parameter) for name, value in state.items()}
             optimizer.load_state_dict({**saved, "state": {key: state for key, state in states.items() if state}})
             _optimizer_to_device(optimizer, self.root_device)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any = None) -> None:
-        """Write a checkpoint, as on one process."""
+        """Write a checkpoint as one process does."""
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
 
-def _forms(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter's averages without their memory; counts of steps stay."""
+def _on_meta(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter's optimizer state with meta tensors; step counts are kept."""
     return {
         name: value.to("meta") if isinstance(value, Tensor) and value.ndim else value for name, value in state.items()
     }
 
 
-def _shared_out(value: Any, like: Tensor | None) -> Any:
-    """Return a tensor of a checkpoint, which the first process has, shared as another is."""
+def _sharded(value: Any, like: Tensor | None) -> Any:
+    """Return a checkpoint's tensor, which the first process has, sharded like another tensor."""
     if not isinstance(value, Tensor) or not isinstance(like, DTensor) or not value.ndim:
         return value
     if value.is_meta:
-        value = torch.empty(value.shape, dtype=value.dtype)  # a place in the sending; it is never touched
+        value = torch.empty(value.shape, dtype=value.dtype)  # a placeholder: the first process sends the content
     return distribute_tensor(value, like.device_mesh, like.placements)
 
 

@@ -1,4 +1,4 @@
-"""Logged figures in TensorBoard."""
+"""Logged metrics in TensorBoard."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,22 +8,22 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
-# The charts that TensorBoard opens on: it shows groups in the order of the alphabet, and this one comes first.
+# The charts that TensorBoard shows first: it sorts groups alphabetically.
 CHARTS = {name: f"curves/{name}" for name in ("loss", "bits_per_byte", "tokens_per_second")}
 SPLITS = ("train", "val")
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, with the curves that matter first; a resumed run shows each step once.
+    """Lightning's logger with the most important curves first; each step of a resumed run is shown once.
 
-    TensorBoard draws one curve per run in a chart and gives each run a colour. So the charts ``curves/...`` are written
-    as two further runs, ``train`` and ``val``, in folders of these names within the log's folder. The log itself has
-    every figure by its own name, without Lightning's ``epoch``.
+    TensorBoard draws one curve per run in a chart, with a colour per run. So the charts ``curves/...`` are written as
+    two more runs, ``train`` and ``val``, in subfolders of these names. The log itself has every metric by its name,
+    without Lightning's ``epoch``.
     """
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record figures."""
+        """Record metrics."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
         for name, value in metrics.items():
             split, _, figure = name.partition("/")
@@ -32,10 +32,10 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Have TensorBoard leave out what was logged of this step and of later ones.
+        """Make TensorBoard ignore what was logged from this step on.
 
-        What is on disk stays: a mark tells its readers that a session begins at the step. They take the first mark of
-        all for the beginning of the log, so there are two.
+        The files keep it; a session start event makes readers ignore it. They take the first such event for the start
+        of the log, so two are written.
         """
         start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
         for writer in (self.experiment, *self._curves.values()):
@@ -51,7 +51,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write all that was logged to disk, and close the files; they are opened again where more is logged."""
+        """Write all that was logged to disk, and close the files; later logging opens them again."""
         super().finalize(status)
         for writer in self._curves.values():
             writer.close()

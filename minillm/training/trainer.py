@@ -1,4 +1,4 @@
-"""The trainer, with what it chooses by itself."""
+"""The trainer: Lightning's, with automatic choices and checks."""
 
 import contextlib
 import ctypes
@@ -46,13 +46,13 @@ from minillm.training.sharding import FullySharded
 
 
 class Bound(NamedTuple):
-    """What a number may be that Lightning takes.
+    """The range of a numeric argument of Lightning's.
 
     Args:
-        smallest: it may be this or more.
-        advice: what it must be, for people.
-        without_smallest: it must be more than the smallest.
-        special: a number that has a meaning of its own.
+        smallest: the minimum.
+        advice: the range, for the error.
+        without_smallest: the value must be greater than the minimum.
+        special: a number with a meaning of its own.
     """
 
     smallest: float
@@ -61,15 +61,15 @@ class Bound(NamedTuple):
     special: float | None = None
 
     def allows(self, value: float) -> bool:
-        """Return whether a number is within; what is not a number is not."""
+        """Return whether a number is in the range; NaN is not."""
         is_enough = value > self.smallest or (value == self.smallest and not self.without_smallest)
         return value == self.special or (is_enough and value <= LARGEST)
 
 
-MOST_TOKENS = 10**15  # more than all that was ever written
-LARGEST = 10**9  # of any such number: more no training has, and times of so many steps overflow
+MOST_TOKENS = 10**15  # more than all text
+LARGEST = 10**9  # of any such number: larger ones overflow estimates of time
 _BATCHES = Bound(0, "must be a share of the batches from 0.0 to 1.0, or a number of them")
-# Numbers of Lightning's Trainer that it takes whatever they are, or meets with a traceback when training has begun.
+# Arguments that Lightning's Trainer does not check, or only after the training has started.
 BOUNDS = {
     "devices": Bound(1, "must be at least 1, or -1 for all there are", special=-1),
     "num_nodes": Bound(1, "must be at least 1"),
@@ -94,17 +94,16 @@ BOUNDS = {
     "reload_dataloaders_every_n_epochs": Bound(0, "must be at least 0"),
 }
 
-# Each process holds a part of the parameters, in a form of its own; `FullySharded` is the one for which gradient
-# clipping, Muon and checkpoints are made.
+# Sharding strategies; gradient clipping, Muon and checkpoints support only `FullySharded`.
 SHARDING: tuple[type, ...] = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
-# Lightning's own callbacks that copy weights or put others in their place.
+# Lightning's callbacks that copy or replace weights.
 NEEDS_WHOLE_WEIGHTS = (BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging)
-# The weights are float32 or finer, and so are the figures of the whole network.
-WHOLE_PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
+# Precisions that keep weights in float32 or float64, so that metrics are computed in these, too.
+FULL_PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
 
 def has_fast_bfloat16(accelerator: str) -> bool:
-    """Return whether the processor, or the GPU that the accelerator stands for, multiplies bfloat16 in hardware."""
+    """Return whether the CPU, or the GPU if the accelerator selects it, multiplies bfloat16 in hardware."""
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if accelerator not in ("auto", "cpu"):
@@ -114,16 +113,16 @@ def has_fast_bfloat16(accelerator: str) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory that tensors give back, where it is GNU's.
+    """Make GNU's C library keep freed memory instead of returning it to the system.
 
-    By default it returns every large block to the system at once, and a training step on the processor then spends two
-    fifths of its time on page faults to get the same blocks again.
+    By default it returns each large block at once, and a training step on a CPU then spends two fifths of its time on
+    page faults to get the same blocks again.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
-            mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: bytes from which a block is mapped on its own
-            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free bytes from which the heap shrinks
+            mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: larger blocks, in bytes, are mapped separately
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: with more free bytes the heap shrinks
 
 
 def build_trainer(
@@ -135,21 +134,21 @@ def build_trainer(
     started_by: str | None = None,
     **options: Any,
 ) -> L.Trainer:
-    """Return Lightning's Trainer, which also ends a training that diverges, see `Divergence`.
+    """Return Lightning's Trainer, which also stops a training that diverges, see `Divergence`.
 
     Args:
-        accelerator: as Lightning has it.
-        precision: as Lightning has it; ``auto`` is bf16-mixed where the machine has bfloat16 in hardware, else 32-true.
-            Not what keeps weights in half precision: figures are float32 in any case.
-        activation_checkpointing: keep a block's input alone for the gradient and compute the block again: the same
-            numbers in less memory, and about a third more work.
-        max_time: training ends at the first step after it, validated; ``DD:HH:MM:SS``, ``1h30min``, or numbers by unit
-            such as ``{minutes: 90}``. A resumed run counts on. None: no limit.
-        max_tokens: training ends at the first step with which it has had so many, over all processes and epochs,
-            padding not counted; validated. None: no limit.
-        started_by: refuse a process that nothing or something else started: ``srun`` or ``torchrun``. None: do not.
-        options: any further argument of Lightning's Trainer; ``devices`` and ``num_nodes`` may be ``auto``: as many as
-            srun or torchrun started, else all there are on one machine.
+        accelerator: as in Lightning.
+        precision: as in Lightning, but not a precision with weights in half precision: metrics are always float32.
+            ``auto``: bf16-mixed if the hardware has bfloat16, otherwise 32-true.
+        activation_checkpointing: keep only each block's input for the gradient and recompute the block: same results,
+            less memory, about a third more computation.
+        max_time: the training ends, with a validation, at the first step after this time; ``DD:HH:MM:SS``,
+            ``1h30min``, or numbers by unit such as ``{minutes: 90}``. A resumed run continues to count. None: no limit.
+        max_tokens: the training ends, with a validation, at the first step at which it has seen this many tokens, over
+            all processes and epochs, without padding. None: no limit.
+        started_by: ``srun`` or ``torchrun``: refuse to run in a process that it did not start. None: run in any.
+        options: further arguments of Lightning's Trainer; ``devices`` and ``num_nodes`` can be ``auto``: as many as
+            srun or torchrun started, otherwise all devices of this machine.
 
     Raises:
         SettingError: an argument that cannot work.
@@ -157,7 +156,7 @@ def build_trainer(
     keep_freed_memory()
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(accelerator) else "32-true"
-    # Lightning's hints and advice: the project has followed or answered them.
+    # Lightning's hints and warnings that the project has dealt with.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     disable_possible_user_warnings()
@@ -170,7 +169,7 @@ def build_trainer(
     if max_tokens is not None and not 1 <= max_tokens <= MOST_TOKENS:
         advice = f"must be at least 1, such as 10000000, and at most {MOST_TOKENS}, or null"
         raise SettingError("max_tokens", max_tokens, advice)
-    # The clock is always there: its state in the checkpoint is what a resumed run counts on from.
+    # Always there: a resumed run continues to count from the clock's state in the checkpoint.
     clock = TrainingClock(_time_limit(max_time), max_tokens)
     callbacks = options.pop("callbacks", None) or []
     callbacks = [Divergence(), clock, *(callbacks if isinstance(callbacks, list) else [callbacks])]
@@ -178,7 +177,7 @@ def build_trainer(
         callbacks.append(ActivationCheckpointing())
     strategy = options.get("strategy")
     if strategy == FullySharded.name or isinstance(strategy, FullySharded):
-        options["inference_mode"] = False  # what is gathered in it could not be trained with
+        options["inference_mode"] = False  # tensors gathered in inference mode cannot be used in training
     options["plugins"] = [WholeCheckpoints(), *_environment(), *(options.get("plugins") or [])]
     try:
         trainer = L.Trainer(accelerator=accelerator, precision=cast(Any, precision), callbacks=callbacks, **options)
@@ -190,8 +189,8 @@ def build_trainer(
         culprit = named[0] if named else "accelerator"
         raise SettingError(culprit, chosen[culprit], text) from error
     _check_launch(trainer, options)
-    if type(trainer.precision_plugin) not in WHOLE_PRECISIONS:
-        advice = "keeps the weights in half precision, and figures would not be float32; bf16-mixed would do"
+    if type(trainer.precision_plugin) not in FULL_PRECISIONS:
+        advice = "keeps the weights in half precision, and metrics would not be float32; bf16-mixed would do"
         raise SettingError("precision", trainer.precision_plugin.precision, advice)
     if isinstance(trainer.strategy, FullySharded):
         _check_sharded(trainer)
@@ -199,7 +198,7 @@ def build_trainer(
 
 
 def _check_sharded(trainer: L.Trainer) -> None:
-    """Refuse what does not work where the parameters are sharded, or is not known to."""
+    """Refuse what does not work, or is not known to work, with sharded parameters."""
     if not isinstance(trainer.accelerator, CPUAccelerator | CUDAAccelerator):
         name = type(trainer.accelerator).__name__
         raise SettingError("accelerator", name, "does not work with strategy=fsdp2; cpu and gpu do")
@@ -228,16 +227,16 @@ def _check_strategy(strategy: Any) -> None:
     kind = StrategyRegistry[name]["strategy"] if name in StrategyRegistry else type(strategy)
     if issubclass(kind, SHARDING) and kind is not FullySharded:
         parts = "gradient clipping, Muon and checkpoints"
-        advice = f"shards the parameters in a way that {parts} do not know; {FullySharded.name} (trainer=fsdp) would do"
+        advice = f"shards the parameters, but {parts} do not support it; {FullySharded.name} (trainer=fsdp) would do"
         raise SettingError("strategy", name, advice)
 
 
 def _fit_to_launch(options: dict[str, Any], started_by: str | None) -> None:
-    """Give the processes that were started their places, where the settings leave that open."""
+    """Set numbers of nodes and devices that are ``auto`` to what srun or torchrun started."""
     process = launched()
     by = None if process is None else process.by
     if started_by is not None and by != started_by:
-        advice = f"but {by or 'none of its like'} started this process"
+        advice = f"but {by or 'neither srun nor torchrun'} started this process"
         raise SettingError("started_by", started_by, f"{advice}; {started_by} ... python scripts/train.py")
     if options.get("num_nodes") == "auto":
         options["num_nodes"] = process.nodes if process else 1
@@ -250,18 +249,18 @@ def _fit_to_launch(options: dict[str, Any], started_by: str | None) -> None:
 
 
 def _environment() -> list[Any]:
-    """Return how the processes find each other, where that is known: Lightning would guess, and give hints."""
+    """Return Lightning's plugin for how the processes find each other, if that is known; Lightning would guess."""
     process = launched()
     if process is not None and process.world_size > 1:
         if process.by == "torchrun":
             return [TorchElasticEnvironment()]
-        return [SLURMEnvironment(auto_requeue=False)]  # `minillm.signals` answers
+        return [SLURMEnvironment(auto_requeue=False)]  # `minillm.signals` requeues
     in_job = "SLURM_JOB_ID" in os.environ
     return [LightningEnvironment()] if process is not None or in_job or shutil.which("srun") else []
 
 
 def _check_launch(trainer: L.Trainer, options: Mapping[str, Any]) -> None:
-    """Refuse a training in fewer or more processes than there are: it would wait for the others, or be done twice."""
+    """Refuse a training in other than the started number of processes: it would wait for ever, or run twice."""
     process = launched()
     count = process.world_size if process else 1
     wanted = trainer.num_devices * trainer.num_nodes if isinstance(trainer.strategy, ParallelStrategy) else 1

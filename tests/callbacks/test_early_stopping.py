@@ -30,12 +30,12 @@ def test_a_figure_of_which_more_is_better_is_watched_with_mode_max(train: Run) -
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("monitor=val/los", "monitor=val/los: is no figure of a validation; there are val/loss"),
-        ("monitor=foo", "monitor=foo: is no figure of a validation; there are val/"),
+        ("monitor=val/los", "monitor=val/los: is not a validation metric; there are val/loss"),
+        ("monitor=foo", "monitor=foo: is not a validation metric; there are val/"),
         ("patience=0", "patience=0: must be at least 1 validation, such as 3"),
         ("min_delta=-1", "min_delta=-1: must be at least 0"),
         ("min_delta=nan", "min_delta=nan: is not a number"),
-        ("mode=up", "mode=up: must be min, a lower figure is better, or max"),
+        ("mode=up", "mode=up: must be min (lower is better) or max"),
     ],
 )
 def test_what_cannot_work_is_one_line(train: Run, setting: str, says: str) -> None:

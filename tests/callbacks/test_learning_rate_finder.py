@@ -30,7 +30,7 @@ def test_training_with_the_rate_found_is_that_with_the_same_rate_set(quick: Run)
     found = json.loads(Path("found/learning_rate.json").read_text())
     rate = found["found"]
     assert 1e-4 < rate < 0.1  # tenfold to either side of what suits the network
-    assert 4 < found["loss"][0] < 6.5  # nats a token of an untrained one, not the half that a batch has in a step
+    assert 4 < found["loss"][0] < 6.5  # nats per token of an untrained one, not the half that a batch has in a step
     assert "<svg" in Path("found/learning_rate.svg").read_text()
     assert f"learning rate found: {rate:.3g}" in Path("found/train.log").read_text()
     assert not [path for path in Path().rglob("*") if path.name.startswith(".lr_find")]

@@ -132,7 +132,7 @@ def test_a_large_corpus_is_examined_by_several_processes_and_comes_out_the_same(
         "".join(json.dumps({"id": n, "title": str(n), "text": text}) + "\n" for n, text in enumerate(texts))
     )
     serial = Corpus(FilesSource(str(file)), tmp_path / "serial").prepare()
-    monkeypatch.setattr("minillm.corpus.corpus.SHARED", 12)
+    monkeypatch.setattr("minillm.corpus.corpus.PER_TASK", 12)
     monkeypatch.setattr("minillm.parallel.WORTH_PROCESSES", 60_000)
     monkeypatch.setattr("minillm.parallel.cores", lambda: 2)
     shared = Corpus(FilesSource(str(file)), tmp_path / "shared").prepare()
@@ -287,7 +287,7 @@ def test_a_damaged_store_is_set_aside_and_said_so(
         assert make_corpus(num_articles=60).prepare() == folder
         aside = file.with_suffix(f".damaged-{number}")
         assert aside.read_bytes() == b"nada que ver" * 1000
-        assert f"set aside as {aside.name}" in caplog.text
+        assert f"renamed to {aside.name}" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["train.arrow", "manifest.json", "ATTRIBUTION.tsv", "corpus.lock.json", "SHA256SUMS"])

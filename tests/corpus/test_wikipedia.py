@@ -228,7 +228,7 @@ def test_a_fault_that_stays_ends_in_one_line_that_says_what_is_safe(
             Corpus(source, tmp_path, num_articles=60, **settings).prepare()
         assert len(proxy.requests) == before + 3
         assert "\n" not in str(caught.value)
-        assert "the 20 articles read so far are safe: run the same command again to go on" in str(caught.value)
+        assert "the 20 articles read so far are kept: run the same command again to continue" in str(caught.value)
         proxy.faults = ()
         corpus = Corpus(source, tmp_path, num_articles=60, **settings)
         assert corpus.manifest["funnel"]["read"] == 60
@@ -303,7 +303,7 @@ def test_damage_anywhere_in_the_store_is_noticed_and_no_wrong_text_gets_through(
         with caplog.at_level(logging.WARNING):
             assert texts(number % 20).items() <= wiki.texts.items()
         if damaged:
-            assert "is damaged and is fetched again" in caplog.text or "set aside as" in caplog.text
+            assert "is damaged and is fetched again" in caplog.text or "renamed to" in caplog.text
         with RawStore(raw) as store:
             assert not store.damaged()
     assert damages >= 25

@@ -112,7 +112,7 @@ def test_an_epoch_has_as_many_batches_as_the_first_however_long_its_text(prepare
         loader = epoch_of(data, epoch)
         assert len(list(loader)) == len(loader)
         assert isinstance(loader.dataset, Augmented)
-        lengths.add(int(loader.dataset.items.split.lengths.sum()))
+        lengths.add(int(loader.dataset.items.documents.lengths.sum()))
     assert len(lengths) == 3
 
 

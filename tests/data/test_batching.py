@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.data import Batch, EncodedSplit, TextDataModule
+from minillm.data import Batch, EncodedFile, TextDataModule
 from minillm.data.batching import (
     EvaluationBatches,
     PackedRows,
@@ -21,14 +21,14 @@ from minillm.data.batching import (
 )
 from minillm.tokenization import BOS, EOS, PAD, UNK
 
-MakeSplit = Callable[..., EncodedSplit]
+MakeSplit = Callable[..., EncodedFile]
 # Documents of 0 to 40 words: shorter than a window, exactly one, just over, many; and one without any word.
 LENGTHS = [3, 0, 7, 8, 9, 15, 16, 17, 40, 1, 24]
 TEXTS = [" ".join(f"d{n}w{word}" for word in range(length)) for n, length in enumerate(LENGTHS)]
 
 
 @pytest.fixture
-def split(make_split: MakeSplit) -> EncodedSplit:
+def split(make_split: MakeSplit) -> EncodedFile:
     return make_split(TEXTS)
 
 
@@ -54,7 +54,7 @@ def same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
 
 @pytest.mark.parametrize("max_length", [2, 8, 100])
 def test_windows_put_end_to_end_are_the_documents_and_each_token_is_predicted_once(
-    split: EncodedSplit, max_length: int
+    split: EncodedFile, max_length: int
 ) -> None:
     windows = Windows(split, max_length)
     pieces = rows([windows.__getitems__([index]) for index in range(len(windows))])
@@ -73,7 +73,7 @@ def test_windows_put_end_to_end_are_the_documents_and_each_token_is_predicted_on
 @pytest.mark.parametrize("max_length", [2, 8, 100])
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_packed_rows_put_end_to_end_are_the_documents_in_the_epochs_order(
-    split: EncodedSplit, max_length: int, epoch: int
+    split: EncodedFile, max_length: int, epoch: int
 ) -> None:
     packed = PackedRows(split, max_length, seed=3)
     packed.set_epoch(epoch)
@@ -93,7 +93,7 @@ def test_packed_rows_put_end_to_end_are_the_documents_in_the_epochs_order(
     assert sorted(packed.order) == list(range(len(split)))
 
 
-def test_packing_orders_the_documents_anew_each_epoch_by_seed_and_epoch_alone(split: EncodedSplit) -> None:
+def test_packing_orders_the_documents_anew_each_epoch_by_seed_and_epoch_alone(split: EncodedFile) -> None:
     def order(seed: int, epoch: int) -> list[int]:
         packed = PackedRows(split, 8, seed)
         packed.set_epoch(epoch)
@@ -183,7 +183,7 @@ def test_evaluation_reads_each_item_once_over_all_processes_the_longest_first(wo
     assert sorted(item for share in shares for batch in share for item in batch) == list(range(101))
 
 
-def a_loader(split: EncodedSplit, kind: str, epoch: int = 1, **options: Any) -> ResumableLoader:
+def a_loader(split: EncodedFile, kind: str, epoch: int = 1, **options: Any) -> ResumableLoader:
     dataset = Windows(split, 8) if kind == "windows" else PackedRows(split, 8, seed=0)
     batches = TrainingBatches(dataset.lengths, 3, seed=0)
     batches.set_epoch(epoch)
@@ -192,7 +192,7 @@ def a_loader(split: EncodedSplit, kind: str, epoch: int = 1, **options: Any) -> 
 
 @pytest.mark.parametrize("kind", ["windows", "packed"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_goes_on_in_the_middle_of_an_epoch(split: EncodedSplit, kind: str, workers: int) -> None:
+def test_a_loader_goes_on_in_the_middle_of_an_epoch(split: EncodedFile, kind: str, workers: int) -> None:
     whole = list(a_loader(split, kind, num_workers=workers))
     done = 0
     resumed = a_loader(split, kind, num_workers=workers, done=lambda: done)
@@ -200,7 +200,7 @@ def test_a_loader_goes_on_in_the_middle_of_an_epoch(split: EncodedSplit, kind: s
         assert same(resumed, whole[done:])
 
 
-def test_an_epochs_number_may_be_told_after_the_iterator_is_made(split: EncodedSplit) -> None:
+def test_an_epochs_number_may_be_told_after_the_iterator_is_made(split: EncodedFile) -> None:
     for kind in "windows", "packed":
         loader = a_loader(split, kind, epoch=0)
         iterator = iter(loader)
@@ -209,7 +209,7 @@ def test_an_epochs_number_may_be_told_after_the_iterator_is_made(split: EncodedS
         assert not same(a_loader(split, kind, epoch=0), a_loader(split, kind, epoch=1))
 
 
-def test_worker_processes_make_the_same_batches(split: EncodedSplit) -> None:
+def test_worker_processes_make_the_same_batches(split: EncodedFile) -> None:
     windows = Windows(split, 8)
     batches = EvaluationBatches(windows.lengths, 3)
     assert same(evaluation_loader(windows, batches, num_workers=2), evaluation_loader(windows, batches))
@@ -217,7 +217,7 @@ def test_worker_processes_make_the_same_batches(split: EncodedSplit) -> None:
     assert same(spawned, evaluation_loader(windows, batches))
 
 
-def test_worker_processes_outlive_a_signal_that_is_meant_for_the_training(split: EncodedSplit) -> None:
+def test_worker_processes_outlive_a_signal_that_is_meant_for_the_training(split: EncodedFile) -> None:
     batches = TrainingBatches(Windows(split, 5).lengths, batch_size=1, seed=1)
     loader = ResumableLoader(Windows(split, 5), batches, num_workers=1, worker_init_fn=begin_worker)
     iterator = iter(loader)

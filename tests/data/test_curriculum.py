@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minillm.data import Batch, Curriculum, EncodedSplit, TextDataModule
+from minillm.data import Batch, Curriculum, EncodedFile, TextDataModule
 from minillm.data.batching import PackedRows, ResumableLoader, TrainingBatches, Windows
 from minillm.data.curriculum import EasiestFirst, Pace, in_pieces, unigram_costs
 from minillm.errors import SettingError
@@ -68,7 +68,7 @@ def test_pieces_of_a_row_are_equal_and_in_order() -> None:
 
 @pytest.mark.parametrize("make", [lambda split: Windows(split, 8), lambda split: PackedRows(split, 8, seed=1)])
 def test_difficulty_is_the_mean_unigram_cross_entropy_of_the_targets(
-    data: TextDataModule, make: Callable[[EncodedSplit], Windows | PackedRows]
+    data: TextDataModule, make: Callable[[EncodedFile], Windows | PackedRows]
 ) -> None:
     split = data.splits["train"]
     counts = np.bincount(np.concatenate([ids[1:] for ids in split]), minlength=400) + 1

@@ -239,7 +239,7 @@ def test_more_processes_than_batches_name_the_setting(make_data: MakeData) -> No
     data.prepare_data()
     data.setup()
     data.trainer = Crowd()  # type: ignore[assignment]
-    with pytest.raises(SettingError, match=r"data.batch_size=8: .*fill no batch"):
+    with pytest.raises(SettingError, match=r"data.batch_size=8: .*not enough for a batch"):
         data.train_dataloader()
 
 

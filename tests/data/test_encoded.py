@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minillm.corpus import SampleSource
-from minillm.data import EncodedSplit
+from minillm.data import EncodedFile
 from minillm.data.encoded import write_split
 from minillm.errors import OutsideError
 from minillm.tokenization import BOS, EOS, BPETokenizer, Tokenizer, WordTokenizer
@@ -25,7 +25,7 @@ def test_every_document_reads_as_it_was_encoded(tokenizer: Tokenizer, tmp_path: 
     path = tmp_path / "split.arrow"
     articles = ({"page_id": 100 + n, "text": text} for n, text in enumerate(TEXTS))
     write_split(path, articles, tokenizer, batch_size)
-    split = EncodedSplit(path)
+    split = EncodedFile(path)
     assert len(split) == 30
     assert split.page_ids.tolist() == list(range(100, 130))
     assert split.bytes.tolist() == [len(text.encode()) for text in TEXTS]
@@ -46,30 +46,30 @@ def test_every_document_reads_as_it_was_encoded(tokenizer: Tokenizer, tmp_path: 
             split[outside]
 
 
-def test_a_split_travels_to_another_process_as_its_path_alone(make_split: Callable[..., EncodedSplit]) -> None:
+def test_a_split_travels_to_another_process_as_its_path_alone(make_split: Callable[..., EncodedFile]) -> None:
     split = make_split(TEXTS)
     sent = pickle.dumps(split)
     assert len(sent) < 500
     assert [ids.tolist() for ids in pickle.loads(sent)] == [ids.tolist() for ids in split]
 
 
-def test_a_split_without_articles_is_empty(make_split: Callable[..., EncodedSplit]) -> None:
+def test_a_split_without_articles_is_empty(make_split: Callable[..., EncodedFile]) -> None:
     split = make_split([], known=TEXTS)
     assert (len(split), split.num_targets, list(split), len(split.lengths)) == (0, 0, [], 0)
 
 
-def test_a_missing_or_damaged_file_is_one_line_that_says_what_to_do(make_split: Callable[..., EncodedSplit]) -> None:
+def test_a_missing_or_damaged_file_is_one_line_that_says_what_to_do(make_split: Callable[..., EncodedFile]) -> None:
     path = make_split(TEXTS).path
     whole = path.read_bytes()
     for damaged in b"", whole[:100], whole[: len(whole) // 2], whole[:-20]:
         path.unlink()
         path.write_bytes(damaged)
         with pytest.raises(OutsideError, match=r"split.arrow cannot be read \(.*delete its folder") as caught:
-            EncodedSplit(path)
+            EncodedFile(path)
         assert "\n" not in str(caught.value)
     path.unlink()
     with pytest.raises(OutsideError, match=r"split.arrow cannot be read"):
-        EncodedSplit(path)
+        EncodedFile(path)
 
 
 def test_several_processes_write_the_same_file_as_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_several_processes_write_the_same_file_as_one(tokenizer: Tokenizer, tmp_
         for processes in (1, 2)
     ]
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    assert counts == [EncodedSplit(tmp_path / "1").describe()] * 2
+    assert counts == [EncodedFile(tmp_path / "1").describe()] * 2

@@ -18,8 +18,8 @@ from minillm.evaluation.audit import Audit, Inflation
 from minillm.evaluation.evaluation import Evaluator
 from minillm.language_model import EncodedTexts
 from minillm.models import KeyValueCache, MiniGPT
+from minillm.models.masks import DocumentMask
 from minillm.models.minigpt import CausalSelfAttention
-from minillm.models.placing import WithinDocuments
 from minillm.tokenization import Tokenizer, WordTokenizer
 from minillm.training import cross_entropy
 
@@ -88,9 +88,7 @@ def with_attention(kind: type[CausalSelfAttention]) -> Callable[[MiniGPT], MiniG
 class LeakingAtOnePlace(CausalSelfAttention):
     """Its sixth token sees the seventh; all else is as it should be."""
 
-    def forward(
-        self, x: Tensor, mask: Tensor | WithinDocuments | None, cache: KeyValueCache | None, layer: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | DocumentMask | None, cache: KeyValueCache | None, layer: int) -> Tensor:
         if cache is not None:
             return super().forward(x, mask, cache, layer)
         leaking = torch.ones(x.size(1), x.size(1), dtype=torch.bool).tril()

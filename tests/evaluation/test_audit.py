@@ -226,7 +226,7 @@ def test_a_network_worse_than_bigram_is_weak_and_its_figures_can_be_believed() -
     result = audited(MiniGPT(len(tokenizer()), MAX_LENGTH, embedding_dim=64, num_layers=1))
     assert failed(result) == []
     assert [name for name, check in result["audit"].items() if check["verdict"] == "weak"] == ["plausibility"]
-    assert "behind that of a bigram model" in result["findings"][0]
+    assert "worse than that of a bigram model" in result["findings"][0]
 
 
 def test_a_perplexity_that_no_network_of_the_size_reaches_is_caught_by_plausibility() -> None:
@@ -234,7 +234,7 @@ def test_a_perplexity_that_no_network_of_the_size_reaches_is_caught_by_plausibil
     impossible.measured["test"].figures["perplexity"] = 1.2
     found = Plausibility()(impossible)
     assert found["verdict"] == "fault"
-    assert "cannot be" in found["finding"]
+    assert "is impossible" in found["finding"]
     assert 1.2 < found["threshold"] < found["bigram_perplexity"]
 
 

@@ -89,7 +89,7 @@ def test_a_vocabulary_fitted_on_the_test_text_is_caught_by_tokenizer(kind: type[
         assert found["verdict"] == verdict, found["finding"]
         assert (found["only_in_val_or_test"] >= 10) is (verdict == "fault")
         assert (found["unexplained"] == 0) is (verdict == "fine")
-    assert "fitted on text that judges the network" in found["finding"]
+    assert "fitted on validation or test text" in found["finding"]
 
 
 def test_only_the_tokenizer_check_catches_a_vocabulary_fitted_on_the_test_text() -> None:
@@ -150,7 +150,7 @@ def test_a_network_tuned_on_the_test_text_is_caught_by_selection() -> None:
     given = texts()
     result = audited(train([*given["train"], *given["test"]], epochs=4))
     assert faults(result) == ["selection"]
-    assert "learned from or tuned on" in result["findings"][0]
+    assert "trained or tuned on test" in result["findings"][0]
 
 
 def test_other_text_than_the_run_s_own_is_not_compared_with_val() -> None:
@@ -189,7 +189,7 @@ def test_splits_give_false_alarms_no_more_often_than_they_say() -> None:
     for _ in range(200):
         order = random.permutation(len(every))
         val, test = (Subset(encoded, order[start : start + 40]) for start in (0, 40))
-        told, chance = Splits(alarm=0.05)._told_apart(val, test, len(tokenizer()))
+        told, chance = Splits(alarm=0.05)._distinguish(val, test, len(tokenizer()))
         alarms += chance <= 0.05
         assert told < 0.85
     # By hand: 10 expected, with a standard deviation of 3.1.

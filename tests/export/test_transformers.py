@@ -271,7 +271,7 @@ def damage(folder: Path, kind: str) -> None:
         ("missing", "1 of its weights, such as blocks"),
         ("extra", "1 of its weights, such as more.weight"),
         ("shape", "1 of its weights, such as blocks"),
-        ("nan", "no finite numbers"),
+        ("nan", "not finite"),
         ("form", "llama is another form"),
         ("huge", "num_layers"),
         ("no tokenizer", "is not there"),

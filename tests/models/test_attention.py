@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minillm.models.attention import attention, within_documents
+from minillm.models.attention import attention, flex_attention_within_documents
 from minillm.models.dropout import Dropout
-from minillm.models.placing import WithinDocuments, causal_mask_within_documents
+from minillm.models.masks import DocumentMask, causal_mask_within_documents
 
 DOCUMENTS = [[0] * 9, [0, 0, 0, 1, 1, 1, 1, 2, -1], [5, 6, 6, 6, 6, 6, 7, 7, 7]]
 
@@ -51,8 +51,8 @@ def test_flex_attention_keeps_documents_apart_as_the_mask_does(kv_heads: int) ->
     # What a GPU compiles for training; on the processor PyTorch has it without gradients alone.
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, heads, 9, 8, generator=generator) for heads in (4, kv_heads, kv_heads))
-    documents = WithinDocuments(torch.tensor(DOCUMENTS))
-    ours = within_documents(query, key, value, documents)
+    documents = DocumentMask(torch.tensor(DOCUMENTS))
+    ours = flex_attention_within_documents(query, key, value, documents)
     theirs = attention(query, key, value, documents_mask(), Dropout(0.0))
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(attention(query, key, value, documents, Dropout(0.0)), theirs)

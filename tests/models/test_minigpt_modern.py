@@ -246,7 +246,7 @@ def test_a_size_that_cannot_be_built_is_named_with_what_would_do(name: str, valu
 
 
 def test_a_place_without_dropout_is_named() -> None:
-    with pytest.raises(SettingError, match=r"dropout\.head=0\.1: is no place; embedding, attention, residual"):
+    with pytest.raises(SettingError, match=r"dropout\.head=0\.1: is unknown; choose from embedding, attention"):
         make(dropout={"head": 0.1})
     with pytest.raises(SettingError, match=r"dropout\.residual=2: must be at least 0 and under 1"):
         make(dropout={"residual": 2})

@@ -14,7 +14,7 @@ from minillm.checkpoint import read_checkpoint
 from tests.reliability.kills import Cut, End, Ended, Kill, Sent, Touch, run_script
 from tests.scripts.resuming import assert_same_training, output
 
-# Small and in float32; ten batches an epoch, or nine packed ones.
+# Small and in float32; ten batches per epoch, or nine packed ones.
 SETTINGS = (
     "trainer=cpu",
     "trainer.precision=32-true",

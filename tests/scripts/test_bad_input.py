@@ -52,7 +52,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("data.split=[0.9,0.2,0.1]", "data.split=[0.9, 0.2, 0.1]: must be three shares"),
         ("data.split=[0.8,0.2,0]", "data.split=[0.8, 0.2, 0]: leaves val or test without articles"),
         ("data.min_length=1000000", "data.min_length=1000000: leaves no article of 60"),
-        ("data.max_length=1", "data.max_length=1: leaves no context"),
+        ("data.max_length=1", "data.max_length=1: must be at least 2"),
         ("data.max_length=100000000", "data.max_length=100000000: must be at most 65,536"),
         ("data.vocab_size=100000000", "data.vocab_size=100000000: must be at most 10,000,000"),
         ("data.batch_size=100000000", "data.batch_size=100000000: times max_length=64 is more than 4,194,304 tokens"),
@@ -103,9 +103,9 @@ def refused(script: Run, *arguments: str) -> str:
         ("paths.data_dir=null", "paths.data_dir=None: must name a folder"),
         (
             "callbacks.early_stopping=null",
-            "callbacks.early_stopping=None: describes nothing; ~callbacks.early",
+            "callbacks.early_stopping=None: has no _target_; ~callbacks.early",
         ),
-        ("+callbacks.mine=3", "callbacks.mine=3: describes nothing"),
+        ("+callbacks.mine=3", "callbacks.mine=3: has no _target_"),
         ("optimizer.lr=nan", "optimizer.lr=nan: is not a number"),
         ("data.num_articles=100000000000000000000", "data.num_articles=100000000000000000000: has more than 64 bits"),
         ("seed=-1", "seed=-1: must be from 0 to 4294967295"),
@@ -197,9 +197,9 @@ def test_a_setting_of_another_choice_that_cannot_work_is_named(
         (["data.source.path=texts"], "data=files or data=hub has it"),
         (["callbacks.ema.decay=0.9"], "callbacks=[default,ema] has it"),
         (["trainer.gradient_clip_val=1"], "++trainer.gradient_clip_val=1 adds it"),
-        (["trainer.foo=1"], "--help lists what people change, --cfg job all settings"),
-        (["qwertz"], "--help lists what people change, --cfg job all settings"),
-        (["~optimizer.foo"], "--help lists what people change, --cfg job all settings"),
+        (["trainer.foo=1"], "--help lists the main settings, --cfg job all"),
+        (["qwertz"], "--help lists the main settings, --cfg job all"),
+        (["~optimizer.foo"], "--help lists the main settings, --cfg job all"),
         (["experiment=moderm"], "did you mean experiment=modern?"),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_damaged_checkpoint_is_refused_by_both_scripts(
 ) -> None:
     whole = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
     Path("a.ckpt").write_bytes({"empty": b"", "text": b"Hola", "truncated": whole[:-1000]}[content])
-    damage = "a.ckpt: is damaged, cut short, or no checkpoint at all"
+    damage = "a.ckpt: is damaged, incomplete, or not a checkpoint"
     assert refused(train, "ckpt_path=a.ckpt").startswith(f"ckpt_path={damage}")
     assert refused(generate, "ckpt=a.ckpt").startswith(f"ckpt={damage}")
 
@@ -261,9 +261,7 @@ def test_weights_that_are_no_numbers_are_refused_by_every_script(
     saved["state_dict"]["network.head.weight"][3, 5] = float("nan")
     torch.save(saved, "a.pt")
     for script, setting in (train, "ckpt_path"), (generate, "ckpt"), (evaluate, "ckpt"):
-        assert refused(script, f"{setting}=a.pt").startswith(
-            f"{setting}=a.pt: holds weights that are no finite numbers"
-        )
+        assert refused(script, f"{setting}=a.pt").startswith(f"{setting}=a.pt: has weights that are not finite")
 
 
 def test_a_text_that_is_not_utf8_is_named_with_its_place(train: Run) -> None:

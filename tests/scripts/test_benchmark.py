@@ -144,7 +144,7 @@ def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run)
     half, whole = curve["steps"]
     assert whole == 2 * half
     assert 0 < curve["seconds"][0] < curve["seconds"][1] < 10 * found["seconds"]
-    # It learns, and in so short a time not much: a uniform guess costs log2(400) bits a token, of a few bytes each.
+    # It learns, and in so short a time not much: a uniform guess costs log2(400) bits per token, of a few bytes each.
     assert 8 > curve["bits_per_byte"][0] > curve["bits_per_byte"][1] > 1
     assert "modern" in ended.stdout
 

@@ -11,7 +11,7 @@ from minillm.checkpoint import read_checkpoint
 from tests.reliability.kills import Kill
 from tests.scripts.resuming import assert_equal_tensors, assert_same_training, finish, kill, logged
 
-# Small and in float32; ten batches an epoch, or nine packed ones.
+# Small and in float32; ten batches per epoch, or nine packed ones.
 SETTINGS = (
     "trainer=cpu",
     "trainer.precision=32-true",

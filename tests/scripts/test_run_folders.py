@@ -57,7 +57,7 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused_and_the_run_unharmed(
     ended = train(*QUICK, "hydra.run.dir=run", "+callbacks.second._target_=second.Second", "seed=7")
     assert ended.status == 0, ended.stderr
     assert Path("second.txt").read_text() == (
-        "2 error: hydra.run.dir=run: another run is at work there; choose another folder\n"
+        "2 error: hydra.run.dir=run: another run uses it; choose another folder\n"
     )
     assert "seed: 7" in Path("run/.hydra/config.yaml").read_text()
     assert Path("run/checkpoints/best.ckpt").is_file()
@@ -67,7 +67,7 @@ def test_a_new_run_in_the_folder_of_another_one_is_refused(train: Run, run_folde
     before = files(run_folder)
     for words in ((), (f"ckpt_path={run_folder}/nowhere.ckpt",)):
         says = error_of(train(*words, f"hydra.run.dir={run_folder}"))
-        assert says.startswith(f"hydra.run.dir={run_folder}: holds the checkpoints of another run; resume={run_folder}")
+        assert says.startswith(f"hydra.run.dir={run_folder}: has the checkpoints of another run; resume={run_folder}")
     assert files(run_folder) == before
 
 
@@ -75,5 +75,5 @@ def test_a_new_sweep_in_the_folder_of_another_one_is_refused(train: Run) -> None
     arguments = (*QUICK, "seed=1,2", "hydra.sweep.dir=sweep", "-m")
     assert train(*arguments).status == 0
     before = files(Path("sweep"))
-    assert error_of(train(*arguments)).startswith("hydra.sweep.dir=sweep: holds the runs of another sweep")
+    assert error_of(train(*arguments)).startswith("hydra.sweep.dir=sweep: contains the runs of another sweep")
     assert files(Path("sweep")) == before

@@ -107,7 +107,7 @@ def test_a_trial_whose_process_is_killed_each_time_fails_in_the_end(sweep: Run, 
     Path("kill").touch()
     ended = sweep(*SEARCH, "hydra/launcher=submitit_local", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=2")
     assert ended.status == 1
-    assert ended.stderr.splitlines()[-1] == "error: sweep: no trial came to its end (0 complete, 0 pruned, 1 failed)"
+    assert ended.stderr.splitlines()[-1] == "error: sweep: no trial was completed (0 complete, 0 pruned, 1 failed)"
     assert [(trial.state, trial.user_attrs["tries"]) for trial in trials()] == [(TrialState.FAIL, 3)]
     assert Path("sweep/0/cores.txt").read_text() == "1 1 1"
 
@@ -146,7 +146,7 @@ def test_workers_on_two_nodes_share_one_study_and_take_over_a_killed_ones_trial(
     assert ended.returncode != 0, logs  # the killed one's
     assert {trial.state for trial in trials()} == {TrialState.COMPLETE}, logs
     assert [trial.user_attrs.get("tries", 1) for trial in trials()] == [2, 1, 1, 1], logs
-    assert "trial 0: runs again, its process was ended" in logs
+    assert "trial 0: runs again, its process was killed" in logs
     assert {Path(f"sweep/{n}/node.txt").read_text() for n in range(4)} <= {"n1", "n2"}
     assert Path("sweep/1/cores.txt").read_text() == f"{min(2, parallel.cores())} 1 {min(2, parallel.cores())}"
     # As if nothing had happened.

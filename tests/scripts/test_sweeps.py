@@ -144,7 +144,7 @@ def test_a_search_that_was_interrupted_goes_on_within_the_run(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ([], "hydra.sweeper.params={}: is nothing to search over"),
+        ([], "hydra.sweeper.params={}: has nothing to search over"),
         (["optimizer.lr=tag(log,interval(0,1))"], "optimizer.lr=tag(log,interval(0,1)): "),
         (["optimizer.lr=range(1,1)"], "optimizer.lr=range(1,1): is empty"),
         (["hydra.sweeper.n_trials=many"], "hydra.sweeper.n_trials=many: must be int"),
@@ -176,7 +176,7 @@ def test_a_search_in_the_folder_of_another_one_is_refused(sweep: Run) -> None:
     assert sweep(*arguments, "seed=1,2").status == 0
     ended = sweep(*arguments, "seed=1,3", "hydra.sweeper.n_trials=2")
     assert ended.status == 2
-    assert ended.stderr.startswith("error: hydra.sweep.dir=sweep: its study is of another search")
+    assert ended.stderr.startswith("error: hydra.sweep.dir=sweep: it has the study of another search")
     ended = sweep(*arguments, "seed=1,2", "hydra.sweeper.direction=maximize")
     assert ended.stderr.startswith("error: hydra.sweeper.direction=maximize: the study")
 
@@ -184,8 +184,8 @@ def test_a_search_in_the_folder_of_another_one_is_refused(sweep: Run) -> None:
 def test_a_figure_that_no_validation_has_cannot_be_searched_for(sweep: Run) -> None:
     ended = sweep(*SEARCH, "optimized_metric=test/loss", "hydra.sweeper.n_trials=1", "hydra.sweep.dir=sweep")
     assert ended.status == 1
-    assert "error: optimized_metric=test/loss: is no figure of a validation; there are val/" in ended.stderr
-    assert ended.stderr.splitlines()[-1] == "error: sweep: no trial came to its end (0 complete, 0 pruned, 1 failed)"
+    assert "error: optimized_metric=test/loss: is not a validation metric; there are val/" in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "error: sweep: no trial was completed (0 complete, 0 pruned, 1 failed)"
 
 
 def test_a_search_that_is_started_as_a_single_run_is_refused(train: Run) -> None:

@@ -257,7 +257,7 @@ def test_a_training_that_diverges_ends_in_one_line_and_keeps_the_last_good_check
 def test_weights_that_broke_in_the_last_step_are_not_saved(train: Run) -> None:
     settings = ("scheduler=constant", "scheduler.warmup=0", "callbacks.checkpointing.every_n_train_steps=1")
     last = diverged(train("optimizer.lr=1e39", *settings, "hydra.run.dir=run"))
-    assert "at step 1, with learning rate 1e+39, weights or the optimizer's averages are no finite numbers" in last
+    assert "at step 1, with learning rate 1e+39, weights or the optimizer's averages are not finite" in last
     assert last.endswith("there was no checkpoint yet")
     assert not list(Path("run").rglob("*.ckpt"))
 

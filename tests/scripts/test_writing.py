@@ -32,7 +32,7 @@ PROMPTS = ["La ciudad de", "El agua", "En el año 1492, el rey de España"]
 
 @pytest.fixture
 def write(run_script: Run, run_folder: Path) -> Run:
-    """Run scripts/generate.py on the trained run's best checkpoint, for eight tokens a text."""
+    """Run scripts/generate.py on the trained run's best checkpoint, for eight tokens per text."""
     ckpt = f"ckpt={run_folder}/checkpoints/best.ckpt"
     return lambda *words: run_script("generate", ckpt, "max_new_tokens=8", "seed=3", *words)
 

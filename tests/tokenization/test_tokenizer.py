@@ -83,10 +83,10 @@ def test_every_character_is_encoded_in_a_batch_as_it_is_alone(
 
 
 @pytest.mark.parametrize("kind", [WordTokenizer, BPETokenizer])
-def test_what_is_remembered_of_a_text_is_forgotten_when_it_grows_or_the_vocabulary_changes(
+def test_the_cache_of_pieces_is_cleared_when_it_is_full_or_the_vocabulary_changes(
     kind: type[Tokenizer], articles: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minillm.tokenization.tokenizer.REMEMBERED", 50)
+    monkeypatch.setattr("minillm.tokenization.tokenizer.CACHE_SIZE", 50)
     tokenizer = kind()
     for vocab_size in 400, 700:
         tokenizer.fit(articles[:30], vocab_size)

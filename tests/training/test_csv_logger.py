@@ -53,7 +53,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, caplog: pytest.L
     path.write_bytes(b"".join(damaged))
     write(tmp_path, (49, {"train/loss": 3.5}))
     assert read(tmp_path) == [("39", "4.5", ""), ("49", "3.5", "")]
-    assert caplog.messages == [f"{path}: 3 damaged lines are left out"]
+    assert caplog.messages == [f"{path}: 3 damaged lines are removed"]
 
 
 def test_a_file_whose_head_is_damaged_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -64,4 +64,4 @@ def test_a_file_whose_head_is_damaged_is_set_aside(tmp_path: Path, caplog: pytes
     write(tmp_path, (19, {"train/loss": 3.5}))
     assert read(tmp_path) == [("19", "3.5", "")]
     assert (tmp_path / "metrics.damaged.csv").read_text() == damaged
-    assert caplog.messages == [f"{path} is damaged; it is set aside as metrics.damaged.csv, and a new one is begun"]
+    assert caplog.messages == [f"{path} is damaged; it is renamed to metrics.damaged.csv, and a new one is started"]

@@ -20,7 +20,7 @@ from minillm.callbacks import GradientClipping, RandomState
 from minillm.data import TextDataModule
 from minillm.models import MiniGPT, minigpt
 from minillm.models.dropout import Dropout
-from minillm.models.placing import WithinDocuments
+from minillm.models.masks import DocumentMask
 from minillm.training import TrainingModule, build_trainer, seed_everything, warmup_schedule
 
 STEPS = 30
@@ -40,9 +40,9 @@ class LogitsOnly(nn.Module):
 
 
 def pytorchs_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | WithinDocuments | None, dropout: Dropout
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | DocumentMask | None, dropout: Dropout
 ) -> Tensor:
-    mask = mask.dense if isinstance(mask, WithinDocuments) else mask
+    mask = mask.dense if isinstance(mask, DocumentMask) else mask
     p = dropout.p if dropout.training else 0.0
     return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=p, is_causal=mask is None)
 

@@ -46,7 +46,7 @@ from minillm.training import build_trainer
         (
             "strategy",
             "fsdp",
-            "shards the parameters in a way that gradient clipping, Muon and checkpoints do not know; fsdp2",
+            "shards the parameters, but gradient clipping, Muon and checkpoints do not support it; fsdp2",
         ),
         ("strategy", "deepspeed_stage_2", "shards the parameters"),
         ("precision", "16-true", "keeps the weights in half precision"),

@@ -1,4 +1,4 @@
-"""The audit: can an evaluation be believed? One check a file; each works on any network that maps ids to logits."""
+"""The audit: whether an evaluation can be trusted. One check per file, for any network that maps ids to logits."""
 
 from minillm.evaluation.audit.alignment import Alignment
 from minillm.evaluation.audit.audit import Audit

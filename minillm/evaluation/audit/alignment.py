@@ -1,4 +1,4 @@
-"""Is the next token what is predicted?"""
+"""Whether the network predicts the next token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from minillm.tokenization import PAD, UNK
 
 @dataclass(frozen=True)
 class Alignment:
-    """Targets must be the inputs one place later; and a network must not have learned to repeat its input.
+    """Targets must be the inputs shifted by one; and the network must not have learned to repeat its input.
 
     Args:
-        copying: share of the test places at which the network may guess the token that it was just given ([UNK] left
-            out). Text hardly ever repeats a word at once, so a network that learned from shifted targets stays under
-            0.1, and one that learned from unshifted ones is near 1.
-        sure: mean probability of its guesses from which on it has learned to repeat. An untrained network whose output
-            layer is its embedding repeats its input too, for a word is most like itself, but at 0.1 and less; one
-            that learned from unshifted targets is at 0.5 after an epoch and goes to 1.
-        batches: batches of each loader to look at.
+        copying: share of test positions at which the most probable token may be the last input ([UNK] excluded). Text
+            rarely repeats a word at once, so a network trained on shifted targets stays under 0.1; one trained on
+            unshifted targets is near 1.
+        sure: mean confidence above which the network has learned to repeat. An untrained network with a tied head
+            repeats its input, too, but with a confidence of 0.1 or less; one trained on unshifted targets reaches 0.5
+            after an epoch, and later 1.
+        batches: batches of each loader to check.
 
     Raises:
         SettingError: a value outside its range.
@@ -44,7 +44,7 @@ class Alignment:
             raise SettingError("batches", self.batches, "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return whether batches and network predict the next token."""
+        """Check the targets of the batches, and whether the network repeats its input."""
         counted = {name: _misaligned(islice(loader, self.batches)) for name, loader in subject.loaders.items()}
         wrong = {name: wrong / places for name, (wrong, places) in counted.items() if places}
         places = sum(places for _, places in counted.values())
@@ -55,49 +55,49 @@ class Alignment:
         worst = max(wrong, key=lambda name: wrong[name], default=None)
         if worst and wrong[worst]:
             sentence = (
-                f"The targets are not the inputs one place later: {wrong[worst]:.1%} of the targets that {worst} is "
-                "computed on are other tokens."
+                f"The targets are not the inputs shifted by one: {wrong[worst]:.1%} of the {worst} targets are other "
+                "tokens."
             )
         elif copied > self.copying and (untrained or confidence < self.sure):
             sentence = (
-                f"The network repeats its input, at {copied:.1%} of the test places, because it is "
+                f"The network repeats its input, at {copied:.1%} of the test positions, because it is "
                 f"{'un' if untrained else 'hardly '}trained, not because the targets are not shifted: where the output "
-                f"layer is the embedding, each word is most like itself (its guesses have {confidence:.1%} on average)."
+                f"layer is the embedding, each word is most similar to itself (mean confidence {confidence:.1%})."
             )
         elif copied > self.copying:
             sentence = (
-                f"The network repeats its input: at {copied:.1%} of the test places it guesses the token that it was "
-                f"just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not shifted."
+                f"The network repeats its input: at {copied:.1%} of the test positions it predicts the token that it "
+                f"was just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not shifted."
             )
         else:
-            looked = f"in all {places:,} places looked at the target is the next input and " if places else ""
-            repeats = f"the network repeats its input at {copied:.1%} of the test places"
+            looked = f"in all {places:,} checked positions the target is the next input, and " if places else ""
+            repeats = f"the network repeats its input at {copied:.1%} of the test positions"
             sentence = f"The next token is predicted: {looked}{repeats}."
         verdict: Verdict = "fault" if any(wrong.values()) or copied > self.copying else "fine"
         if not any(wrong.values()) and copied > self.copying and (untrained or confidence < self.sure):
-            verdict = "none"  # plausibility says what an untrained network is worth
+            verdict = "none"  # plausibility judges an untrained network
         figures = {"misaligned": wrong, "copied": copied, "confidence": confidence, "places": places}
         return finding(verdict, sentence, self.copying, **figures)
 
 
 def _as_initialized(network: nn.Module) -> bool:
-    """Tell whether every bias and every scale of a normalization is as it was made, all zeros or all ones.
+    """Return whether all biases and normalization gains have their initial values, all zeros or all ones.
 
-    A step of training moves them, each number otherwise. False where there is none to tell by.
+    A training step changes each number differently. False if the network has no such parameters.
     """
     vectors = [parameter for parameter in network.parameters() if parameter.dim() == 1 and len(parameter) > 1]
     return bool(vectors) and all(bool((vector == vector[0]).all()) for vector in vectors)
 
 
 def _misaligned(batches: Iterable[Batch]) -> tuple[int, int]:
-    """Return how many targets are not the next input, of how many that can be told."""
+    """Return the number of targets that differ from the next input, and the number of targets checked."""
     wrong = places = 0
     for batch in batches:
         target, following = batch["targets"][:, :-1], batch["inputs"][:, 1:]
-        told = (target != PAD) & (following != PAD)
-        told &= (following != UNK) | (target == UNK)  # word dropout hides inputs, of training batches alone
-        if "documents" in batch:  # packed: the next input may open another document
-            told &= batch["documents"][:, :-1] == batch["documents"][:, 1:]
-        wrong += int((target != following)[told].sum())
-        places += int(told.sum())
+        checked = (target != PAD) & (following != PAD)
+        checked &= (following != UNK) | (target == UNK)  # in training, word dropout replaces inputs by [UNK]
+        if "documents" in batch:  # packed: the next input may start another document
+            checked &= batch["documents"][:, :-1] == batch["documents"][:, 1:]
+        wrong += int((target != following)[checked].sum())
+        places += int(checked.sum())
     return wrong, places

@@ -27,26 +27,26 @@ CAUSES: Mapping[tuple[str, Verdict], tuple[str, ...]] = {
     ("plausibility", "fault"): ("causality", "alignment", "contamination", "memorization", "position", "selection"),
     ("plausibility", "weak"): ("determinism", "causality", "alignment"),
 }
-"""Of what a check found, the checks whose faults explain it: a fault is named once, where its cause is found. A wrong
-claim explains nothing, and only a network that learned another task comes out behind counting for it."""
+"""For a check's verdict, the checks whose faults explain it: a fault is reported once, by the check that found its
+cause."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The checks, each with its threshold and the reason for it.
+    """The checks, each with its thresholds and the reasons for them.
 
     Args:
-        determinism: does the same text get the same figures each time?
-        causality: does the network see what it is to predict?
-        alignment: is the next token what is predicted?
-        contamination: was the text that judges the network also learned from?
-        memorization: does the network know its training text by heart?
-        splits: are val and test apart from each other and of the same kind?
-        tokenizer: does it keep the text, and was it made without val and test?
-        inflation: are the reported figures those of the text?
-        position: are the figures those of the text, and not of where its windows are cut?
-        selection: is test no better than val by more than chance?
-        plausibility: can the figures be at all?
+        determinism: does the same text always give the same figures?
+        causality: does the network see the tokens that it predicts?
+        alignment: does the network predict the next token?
+        contamination: is validation or test text in the training text?
+        memorization: has the network memorized its training text?
+        splits: are val and test disjoint, and of the same kind?
+        tokenizer: does it preserve text, and was it fitted without val and test?
+        inflation: do the reported figures exclude padding, and do few words count as [UNK]?
+        position: are the figures independent of where windows are cut?
+        selection: is test better than val by more than chance?
+        plausibility: are the figures possible?
     """
 
     determinism: Determinism = field(default_factory=Determinism)
@@ -73,10 +73,10 @@ class Audit:
 
 
 def sentences(findings: Mapping[str, Finding]) -> list[str]:
-    """Return what the checks say: faults first, then what is weak, then what is fine."""
+    """Return the sentences of the checks: faults first, then weak, then fine."""
     return [found["finding"] for found in sorted(findings.values(), key=lambda found: ORDER.index(found["verdict"]))]
 
 
 def is_trustworthy(findings: Mapping[str, Finding]) -> bool:
-    """Return whether no check found a fault: a weak model's figures are right."""
+    """Return whether no check found a fault; a weak model's figures are correct."""
     return all(found["verdict"] != "fault" for found in findings.values())

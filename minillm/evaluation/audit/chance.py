@@ -1,10 +1,10 @@
-"""What checks share that ask whether something is chance."""
+"""Helpers of checks that sample or test for chance."""
 
 import numpy as np
 
 
 def evenly(length: int, most: int) -> list[int]:
-    """Return at most so many places, evenly over the length.
+    """Return at most ``most`` evenly spaced indices of a sequence.
 
     >>> evenly(10, 3)
     [0, 4, 9]
@@ -13,7 +13,7 @@ def evenly(length: int, most: int) -> list[int]:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """Return the value that Student's t with so many degrees of freedom is under with a probability."""
+    """Return a quantile of Student's t distribution with ``freedom`` degrees of freedom."""
     from scipy.stats import t
 
     return float(t.ppf(probability, freedom))

@@ -1,4 +1,4 @@
-"""Was the text that judges the network also learned from?"""
+"""Whether validation or test text is in the training text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,28 +19,29 @@ from minillm.evaluation.subject import Split, Subject
 from minillm.parallel import batches, in_order, processes_for
 
 SEQUENCE = 13  # words, as in Brown et al. (2020), appendix C
-SHINGLE = 3  # words, as the corpus' own filter has it
-TEXTS_AT_ONCE = 64  # that a process looks through
+SHINGLE = 3  # words, as in the corpus's duplicate filter
+TEXTS_PER_TASK = 64  # that a process searches at a time
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """Looks for validation and test text in the training text: 13-word sequences, and articles nearly the same.
+    """Searches the training text for validation and test text: for 13-word sequences and for near-duplicate articles.
 
-    A text with a share c of its words changed keeps (1 - c)^13 of its 13-word sequences, 1 % at c = 0.3, but
-    (1 - c)^3 of its 3-word ones, 34 %: the former find passages that were copied, the latter articles that were edited.
-    3-word sequences that more than ``common`` training articles have are the language's, or a template's, and left out.
+    If a share c of a text's words is changed, (1 - c)^13 of its 13-word sequences remain, 1 % for c = 0.3, but
+    (1 - c)^3 of its 3-word sequences, 34 %. So the former find copied passages, the latter edited articles. 3-word
+    sequences in more than ``common`` training articles are common phrases or templates, and are ignored.
 
-    The articles looked for are in memory, those of the training split pass by once: memory does not grow with it.
+    Validation and test articles are kept in memory; training articles are read once, so memory does not grow with them.
 
     Args:
-        sequences: share of the validation and test splits' 13-word sequences that may stand in the training text:
-            quotations and set phrases come to well under 0.01 in encyclopedic text.
-        similarity: share of an article's 3-word sequences that one training article may have: unrelated articles stay
-            under 0.1, and a copy with 30 % of its words changed keeps 0.34.
-        shared: so many of them at least: a short article has that share by chance.
+        sequences: allowed share of a split's 13-word sequences in the training text; in encyclopedic text, quotations
+            and set phrases are well under 0.01.
+        similarity: share of an article's 3-word sequences in one training article from which it is a near-duplicate:
+            unrelated articles share under 0.1, and a copy with 30 % of its words changed has 0.34.
+        shared: minimum number of shared sequences of a near-duplicate, since a short article can reach the share by
+            chance.
         common: see above.
-        max_articles: articles of each split to look for, evenly over it: bounds memory and time.
+        max_articles: articles of each split to search for, evenly spaced, which bounds memory and time.
 
     Raises:
         SettingError: a value outside its range.
@@ -61,9 +62,9 @@ class Contamination:
                 raise SettingError(name, getattr(self, name), "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return how much of the other splits the training split holds."""
+        """Search the training split for text of the other splits."""
         if "train" not in subject.splits:
-            sentence = "Contamination was not checked: the text that the network learned from is not at hand."
+            sentence = "Contamination was not checked: the training text is not available."
             return finding("none", sentence, self.sequences)
         looked_for = [
             _LookedFor(name, words)
@@ -72,9 +73,9 @@ class Contamination:
             for words in words_of([split.texts[index] for index in evenly(len(split.texts), self.max_articles)])
         ]
         shares, copies = self._found(looked_for, subject.splits["train"])
-        # A whole split's share hides one article in a large split, and a near copy has no long sequence: hence both.
+        # Both measures: a split's share hides a single article, and an edited copy may have no long sequence.
         worst = max(shares, key=lambda name: shares[name])
-        share = f"{shares[worst]:.2%} of the 13-word sequences of {worst} stand in the training text"
+        share = f"{shares[worst]:.2%} of the 13-word sequences of {worst} are in the training text"
         allowed = f"({self.sequences:.0%} is allowed)"
         if copies:
             first = copies[0]
@@ -83,20 +84,18 @@ class Contamination:
                 f"“{first['begins']}…” ({first['similarity']:.0%} of its 3-word sequences); {share} {allowed}."
             )
         elif shares[worst] > self.sequences:
-            sentence = f"The training text holds text that judges the network: {share} {allowed}."
+            sentence = f"The training text contains validation or test text: {share} {allowed}."
         else:
-            sentence = (
-                f"Training text is apart from what judges the network: {share} {allowed}, and no article is close."
-            )
+            sentence = f"The training text has no validation or test text: {share} {allowed}, and no article is close."
         verdict: Verdict = "fault" if copies or shares[worst] > self.sequences else "fine"
         return finding(verdict, sentence, self.sequences, sequences=shares, near_duplicates=copies)
 
     def _found(self, looked_for: Sequence["_LookedFor"], train: Split) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Go through the training text once, on all cores where there is much of it.
+        """Search the training text once, on all cores if it is large.
 
         Returns:
-            the share of each split's 13-word sequences that stand in it, and the articles that one of its articles
-            nearly repeats, with the greatest similarity.
+            The share of each split's 13-word sequences that it contains, and the near-duplicate articles with their
+            largest similarity.
         """
         passages, phrases = (
             _Index([np.unique(runs(article.words.hashes, length)) for article in looked_for])
@@ -106,14 +105,14 @@ class Contamination:
         texts = train.texts if train.whole is None else train.whole
         seen = np.zeros(len(passages.keys), dtype=bool)
         spread = np.zeros(len(phrases.keys), dtype=np.int64)  # training articles that have each 3-word sequence
-        # Of each training article that some may nearly repeat: these, and its phrases that may not be common. A phrase
-        # is among them in so many articles at most as make it common, which bounds the memory.
+        # For each training article that may be a near-duplicate: the articles that it may duplicate, and its phrases
+        # that are not known to be common. Each phrase occurs at most ``common`` times, which bounds the memory.
         pairs: list[tuple[NDArray[np.int64], NDArray[np.int32]]] = []
-        for _, found in in_order(find_both, batches(texts, TEXTS_AT_ONCE), processes_for(train.bytes)):
+        for _, found in in_order(find_both, batches(texts, TEXTS_PER_TASK), processes_for(train.bytes)):
             seen[found.passages] = True
             spread[found.phrases] += 1
-            # What is common becomes known on the way, and only lowers what is shared: a pair that is too little now
-            # remains so, and the few others are counted again in the end.
+            # More phrases turn out to be common later, which only lowers the number shared. So a pair with too few
+            # shared phrases can be dropped now, and the others are counted again at the end.
             rare = found.phrases[spread[found.phrases] <= self.common]
             if len(rare) >= self.shared and len(articles := np.flatnonzero(phrases.shared(rare) >= self.shared)):
                 pairs.append((articles, rare))
@@ -140,14 +139,14 @@ class Contamination:
 
 
 class _LookedFor(NamedTuple):
-    """An article of a split that judges the network."""
+    """A validation or test article."""
 
     split: str
     words: Words
 
 
 class _Index:
-    """Which articles have a sequence.
+    """An inverted index of sequences to articles.
 
     Args:
         each: the distinct sequences of each article, as hashes.
@@ -162,13 +161,13 @@ class _Index:
         self._last = np.append(self._first[1:], len(together))
 
     def shared(self, places: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return (articles,) how many of the sequences at these places each article has."""
+        """Return how many of the sequences with these indices each article has, (articles,)."""
         counts = self._last[places] - self._first[places]
         begins = np.repeat(self._first[places] - np.cumsum(counts) + counts, counts)
         return np.bincount(self._owner[begins + np.arange(counts.sum())], minlength=self.articles)
 
     def of(self, articles: Sequence[int]) -> NDArray[np.int64]:
-        """Return the places of the sequences that at least one of these articles has."""
+        """Return the indices of the sequences that at least one of these articles has."""
         wanted = np.zeros(self.articles, dtype=bool)
         wanted[list(articles)] = True
         place = np.repeat(np.arange(len(self.keys)), self._last - self._first)

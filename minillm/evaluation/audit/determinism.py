@@ -1,4 +1,4 @@
-"""Does the same text get the same figures each time?"""
+"""Whether the same text always gives the same figures."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,17 @@ LOGITS_AT_ONCE = 2**24  # 64 MiB: bounds the memory
 
 @dataclass(frozen=True)
 class Determinism:
-    """Reads the same text twice, and once more among other texts: its tokens must be as probable as before.
+    """Reads the same text twice, and again among other texts: the probabilities of its tokens must not change.
 
-    Dropout that stays on when the network is tested, or noise, changes figures from one time to the next; a batch
-    normalization, or experts with room for so many tokens of a batch, make them depend on what else is in the batch.
+    Active dropout or noise changes figures at random. Batch normalization, or experts with a capacity per batch, make
+    them depend on the other texts in the batch.
 
-    The text stands at the same places of batches of the same shape, so that the numbers are computed in the same order.
+    The text has the same position in batches of the same shape, so that numbers are computed in the same order.
 
     Args:
-        tolerance: nats by which the surprise at a token may change. Rounding in float32 comes to about 1e-5, and
-            figures are shown to 1e-3; dropout of 0.1 moves it by 0.1 and more.
-        rows: texts in a batch.
+        tolerance: allowed change of a token's surprisal, in nats. Rounding in float32 gives about 1e-5, and figures are
+            shown to 1e-3; dropout of 0.1 changes it by 0.1 and more.
+        rows: texts per batch.
 
     Raises:
         SettingError: a value outside its range.
@@ -43,7 +43,7 @@ class Determinism:
             raise SettingError("rows", self.rows, "must be at least 3: the text twice, and another")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return whether repeating, or other texts in the batch, change what the network says of a text."""
+        """Check whether repetition, or other texts in the batch, change the probabilities of a text."""
         windows = Windows(subject.samples["test"].documents, subject.max_length)
         longest = np.argsort(-windows.lengths, kind="stable")
         length = int(windows.lengths[longest[0]])
@@ -52,13 +52,13 @@ class Determinism:
         batch = windows.__getitems__(chosen)
         text, targets = batch["inputs"][:1], batch["targets"][0]
         others = batch["inputs"][1:] if len(chosen) > 1 else text.flip(1)
-        # The first row and the last: what is full for the last may have room for the first.
+        # In the first and the last row: an expert's capacity may be exhausted only for the last.
         among = torch.cat([text, others, text])
         first, again = self._nats(subject, among, targets), self._nats(subject, among, targets)
         elsewhere = self._nats(subject, torch.cat([text, others.flip(1), text]), targets)
         repeated, composed = float((again - first).abs().max()), float((elsewhere - first).abs().max())
         verdict: Verdict = "fine" if repeated <= self.tolerance and composed <= self.tolerance else "fault"
-        if not repeated <= self.tolerance:  # not a number is no agreement either
+        if not repeated <= self.tolerance:  # also if it is NaN
             sentence = (
                 f"The network says something else each time: the same text read twice changed the surprise at a token "
                 f"by up to {repeated:.2g} nats ({self.tolerance:g} is allowed), as dropout does that is still on when "
@@ -79,7 +79,7 @@ class Determinism:
         return finding(verdict, sentence, self.tolerance, repeated=repeated, composed=composed)
 
     def _nats(self, subject: Subject, rows: Tensor, targets: Tensor) -> Tensor:
-        """Return (2, T): the nats of each target in the first row and in the last."""
+        """Return the nats of each target in the first and the last row, (2, T)."""
         logits = subject.logits(rows)[[0, -1]]
         given = targets.to(logits.device).expand(2, -1)
         return torch.nn.functional.cross_entropy(logits.transpose(1, 2), given, reduction="none").cpu().double()

@@ -1,4 +1,4 @@
-"""Are the reported figures those of the text, and not of padding or unknown words?"""
+"""Whether padding or unknown words inflate the reported figures."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from minillm.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Inflation:
-    """Compares reported accuracy and perplexity with those over the true targets alone; names what inflates them.
+    """Compares reported accuracy and perplexity with those of the true targets, and names what inflates them.
 
-    Padding is told as it would be if each window were padded to ``max_length``, and predicted with certainty, as a
-    network learns to that is trained on it.
+    The figures with padding assume that each window is padded to ``max_length``, and that padding is predicted with
+    certainty, as by a network trained on it.
 
     Args:
-        tolerance: how far a reported accuracy, or a reported loss in nats, may be from the recomputed one. Both are
-            float32 over the same tokens, and differ by rounding (1e-5); other tokens differ by more than 0.005.
-        warned: share of [UNK] among the test targets over which the finding says what it does to perplexity. Of the
-            sample's words 20 % are not in a vocabulary of 5,000.
-        unknown: share over which it is a fault: perplexity and accuracy are then those of a text of which every third
-            word is the same one. Text in another language than the vocabulary's is at 70 % and more.
+        tolerance: allowed difference between a reported and a recomputed accuracy, or loss in nats. Rounding in float32
+            gives 1e-5; over other tokens, figures differ by more than 0.005.
+        warned: share of [UNK] among the test targets above which the finding warns of its effect on perplexity. With a
+            vocabulary of 5,000, 20 % of the sample's words are unknown.
+        unknown: share of [UNK] above which it is a fault: almost every third word then counts as the same word. Text in
+            another language than the vocabulary's has 70 % and more.
 
     Raises:
         SettingError: a value outside its range.
@@ -40,12 +40,12 @@ class Inflation:
                 raise SettingError(name, getattr(self, name), "must be a share, from 0 to 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return the figures with padding and without [UNK], and which reported ones are not right."""
+        """Compute the figures with padding and without [UNK], and check the reported figures."""
         test = subject.measured["test"]
         padded = padding_counted(test)
         share, without = test.figures["unk_rate"], test.figures["accuracy_without_unknown"]
         accuracy = test.figures["accuracy"]
-        told = (
+        effects = (
             f"{padded['share']:.0%} of the places of windows of {subject.max_length} tokens are padding: counting them "
             f"would have shown test accuracy {padded['accuracy']:.2f} instead of {accuracy:.2f}, and perplexity "
             f"{padded['perplexity']:,.1f} instead of {test.figures['perplexity']:,.1f}"
@@ -61,12 +61,12 @@ class Inflation:
             if share > self.unknown:
                 hidden += f"; over {self.unknown:.0%}, neither says how well the text is predicted: bits per byte does"
         elif share and without is not None:
-            told += f"; {share:.0%} of the targets are [UNK]: without them it is {without:.2f}"
+            effects += f"; {share:.0%} of the targets are [UNK]: without them it is {without:.2f}"
         wrong = self._wrong(subject)
-        said = [*wrong, *([hidden] if hidden else []), told + self._over_train(subject)]
+        clauses = [*wrong, *([hidden] if hidden else []), effects + self._over_train(subject)]
         return finding(
             "fault" if wrong or share > self.unknown else "fine",
-            ". ".join(said) + ".",
+            ". ".join(clauses) + ".",
             self.tolerance,
             unknown=share,
             warning=warning and f"{warning}.",
@@ -79,7 +79,7 @@ class Inflation:
         )
 
     def _over_train(self, subject: Subject) -> str:
-        """Return why test accuracy is over that of train, where it is for its [UNK]."""
+        """Return a clause if test accuracy is above train's because of its share of [UNK]."""
         train, test = (
             subject.measured[name].figures if name in subject.measured else None for name in ("train", "test")
         )
@@ -95,7 +95,7 @@ class Inflation:
         )
 
     def _wrong(self, subject: Subject) -> list[str]:
-        """Return a clause for each reported figure that is not that of the true targets."""
+        """Return a clause for each reported figure that is wrong."""
         wrong = []
         for name, measured in subject.measured.items():
             padded = padding_counted(measured)
@@ -117,7 +117,7 @@ class Inflation:
 
 
 def padding_counted(measured: Measured) -> dict[str, float]:
-    """Return accuracy and perplexity with padding counted as predicted, and the share of padding."""
+    """Return accuracy and perplexity with padding counted as predicted, and the share of padding positions."""
     places = measured.figures["tokens"] + measured.padding
     figures, targets = measured.figures, measured.figures["tokens"]
     return {

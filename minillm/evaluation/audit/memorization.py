@@ -1,4 +1,4 @@
-"""Does the network know its training text by heart?"""
+"""Whether the network has memorized its training text."""
 
 from dataclasses import dataclass
 
@@ -6,26 +6,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillm.data.batching import Documents, Windows
+from minillm.data.batching import EncodedDocuments, Windows
 from minillm.errors import SettingError
 from minillm.evaluation.audit.finding import Finding, finding
 from minillm.evaluation.schema import Verdict
 from minillm.evaluation.subject import Subject
 
-ROWS = 32  # passages continued at once
+ROWS = 32  # passages per batch
 
 
 @dataclass(frozen=True)
 class Memorization:
-    """Continues passages greedily, and compares with how they go on (Carlini et al. 2023).
+    """Continues passages greedily, and compares the continuations with the text (Carlini et al. 2023).
 
     Args:
-        difference: how much longer, in tokens, the word-for-word start of the continuation may be on training passages
-            than on test passages. A network without the text by heart hits the first token or two of either; the mean
-            over 64 passages is known to about 0.3. One that memorized goes on for most of the 32.
-        passages: passages of each split, evenly over it.
-        prompt: tokens given.
-        continuation: tokens to continue.
+        difference: allowed difference between training and test passages in the number of tokens that match from the
+            start of the continuation. Without memorization one or two tokens match in either; the mean over 64 passages
+            has an error of about 0.3. With memorization most of the 32 match.
+        passages: passages of each split, evenly spaced.
+        prompt: tokens of the prompt.
+        continuation: tokens of the continuation.
 
     Raises:
         SettingError: a value outside its range.
@@ -42,9 +42,9 @@ class Memorization:
                 raise SettingError(name, getattr(self, name), "must be over 0")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return how far training and test passages are continued word for word."""
+        """Check how many tokens of training and test passages are continued exactly."""
         if "train" not in subject.splits:
-            sentence = "Memorization was not checked: the text that the network learned from is not at hand."
+            sentence = "Memorization was not checked: the training text is not available."
             return finding("none", sentence, self.difference)
         exact: dict[str, float] = {}
         prefix: dict[str, float] = {}
@@ -60,17 +60,17 @@ class Memorization:
             prefix[name] = float(matching.double().mean())
         gap = prefix["train"] - prefix["test"]
         sentence = (
-            f"From {self.prompt} tokens the network goes on word for word for {prefix['train']:.1f} tokens of "
-            f"{self.continuation} in training passages and {prefix['test']:.1f} in test passages ({self.difference:g} "
-            f"more are allowed), and to the end in {exact['train']:.0%} and {exact['test']:.0%}."
+            f"From {self.prompt} tokens the network continues exactly for {prefix['train']:.1f} of {self.continuation} "
+            f"tokens in training passages and {prefix['test']:.1f} in test passages ({self.difference:g} more are "
+            f"allowed), and to the end in {exact['train']:.0%} and {exact['test']:.0%}."
         )
         if gap > self.difference:
-            sentence = "The network has training text by heart: f" + sentence[1:]
+            sentence = "The network has memorized training text: f" + sentence[1:]
         verdict: Verdict = "fault" if gap > self.difference else "fine"
         return finding(verdict, sentence, self.difference, exact=exact, prefix=prefix)
 
-    def _passages(self, documents: Documents, max_length: int) -> Tensor:
-        """Return (N, prompt + continuation) tokens, each from the start of a window, as in training."""
+    def _passages(self, documents: EncodedDocuments, max_length: int) -> Tensor:
+        """Return tokens (N, prompt + continuation), from the start of windows, as in training."""
         length = self.prompt + self.continuation
         windows = Windows(documents, max(max_length, length))
         long_enough = np.flatnonzero(windows.lengths >= length)
@@ -80,11 +80,11 @@ class Memorization:
         return torch.cat([windows.__getitems__([int(long_enough[i])])["inputs"][:, :length] for i in chosen])
 
     def _matching(self, subject: Subject, passages: Tensor) -> Tensor:
-        """Return (N,) how many tokens of the greedy continuation match from its start."""
+        """Return how many tokens of the greedy continuation match from its start, (N,)."""
         lengths = torch.zeros(len(passages), dtype=torch.long)
         going = torch.arange(len(passages))
         for place in range(self.prompt, passages.size(1)):
-            # As long as a row matches, what it has generated is the passage itself.
+            # While a row matches, its generated tokens are those of the passage.
             seen = passages[going, max(0, place - subject.max_length) : place]
             guess = subject.logits(seen)[:, -1].argmax(dim=-1).cpu()
             going = going[guess == passages[going, place]]

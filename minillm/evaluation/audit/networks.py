@@ -1,11 +1,11 @@
-"""Anybody's language model in this project's terms: [PAD] is 0, [UNK] 1, [BOS] 2, [EOS] 3, then come its other tokens.
+"""Adapters for any language model: its ids become [PAD] = 0, [UNK] = 1, [BOS] = 2, [EOS] = 3, then its other tokens.
 
-So every figure, check and plot that there is for a model of this project works on any other. What a model lacks is made
-up for so that its figures stay code lengths of the whole text, comparable across vocabularies:
+With them, all figures, checks and plots of this project work for any model. Missing special tokens are handled so that
+figures are still code lengths of the whole text, comparable across vocabularies:
 
-- Without a token that begins a text its [EOS] stands there, as between the documents that such models learn from; and
-  where it has neither, the first token of a text is paid for at ln V nats, as if nothing were known about it.
-- Without an [EOS] the end of a text is not predicted.
+- A model without [BOS] reads its [EOS] there, as between the documents of its training. Without either, the first token
+  of a text costs ln V nats, as if it were uniformly distributed.
+- A model without [EOS] does not predict the end of a text.
 """
 
 import contextlib
@@ -31,28 +31,31 @@ from minillm.tokenization.tokenizer import Encoded
 
 log = logging.getLogger(__name__)
 
-NEVER = -1e30
-"""The logit of a token that the network does not know; finite, so that differences of logits stay numbers."""
+NO_SUCH_TOKEN = -1e30
+"""The logit of a token that the network does not have; finite, so that differences of logits are numbers."""
 
-LONGEST = 1024
-"""Tokens of context at most, where nothing else is said: a row of logits over 150,000 tokens takes 600 MB then."""
+MAX_DEFAULT_LENGTH = 1024
+"""Maximum tokens of context by default: with 150,000 tokens in the vocabulary, a row's logits then take 600 MB."""
 
-LOGITS_AT_ONCE = 2**27  # 512 MiB: bounds the memory
+LOGITS_AT_ONCE = 2**27  # 512 MiB, which bounds the memory
 FAILS = "fails on ids of shape"
 INSTALL = "pip install -e '.[audit]'"
-# Where configurations of transformers say how many places there are.
-PLACES = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len", "seq_length")
+# Settings of transformers' configurations with the number of positions.
+LENGTH_SETTINGS = (
+    *("max_position_embeddings", "n_positions", "n_ctx"),
+    *("max_sequence_length", "max_seq_len", "seq_length"),
+)
 
 
-class Renumbering:
-    """A model's ids and this project's.
+class IdMapping:
+    """The mapping between a model's ids and this project's.
 
     Args:
-        size: V, the logits of a place.
-        begin: the model's token that a text begins with; None: it has none.
-        end: the one that a text ends with; None: none. It may be the same.
-        unknown: the one for what is not in the vocabulary; None: none.
-        padding: what is put where there is no token; None: any.
+        size: V, logits per position.
+        begin: the model's token at the beginning of a text; None: it has none.
+        end: its token at the end of a text, perhaps the same; None: it has none.
+        unknown: its token for unknown words; None: it has none.
+        padding: its padding token; None: any token is used.
     """
 
     def __init__(
@@ -65,23 +68,23 @@ class Renumbering:
     ) -> None:
         for name, token in ("begin", begin), ("end", end), ("unknown", unknown), ("padding", padding):
             if token is not None and not 0 <= token < size:
-                raise SettingError(f"{name}_id", token, f"is no token: the network gives logits of {size:,}")
+                raise SettingError(f"{name}_id", token, f"is not a token: the network has logits for {size:,}")
         self.size, self.begins, self.ends = size, begin is not None, end is not None
-        # A token that is several of them is the first of these: it can be predicted as one thing alone.
+        # A token with several roles gets the first of these, since it can only be predicted as one.
         own: dict[int, int] = {}
         for special, token in (EOS, end), (UNK, unknown), (BOS, begin):
             if token is not None:
                 own.setdefault(token, special)
         rest = [token for token in range(size) if token not in own]
         self.ours = np.zeros(size, dtype=np.int64)
-        """(V,) this project's id of each of the model's."""
+        """(V,) this project's id for each id of the model."""
         self.ours[list(own)] = list(own.values())
         self.ours[rest] = np.arange(len(rest)) + len(SPECIAL_TOKENS)
         specials = {special: token for token, special in own.items()}
         self.predicted = torch.tensor([specials.get(special, -1) for special in range(4)] + rest)
-        """(V',) the model's id of each of this project's, whose logit it is; -1: it has none."""
+        """(V',) for each id of this project, the model's id with its logit; -1: there is none."""
         self.read = self.predicted.clone()
-        """(V',) what the model reads in its place."""
+        """(V',) for each id of this project, the id that the model reads."""
         self.read[[PAD, UNK, BOS, EOS]] = torch.tensor(
             [next((token for token in (each, padding, end) if token is not None), 0) for each in
              (padding, unknown, begin, end)]
@@ -91,52 +94,50 @@ class Renumbering:
         return len(self.predicted)
 
 
-class ForeignNetwork(nn.Module):
-    """A network that speaks this project's ids: (B, T) to float32 logits (B, T, V').
+class AdaptedNetwork(nn.Module):
+    """A network that maps this project's ids (B, T) to float32 logits (B, T, V').
 
     Args:
-        inside: the model's own, or a function: ids (B, T) to logits (B, T, V), alone, first of a tuple, or as
-            ``.logits``. A ``mask`` (B, T), true where there is a token, goes with them where ``masked`` is set.
-        renumbering: of the ids; None: they are this project's already.
-        name: what it is called in errors.
-        masked: whether it takes a mask, as ``attention_mask``.
+        inside: the model's network, or a function: ids (B, T) to logits (B, T, V), returned alone, first in a tuple, or
+            as ``.logits``.
+        mapping: of the ids; None: they are this project's already.
+        name: of the model, for errors.
+        masked: whether the network takes an ``attention_mask`` (B, T), true at tokens.
     """
 
-    def __init__(
-        self, inside: Callable[..., Any], renumbering: Renumbering | None, name: str, masked: bool = False
-    ) -> None:
+    def __init__(self, inside: Callable[..., Any], mapping: IdMapping | None, name: str, masked: bool = False) -> None:
         super().__init__()
         self.inside, self.name, self.masked = inside, name, masked
-        self.begins = renumbering is None or renumbering.begins
-        self.size = renumbering.size if renumbering else None
+        self.begins = mapping is None or mapping.begins
+        self.size = mapping.size if mapping else None
         self.read: Tensor | None
         self.predicted: Tensor | None
-        # Of no size to speak of; they go where the network goes.
-        self.register_buffer("read", renumbering.read if renumbering else None, persistent=False)
-        self.register_buffer("predicted", renumbering.predicted if renumbering else None, persistent=False)
+        # Small buffers, which move to the network's device.
+        self.register_buffer("read", mapping.read if mapping else None, persistent=False)
+        self.register_buffer("predicted", mapping.predicted if mapping else None, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return logits.
 
         Raises:
-            SettingError: the network fails, or what it returns is not logits of each place.
+            SettingError: the network fails, or does not return logits for each position.
         """
         if self.read is None or self.predicted is None:
             return self._logits(ids, ids != PAD)
         theirs, present = self.read[ids], ids != PAD
-        alone = None if self.begins else ids[:, :1] == BOS  # (B, 1) rows that begin with what the model does not know
+        alone = None if self.begins else ids[:, :1] == BOS  # (B, 1) rows with a [BOS], which the model lacks
         if alone is not None and alone.any():
-            # They are read from their first token on; what is known before it is nothing.
+            # Read these rows from their first token on; its own distribution is uniform.
             theirs = torch.where(alone, torch.cat([theirs[:, 1:], self.read[PAD].expand(len(ids), 1)], dim=1), theirs)
             present = torch.where(alone, torch.cat([present[:, 1:], present.new_zeros(len(ids), 1)], dim=1), present)
-            present[:, :1] = True  # a text may have no token at all
+            present[:, :1] = True  # a text may be empty
             logits = self._logits(theirs, present)
             later = torch.cat([torch.zeros_like(logits[:, :1]), logits[:, :-1]], dim=1)
             logits = torch.where(alone[..., None], later, logits)
         else:
             logits = self._logits(theirs, present)
         logits = logits[..., self.predicted.clamp(min=0)]
-        logits[..., self.predicted < 0] = NEVER
+        logits[..., self.predicted < 0] = NO_SUCH_TOKEN
         return logits
 
     def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -144,32 +145,32 @@ class ForeignNetwork(nn.Module):
             given = self.inside(input_ids=ids, attention_mask=mask.long()) if self.masked else self.inside(ids)
         except MiniLLMError:
             raise
-        except Exception as error:  # whatever a network of somebody's raises
+        except Exception as error:  # a user's network can raise anything
             problem = " ".join(str(error).split()) or type(error).__name__
             raise SettingError("network", self.name, f"{FAILS} {_shape(ids)}: {problem}") from error
         logits = getattr(given, "logits", given)
         logits = logits[0] if isinstance(logits, tuple | list) and logits else logits
         logits = torch.from_numpy(logits) if isinstance(logits, np.ndarray) else logits
-        wanted = f"must be logits ({ids.size(0)}, {ids.size(1)}, {self.size or 'V'}), one for each token at each place"
+        wanted = f"must be logits ({ids.size(0)}, {ids.size(1)}, {self.size or 'V'}), one per token at each position"
         if not isinstance(logits, Tensor):
             raise SettingError("network", self.name, f"returns {type(logits).__name__} for ids {_shape(ids)}; {wanted}")
         right = logits.dim() == 3 and logits.shape[:2] == ids.shape and logits.size(2) == (self.size or logits.size(2))
         if not right or not logits.is_floating_point():
             kind = f"{str(logits.dtype).removeprefix('torch.')} of shape {_shape(logits)}"
             raise SettingError("network", self.name, f"returns {kind} for ids {_shape(ids)}; {wanted}")
-        return logits.to(ids.device).float().clamp(min=NEVER)
+        return logits.to(ids.device).float().clamp(min=NO_SUCH_TOKEN)
 
 
-class ForeignTokenizer:
-    """A tokenizer that speaks this project's ids, with what figures and checks use of `minillm.tokenization.Tokenizer`.
+class AdaptedTokenizer:
+    """A tokenizer with this project's ids and the part of `minillm.tokenization.Tokenizer` that evaluation uses.
 
     Args:
-        encode: the model's ids of each of many texts, without tokens before and after, and what their unknown tokens
-            hide, see `minillm.tokenization.Encoded`.
-        decode: the text of the model's ids.
-        spell: how the vocabulary spells one of the model's ids.
-        renumbering: of the ids.
-        name: what it is called in errors.
+        encode: maps texts to the model's ids, without special tokens before and after, and the cost of unknown words,
+            see `minillm.tokenization.Encoded`.
+        decode: maps the model's ids to text.
+        spell: maps one of the model's ids to its entry in the vocabulary.
+        mapping: of the ids.
+        name: of the model, for errors.
     """
 
     def __init__(
@@ -177,73 +178,73 @@ class ForeignTokenizer:
         encode: Callable[[Sequence[str]], Sequence[tuple[Sequence[int], int]]],
         decode: Callable[[list[int]], str],
         spell: Callable[[int], str],
-        renumbering: Renumbering,
+        mapping: IdMapping,
         name: str,
     ) -> None:
         self._encode, self._decode, self._spell, self._name = encode, decode, spell, name
-        self._renumbering = renumbering
-        self.ends = renumbering.ends
+        self._mapping = mapping
+        self.ends = mapping.ends
 
     def __len__(self) -> int:
-        return len(self._renumbering)
+        return len(self._mapping)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without [BOS] and [EOS]."""
         return self.encode_batch([text])[0].ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode many texts at once, and count what the unknown tokens lose.
+        """Encode texts, and count the cost of their unknown words.
 
         Raises:
-            SettingError: the tokenizer fails, or gives ids that the network has no logits for.
+            SettingError: the tokenizer fails, or returns ids for which the network has no logits.
         """
         try:
             encoded = self._encode(texts)
             arrays = [np.asarray(ids, dtype=np.int64).reshape(-1) for ids, _ in encoded]
         except MiniLLMError:
             raise
-        except Exception as error:  # whatever a tokenizer of somebody's raises
+        except Exception as error:  # a user's tokenizer can raise anything
             problem = " ".join(str(error).split()) or type(error).__name__
             raise SettingError("network", self._name, f"its tokenizer fails to encode text: {problem}") from error
         for ids in arrays:
-            if len(ids) and not (ids.min() >= 0 and ids.max() < self._renumbering.size):
+            if len(ids) and not (ids.min() >= 0 and ids.max() < self._mapping.size):
                 worst = int(ids.min() if ids.min() < 0 else ids.max())
-                advice = f"its tokenizer gives the id {worst:,}, and it has logits of {self._renumbering.size:,} tokens"
-                raise SettingError("network", self._name, f"{advice} alone: they do not belong together")
+                advice = f"its tokenizer returns the id {worst:,}, but it has logits for only {self._mapping.size:,}"
+                raise SettingError("network", self._name, f"{advice} tokens: they do not belong together")
         return [
-            Encoded(self._bare(self._renumbering.ours[ids]).tolist(), unknown_bytes)
+            Encoded(self._without_specials(self._mapping.ours[ids]).tolist(), unknown_bytes)
             for ids, (_, unknown_bytes) in zip(arrays, encoded, strict=True)
         ]
 
     def decode(self, ids: Any) -> str:
-        """Return the text of the ids: [PAD], [BOS] and [EOS] are left out, an unknown token shows as [UNK]."""
+        """Return the text of ids, without [PAD], [BOS] and [EOS]; an unknown word is shown as [UNK]."""
         ids = list(ids)
-        text = self._decoded([int(self._renumbering.predicted[each]) for each in ids if each not in (PAD, BOS, EOS)])
+        text = self._decoded([int(self._mapping.predicted[each]) for each in ids if each not in (PAD, BOS, EOS)])
         if UNK not in ids:
             return text
-        # As the model's own tokenizer sets it among the others, and in this project's spelling.
-        spelled = self._decoded([int(self._renumbering.predicted[UNK])]).strip()
+        # With the spacing of the model's tokenizer and this project's spelling.
+        spelled = self._decoded([int(self._mapping.predicted[UNK])]).strip()
         return text.replace(spelled, SPECIAL_TOKENS[UNK]) if spelled else text
 
     def token(self, token_id: int) -> str:
         """Return an entry as the vocabulary spells it."""
         if token_id < len(SPECIAL_TOKENS):
             return SPECIAL_TOKENS[token_id]
-        theirs = int(self._renumbering.predicted[token_id])
+        theirs = int(self._mapping.predicted[token_id])
         try:
             return self._spell(theirs)
-        except Exception:  # a network may have logits of more tokens than its tokenizer knows
+        except Exception:  # a network may have more logits than its tokenizer has entries
             return f"<{theirs}>"
 
     def _decoded(self, ids: list[int]) -> str:
         try:
             return str(self._decode(ids)) if ids else ""
-        except Exception as error:  # whatever a tokenizer of somebody's raises
+        except Exception as error:  # a user's tokenizer can raise anything
             problem = " ".join(str(error).split()) or type(error).__name__
             raise SettingError("network", self._name, f"its tokenizer fails to decode ids: {problem}") from error
 
-    def _bare(self, ids: np.ndarray) -> np.ndarray:
-        """Return the ids without a [BOS] that the tokenizer put before them, and an [EOS] after them."""
+    def _without_specials(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids without a [BOS] before and an [EOS] after them."""
         if len(ids) and ids[0] == BOS:
             ids = ids[1:]
         if len(ids) and ids[-1] == EOS:
@@ -252,20 +253,20 @@ class ForeignTokenizer:
 
 
 class AuditedModel(LanguageModel):
-    """A model as an audit sees it: with any network that maps ids (B, T) to logits (B, T, V).
+    """A model to audit, with any network that maps ids (B, T) to logits (B, T, V).
 
     Args:
-        network: in this project's ids; it is put in eval mode.
-        tokenizer: of these ids.
-        max_length: tokens of context that it is judged with.
-        config: what is said about it.
-        name: what it is called.
+        network: with this project's ids; set to eval mode.
+        tokenizer: with the same ids.
+        max_length: tokens of context.
+        config: a description, for the report.
+        name: of the model.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        tokenizer: Tokenizer | ForeignTokenizer,
+        tokenizer: Tokenizer | AdaptedTokenizer,
         max_length: int,
         config: dict[str, Any],
         name: str,
@@ -276,7 +277,7 @@ class AuditedModel(LanguageModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     @property
@@ -287,22 +288,22 @@ class AuditedModel(LanguageModel):
     def continue_batch(
         self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None, seed: int | None = None
     ) -> list[str]:
-        """Return continuations, see `LanguageModel.continue_batch`; without a cache where the network has none."""
+        """Return continuations, see `LanguageModel.continue_batch`; without a cache if the network has none."""
         if hasattr(self.network, "new_cache") and self._max_length == getattr(self.network, "max_length", None):
             return super().continue_batch(prompts, max_new_tokens, sampling, seed)
         ids = [[BOS, *self.tokenizer.encode(prompt)] for prompt in prompts]
         continued = [list(row) for row in ids]
-        decoder = _Rereading(self.network, self._max_length, len(self.tokenizer))
-        for step in generate_tokens(cast(Any, decoder), ids, max_new_tokens, sampling or Sampling(), seed, self.device):
-            for row, token in zip(continued, step, strict=True):
-                if token is not None:
+        decoder = _UncachedDecoder(self.network, self._max_length, len(self.tokenizer))
+        for draw in generate_tokens(cast(Any, decoder), ids, max_new_tokens, sampling or Sampling(), seed, self.device):
+            for row, token in zip(continued, draw.tokens, strict=True):
+                if token not in (None, EOS):
                     row.append(token)
         decode = self.tokenizer.decode
         return [decode(row)[len(decode(prompt)) :] for row, prompt in zip(continued, ids, strict=True)]
 
 
-class _Rereading:
-    """What `minillm.generation` needs of a network that keeps nothing: the text is read again for each token.
+class _UncachedDecoder:
+    """Makes a network without a cache usable by `minillm.generation`: it reads the whole context for each token.
 
     Args:
         network: ids (B, T) to logits (B, T, V).
@@ -315,18 +316,18 @@ class _Rereading:
 
     @dataclass
     class Cache:
-        """The tokens of each row so far, at their right places, and how many there are."""
+        """The tokens of each row so far."""
 
         capacity: int
         length: int = 0
         rows: list[Tensor] = field(default_factory=list)
 
-    def new_cache(self, batch_size: int, capacity: int) -> "_Rereading.Cache":
+    def new_cache(self, batch_size: int, capacity: int) -> "_UncachedDecoder.Cache":
         return self.Cache(capacity)
 
-    def hidden(self, ids: Tensor, documents: Tensor | None, cache: "_Rereading.Cache") -> Tensor:
-        """Return (B, 1, V): the logits after each row's newest token."""
-        if not cache.rows:  # what stands before a shorter row is no part of it
+    def hidden(self, ids: Tensor, documents: Tensor | None, cache: "_UncachedDecoder.Cache") -> Tensor:
+        """Return the logits after each row's last token, (B, 1, V)."""
+        if not cache.rows:  # without the padding on the left
             cache.rows = [row if documents is None else row[documents[n] > 0] for n, row in enumerate(ids)]
         else:
             cache.rows = [torch.cat([row, new]) for row, new in zip(cache.rows, ids, strict=True)]
@@ -341,7 +342,7 @@ class _Rereading:
         return torch.cat(last)[:, None]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Return what `hidden` returned, which is logits already."""
+        """Return the output of `hidden`, which is already logits."""
         return hidden
 
 
@@ -352,8 +353,8 @@ class CheckpointNetwork:
     Args:
         path: the file.
         trusted: full names of your own classes that it may name, see `minillm.load`.
-        max_length: tokens of context to judge it with; None: its own.
-        device: where to put it; None: a GPU where there is one.
+        max_length: tokens of context; None: the model's own.
+        device: where to put it; None: a GPU if there is one.
     """
 
     path: str | None = None
@@ -365,7 +366,7 @@ class CheckpointNetwork:
         """Return the model.
 
         Raises:
-            SettingError: no whole checkpoint, or a context that it does not have.
+            SettingError: not a complete checkpoint, or a context longer than the model's.
         """
         if self.path is None:
             raise SettingError("path", self.path, "must name a checkpoint, such as outputs/train/.../best.ckpt")
@@ -384,12 +385,12 @@ class TransformersNetwork:
     Args:
         path: its folder, or its name on the Hugging Face Hub.
         revision: branch, tag or commit on the hub; None: the newest.
-        tokenizer: folder or name of its tokenizer; None: beside it.
-        end: whether the end of each text is predicted, where the tokenizer has a token for it. A model that has not
-            learned to end its texts pays for that; false: the text alone.
-        trusted: whether code and pickled weights that come with it may be used: both can do anything on this machine.
-        max_length: tokens of context to judge it with; None: its own, 1,024 at most.
-        device: where to put it; None: a GPU where there is one.
+        tokenizer: folder or name of its tokenizer; None: as ``path``.
+        end: whether the end of each text is predicted, if the tokenizer has a token for it; false suits models that
+            have not learned to end texts.
+        trusted: whether to use code and pickled weights that come with it; both can do anything on this machine.
+        max_length: tokens of context; None: the model's own, at most 1,024.
+        device: where to put it; None: a GPU if there is one.
     """
 
     path: str | None = None
@@ -404,7 +405,7 @@ class TransformersNetwork:
         """Return the model.
 
         Raises:
-            SettingError: it is no causal language model, or not whole, or something that is not trusted.
+            SettingError: not a causal language model, incomplete, or not trusted.
             OutsideError: transformers is missing, or the hub cannot be reached.
         """
         if self.path is None:
@@ -420,7 +421,7 @@ class TransformersNetwork:
                 config = transformers.AutoConfig.from_pretrained(path, **options)
             known = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
             if not known and "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
-                advice = f"is no causal language model of transformers: {config.model_type}"
+                advice = f"is not a causal language model of transformers: {config.model_type}"
                 raise SettingError("path", path, advice)
             with _explained("tokenizer" if self.tokenizer else "path", self.tokenizer or path, "has no tokenizer: "):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.tokenizer or path, **options)
@@ -436,23 +437,23 @@ class TransformersNetwork:
                     **options,
                 )
         if missing := sorted(loaded["missing_keys"]):
-            advice = f"lacks {len(missing)} of the network's weights, such as {missing[0]}: what it predicts is chance"
+            advice = f"lacks {len(missing)} of the network's weights, such as {missing[0]}: its predictions are random"
             raise SettingError("path", path, advice)
         return network, tokenizer
 
 
 @dataclass(frozen=True)
 class PythonNetwork:
-    """Anything else: what a function of yours returns.
+    """Any other model, returned by a function of yours.
 
     Args:
-        target: ``module:function``, which is imported from the current folder too, and called without arguments. It
-            returns an object with
+        target: ``module:function``, imported also from the current folder, and called without arguments. It returns an
+            object with
 
             - ``network``: maps ids (B, T), int64, to logits (B, T, V);
-            - ``encode(text)``: the ids of a text, and ``decode(ids)``;
-            - where there are such: ``begin_id``, ``end_id``, ``unknown_id``, and ``max_length``, the tokens of context.
-        max_length: tokens of context to judge it with; None: the object's own.
+            - ``encode(text)``: returns the ids of a text, and ``decode(ids)`` the text of ids;
+            - if there are such: ``begin_id``, ``end_id``, ``unknown_id``, and ``max_length``, the tokens of context.
+        max_length: tokens of context; None: the object's own.
     """
 
     target: str | None = None
@@ -467,12 +468,12 @@ class PythonNetwork:
         if self.target is None:
             raise SettingError("target", self.target, "must name a function, such as mine:model")
         if (folder := str(Path.cwd())) not in sys.path:
-            sys.path.append(folder)  # for good: a module may import others only when it is used
+            sys.path.append(folder)  # permanently: a module may import others when it is used
         function = resolve(self.target, "target")
         try:
             made = function()
-        except Exception as error:  # whatever a function of somebody's raises
-            problem = " ".join(str(error).split()) or "without a word"
+        except Exception as error:  # a user's function can raise anything
+            problem = " ".join(str(error).split()) or "without a message"
             raise SettingError("target", self.target, f"raises {type(error).__name__}: {problem}") from error
         return audited(made, max_length=self.max_length, name=self.target)
 
@@ -483,15 +484,15 @@ Openable = CheckpointNetwork | TransformersNetwork | PythonNetwork
 def audited(
     model: Any, tokenizer: Any = None, max_length: int | None = None, name: str | None = None, end: bool = True
 ) -> AuditedModel:
-    """Return any model as an audit sees it.
+    """Return any model adapted for an audit.
 
     Args:
-        model: what `minillm.load` returns; a causal language model of transformers with its ``tokenizer``; a network in
-            this project's ids with one of its tokenizers; an object as `PythonNetwork` describes it; one of the
-            classes above; or a path: of a checkpoint, or of a model of transformers.
-        tokenizer: see there.
-        max_length: tokens of context to judge it with; None: its own.
-        name: what it is called in errors.
+        model: a model from `minillm.load`; a causal language model of transformers with its ``tokenizer``; a network
+            with this project's ids and one of its tokenizers; an object as described by `PythonNetwork`; an instance of
+            one of the classes above; or the path of a checkpoint or of a transformers model.
+        tokenizer: see ``model``.
+        max_length: tokens of context; None: the model's own.
+        name: of the model, for errors.
         end: see `TransformersNetwork`.
 
     Raises:
@@ -522,7 +523,7 @@ def audited(
 
 def _of_this_project(network: nn.Module, tokenizer: Tokenizer, name: str, max_length: int | None) -> AuditedModel:
     length = _length(max_length, getattr(network, "max_length", None), None)
-    network = network if hasattr(network, "new_cache") else ForeignNetwork(network, None, name)
+    network = network if hasattr(network, "new_cache") else AdaptedNetwork(network, None, name)
     model = AuditedModel(network, tokenizer, length, {}, name)
     _try(model)
     return model
@@ -535,18 +536,18 @@ def _of_transformers(
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     begin_id, end_id = (_first(tokenizer, *names) for names in (("bos", "cls"), ("eos", "sep")))
     unknown = tokenizer.unk_token_id
-    # A vocabulary of bytes needs none; GPT-2's names one all the same, which is its [EOS].
+    # A byte-level vocabulary needs none, but GPT-2's names its [EOS].
     unknown = None if unknown in (begin_id, end_id) else unknown
     size = int(getattr(text, "vocab_size", None) or len(tokenizer))
-    renumbering = Renumbering(
+    mapping = IdMapping(
         size,
         begin_id if begin_id is not None else end_id,
         end_id if end else None,
         unknown,
         _first(tokenizer, "pad"),
     )
-    places = [getattr(text, place, None) for place in PLACES]
-    known = [place for place in (*places, tokenizer.model_max_length) if isinstance(place, int) and 0 < place < 10**9]
+    lengths = [*(getattr(text, name, None) for name in LENGTH_SETTINGS), tokenizer.model_max_length]
+    known = [length for length in lengths if isinstance(length, int) and 0 < length < 10**9]
     own = min(known, default=None)
     if hasattr(config, "use_cache"):
         config.use_cache = False
@@ -554,15 +555,15 @@ def _of_transformers(
     if device is not None or torch.cuda.is_available():
         network = network.to(device or "cuda")
     model = AuditedModel(
-        ForeignNetwork(network, renumbering, name, masked).to(next(network.parameters()).device),
-        ForeignTokenizer(
+        AdaptedNetwork(network, mapping, name, masked).to(next(network.parameters()).device),
+        AdaptedTokenizer(
             lambda texts: _encoded_by_transformers(tokenizer, texts, unknown),
             lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
             lambda token: str(tokenizer.convert_ids_to_tokens(token)),
-            renumbering,
+            mapping,
             name,
         ),
-        _length(max_length, min(LONGEST, own) if own else LONGEST, own),
+        _length(max_length, min(MAX_DEFAULT_LENGTH, own) if own else MAX_DEFAULT_LENGTH, own),
         {
             "network": {"path": name, "class": type(network).__name__, "vocabulary": size, "context": own},
             "tokenizer": {
@@ -577,7 +578,7 @@ def _of_transformers(
     try:
         _try(model)
     except SettingError:
-        # Networks like RoBERTa's count their places from behind the id of the padding.
+        # Networks such as RoBERTa count positions from the padding's id + 1 on.
         shorter = model.max_length - 1 - (_first(tokenizer, "pad") or 0)
         if max_length is not None or shorter < model.max_length // 2:
             raise
@@ -595,16 +596,16 @@ def _of_python(model: Any, name: str, max_length: int | None) -> AuditedModel:
     length = _length(max_length, getattr(model, "max_length", None), None)
     network = model.network.eval() if isinstance(model.network, nn.Module) else model.network
     size = _vocabulary(network, name)
-    renumbering = Renumbering(size, *(getattr(model, f"{token}_id", None) for token in ("begin", "end", "unknown")))
-    if not renumbering.begins and renumbering.ends:
-        renumbering = Renumbering(size, model.end_id, model.end_id, getattr(model, "unknown_id", None))
+    mapping = IdMapping(size, *(getattr(model, f"{token}_id", None) for token in ("begin", "end", "unknown")))
+    if not mapping.begins and mapping.ends:
+        mapping = IdMapping(size, model.end_id, model.end_id, getattr(model, "unknown_id", None))
     audited_model = AuditedModel(
-        ForeignNetwork(network, renumbering, name),
-        ForeignTokenizer(
+        AdaptedNetwork(network, mapping, name),
+        AdaptedTokenizer(
             lambda texts: [_encoded_by_python(model, text) for text in texts],
             model.decode,
             lambda token: str(model.decode([token])),
-            renumbering,
+            mapping,
             name,
         ),
         length,
@@ -616,10 +617,10 @@ def _of_python(model: Any, name: str, max_length: int | None) -> AuditedModel:
 
 
 def _try(model: AuditedModel) -> None:
-    """Have the network read a window of the whole context, so that what does not work shows at once.
+    """Run the network once on a full context, to find errors at once.
 
     Raises:
-        SettingError: it does not work, or its logits are no numbers.
+        SettingError: it fails, or its logits are not finite.
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(len(SPECIAL_TOKENS), len(model.tokenizer), (1, model.max_length), generator=generator)
@@ -633,26 +634,26 @@ def _try(model: AuditedModel) -> None:
             raise SettingError(error.setting, error.value, advice) from error
         raise
     if not all_finite([logits]):
-        raise SettingError("network", model.name, "its logits are no numbers")
+        raise SettingError("network", model.name, "its logits are not finite")
 
 
 def _vocabulary(network: Callable[..., Any], name: str) -> int:
-    """Return how many tokens a network gives logits of."""
+    """Return the number of logits per position."""
     device = torch.device("cpu")
     if isinstance(network, nn.Module):
         device = next((parameter.device for parameter in network.parameters()), device)
     with torch.inference_mode():
-        return int(ForeignNetwork(network, None, name)(torch.ones(1, 2, dtype=torch.long, device=device)).size(-1))
+        return int(AdaptedNetwork(network, None, name)(torch.ones(1, 2, dtype=torch.long, device=device)).size(-1))
 
 
 def _length(asked: int | None, own: int | None, most: int | None) -> int:
-    """Return the tokens of context: those asked for, or its own.
+    """Return the tokens of context: as requested, or the model's own.
 
     Raises:
-        SettingError: nobody says, or more are asked for than it has.
+        SettingError: neither is known, or more are requested than the model has.
     """
     if asked is None and not (isinstance(own, int) and own > 0):
-        raise SettingError("max_length", asked, "must be given, for the network does not say it; such as 256")
+        raise SettingError("max_length", asked, "must be given, such as 256: the network does not have it")
     length = own if asked is None else asked
     if asked is not None and (asked < 2 or (most is not None and asked > most)):
         raise SettingError("max_length", asked, f"must be at least 2{f' and at most {most:,}' if most else ''}")
@@ -660,7 +661,7 @@ def _length(asked: int | None, own: int | None, most: int | None) -> int:
 
 
 def _encoded_by_transformers(tokenizer: Any, texts: Sequence[str], unknown: int | None) -> list[tuple[list[int], int]]:
-    """Return the ids of texts, and what their unknown tokens hide."""
+    """Return the ids of texts, and the cost of their unknown words."""
     fast = bool(tokenizer.is_fast)
     encoded = tokenizer(
         list(texts),
@@ -680,7 +681,7 @@ def _encoded_by_transformers(tokenizer: Any, texts: Sequence[str], unknown: int 
                 spans = [span for token, span in zip(ids, encoded["offset_mapping"][number], strict=True)
                          if token == unknown]  # fmt: skip
                 hidden = sum(len(text[start:end].encode()) + 1 for start, end in spans)
-            else:  # it does not say where its tokens come from: what the others do not spell
+            else:  # it has no offsets: the bytes that the known tokens do not spell
                 known = tokenizer.decode([token for token in ids if token != unknown])
                 hidden = max(0, len(text.encode()) - len(known.encode())) + count
         results.append((ids, hidden))
@@ -688,7 +689,7 @@ def _encoded_by_transformers(tokenizer: Any, texts: Sequence[str], unknown: int 
 
 
 def _encoded_by_python(model: Any, text: str) -> tuple[list[int], int]:
-    """Return the ids of a text, and what its unknown tokens hide: what the others do not spell."""
+    """Return the ids of a text, and the cost of its unknown words: the bytes that the known tokens do not spell."""
     ids = list(model.encode(text))
     unknown = getattr(model, "unknown_id", None)
     count = ids.count(unknown) if unknown is not None else 0
@@ -699,7 +700,7 @@ def _encoded_by_python(model: Any, text: str) -> tuple[list[int], int]:
 
 
 def _first(tokenizer: Any, *names: str) -> int | None:
-    """Return the first of a tokenizer's special tokens that it has."""
+    """Return the first of these special tokens that a tokenizer has."""
     tokens = (getattr(tokenizer, f"{name}_token_id", None) for name in names)
     return next((int(token) for token in tokens if token is not None), None)
 
@@ -713,7 +714,7 @@ def _shape(ids: Tensor) -> str:
 
 
 def _transformers() -> Any:
-    """Return the library.
+    """Return the library transformers.
 
     Raises:
         OutsideError: it is not installed.
@@ -727,7 +728,7 @@ def _transformers() -> Any:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Leave out what the library says on the way: what matters comes as an error."""
+    """Silence the library's messages and progress bars; problems are raised as errors."""
     before = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.CRITICAL)
@@ -742,7 +743,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(setting: str, path: str, what: str = "") -> Iterator[None]:
-    """Make one line of whatever the library raises on files that anybody may have made."""
+    """Turn any error of the library into one line."""
     try:
         yield
     except MiniLLMError:
@@ -759,11 +760,13 @@ def _explained(setting: str, path: str, what: str = "") -> Iterator[None]:
             raise SettingError(setting, path, f"{what}{problem}") from error
         if _is_unreachable(error):
             raise OutsideError(f"{path}: the hub cannot be reached: {problem[:200]}") from error
-        raise SettingError(setting, path, f"{what}is no folder, and no model of the hub: {problem[:200]}") from error
+        raise SettingError(
+            setting, path, f"{what}is neither a folder nor a model on the hub: {problem[:200]}"
+        ) from error
 
 
 def _is_unreachable(error: BaseException | None) -> bool:
-    """Return whether the network is what stands behind an error."""
+    """Return whether an error was caused by the internet connection."""
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError) or "Connect" in type(error).__name__:
             return True

@@ -1,4 +1,4 @@
-"""Can the figures be at all?"""
+"""Whether the test perplexity is possible."""
 
 import math
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from minillm.evaluation.subject import Subject
 from minillm.tokenization import UNK
 
 BYTES_PER_TOKEN = 4.4
-"""Of English text in GPT-2's vocabulary, whose tokens the law below counts in."""
+"""Of English text with GPT-2's vocabulary, on which the law below is based."""
 
-LARGEST = 10**12
-"""Parameters of a network that does not say how many it has, such as a function: hardly any model has more."""
+MAX_PARAMETERS = 10**12
+"""Assumed for a network whose number of parameters is unknown, such as a function: few models have more."""
 
 
 @dataclass(frozen=True)
 class Plausibility:
-    """A test perplexity better than any network of this size reaches is a fault; one behind a bigram model is weak.
+    """A test perplexity lower than a network of this size can reach is a fault; one above a bigram model's is weak.
 
-    The best that N parameters reach with unlimited data is (8.8e13 / N)^0.076 nats a token (Kaplan et al., "Scaling
-    Laws for Neural Language Models", 2020, equation 1.1). It is taken in bits a byte, of the bytes that [UNK] does not
-    hide, so that it holds for any vocabulary.
+    With unlimited data, N parameters reach (8.8e13 / N)^0.076 nats per token (Kaplan et al., "Scaling Laws for Neural
+    Language Models", 2020, equation 1.1). This is converted to bits per byte, over the bytes outside [UNK], so that it
+    applies to any vocabulary.
 
     Args:
-        margin: share of that bound that is still believed: half of it, since the law is of English web text, and
-            encyclopedic Spanish is more regular. Four million parameters: 1.18 bits a byte by the law, 0.59 here; a
-            network that sees its targets falls under 0.3.
-        behind: times the bigram model's perplexity from which on the network is weak. 1: it has to be ahead of
-            counting. A network in order comes within 1.25 of it in a few epochs; one that learns nothing stays near the
-            unigram model, at twice the bigram's and more. Its figures are right all the same.
+        margin: factor of that bound below which the perplexity is not believed: 0.5, since the law is for English web
+            text, and encyclopedic Spanish is more regular. With four million parameters, the law gives 1.18 bits per
+            byte, and the threshold is 0.59; a network that sees its targets is under 0.3.
+        behind: factor of the bigram model's perplexity above which the network is weak; 1: it must be better than the
+            bigram model. A sound network is within a factor of 1.25 after a few epochs; one that learns nothing stays
+            near the unigram model, at a factor of 2 and more. Its figures are correct all the same.
 
     Raises:
         SettingError: margin outside (0, 1], or behind under 1.
@@ -46,34 +46,34 @@ class Plausibility:
             raise SettingError("behind", self.behind, "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return whether the test perplexity lies between the bound and the bigram model."""
+        """Check whether the test perplexity is between the bound and the bigram model's."""
         figures, documents = subject.measured["test"].figures, subject.samples["test"].documents
         perplexity = figures["perplexity"]
-        # unknown_bytes counts one more for each [UNK].
+        # unknown_bytes includes 1 for each [UNK].
         spelled = int(documents.bytes.sum() - documents.unknown_bytes.sum() + subject.counts["targets"][UNK])
-        parameters = subject.parameters or LARGEST
-        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits a byte
-        floor = math.exp(
-            min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"])
-        )  # the same as a perplexity
+        parameters = subject.parameters or MAX_PARAMETERS
+        law = (8.8e13 / parameters) ** 0.076 / math.log(2) / BYTES_PER_TOKEN  # bits per byte
+        floor = math.exp(min(700.0, self.margin * law * math.log(2) * spelled / figures["tokens"]))  # as a perplexity
         bigram = subject.baselines.get("test", {}).get("bigram", {}).get("perplexity")
         size = f"{parameters / 1e6:,.2g} million parameters" if subject.parameters else "a network of unknown size"
         verdict: Verdict = "fine"
         if not perplexity >= floor:
             verdict = "fault"
             sentence = (
-                f"Test perplexity {perplexity:.2f} cannot be: on unseen text the least for {size} is {floor:.1f}."
+                f"Test perplexity {perplexity:.2f} is impossible: on unseen text the minimum for {size} is {floor:.1f}."
             )
         elif bigram is not None and perplexity > self.behind * bigram:
             verdict = "weak"
             sentence = (
-                f"Test perplexity {perplexity:,.1f} is behind that of a bigram model, {bigram:,.1f}: the network "
-                "learned less than counting does. The figures are right, and weak."
+                f"Test perplexity {perplexity:,.1f} is worse than that of a bigram model, {bigram:,.1f}: the network "
+                "learned less than a bigram model. The figures are correct, and weak."
             )
         else:
             beside = ""
             if bigram is not None:
-                where = "ahead of" if perplexity <= bigram else f"less than {self.behind - 1:.0%} behind"
+                where = "better than" if perplexity <= bigram else f"less than {self.behind - 1:.0%} worse than"
                 beside = f"{where} a bigram model ({bigram:,.1f}) and "
-            sentence = f"Test perplexity {perplexity:,.1f} can be: {beside}not under {floor:.1f}, the least for {size}."
+            sentence = (
+                f"Test perplexity {perplexity:,.1f} is plausible: {beside}at least {floor:.1f}, the minimum for {size}."
+            )
         return finding(verdict, sentence, floor, perplexity=perplexity, bigram_perplexity=bigram)

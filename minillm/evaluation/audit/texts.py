@@ -1,4 +1,4 @@
-"""The texts of an audit: from files or from memory, however many; what figures are over is a bounded part of them."""
+"""The texts of an audit, from files or from memory; figures use a bounded part of them."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -13,24 +13,23 @@ from minillm.evaluation.subject import Split
 from minillm.language_model import EncodedTexts, LanguageModel, identity
 
 Given = str | Path | Sequence[str]
-"""A file, folder or glob, as `minillm.corpus.FilesSource` takes them; or the texts themselves."""
+"""A file, folder or glob, as for `minillm.corpus.FilesSource`; or the texts themselves."""
 
-# Of text that is encoded, per token that figures are over at most: a token of more is rare, so that the limit on tokens
-# decides, and not this one.
+# Bytes of text to encode, per token that figures use at most. Few tokens are longer, so the limit on tokens applies.
 BYTES_PER_TOKEN = 8
-# A token of so many bytes on average is that of no vocabulary: the files of a tokenizer are missing.
-SPARSE = 100
+# No vocabulary has this many bytes per token on average: the tokenizer's files are incomplete.
+MAX_BYTES_PER_TOKEN = 100
 
 
 @dataclass(frozen=True)
 class TextFiles:
-    """The texts in files, read anew each time that they are gone through.
+    """The texts in files, read again at each iteration.
 
     Args:
-        setting: what named them, for errors.
+        setting: the setting with the path, for errors.
         path: file, folder or glob.
-        text_field: field of a .jsonl or .parquet record that holds the text.
-        on_error: what becomes of a record that cannot be used: "refuse" or "skip".
+        text_field: field of a .jsonl or .parquet record with the text.
+        on_error: what to do with an unusable record: "refuse" or "skip".
     """
 
     setting: str
@@ -50,12 +49,12 @@ class TextFiles:
 
 @dataclass(frozen=True)
 class Corpus:
-    """All texts of a split, of which the figures are over a part.
+    """All texts of a split, of which figures use a part.
 
     Args:
-        texts: gone through once by each check that asks for all.
-        articles: how many there are.
-        bytes: their UTF-8 bytes.
+        texts: iterated over once by each check that needs all.
+        articles: number of texts.
+        bytes: UTF-8 bytes of the texts.
     """
 
     texts: TextFiles | Sequence[str]
@@ -67,18 +66,18 @@ class Corpus:
 
 
 def split_of(texts: TextFiles | Sequence[str], setting: str, model: LanguageModel, max_tokens: int | None) -> Split:
-    """Return texts as a split, encoded; of many the ones with the smallest hashes alone, as `smallest_hashes` has it.
+    """Return texts as an encoded split; if there are many, those with the smallest hashes, as in `smallest_hashes`.
 
-    The texts pass by once: memory does not grow with them.
+    The texts are read once, and memory does not grow with their number.
 
     Args:
         texts: the texts.
-        setting: what named them, for errors.
+        setting: the setting with the texts, for errors.
         model: has the tokenizer.
-        max_tokens: tokens of them that figures are over at most; None: all.
+        max_tokens: maximum tokens that figures use; None: all.
 
     Raises:
-        SettingError: there is no text, or next to no token comes of it.
+        SettingError: there is no text, or it gives almost no tokens.
     """
     most = None if max_tokens is None else max_tokens * BYTES_PER_TOKEN
     heap: list[tuple[float, int, int, str]] = []  # the greatest hash first
@@ -93,12 +92,10 @@ def split_of(texts: TextFiles | Sequence[str], setting: str, model: LanguageMode
     chosen = [text for *_, text in sorted(heap, key=lambda entry: entry[1])]
     shown = texts.path if isinstance(texts, TextFiles) else texts
     if not chosen:
-        raise SettingError(setting, shown, "holds no text")
+        raise SettingError(setting, shown, "has no text")
     documents = EncodedTexts(chosen, model.tokenizer)
     tokens = int(documents.lengths.sum()) - (1 + model.tokenizer.ends) * len(documents)
-    if tokens * SPARSE < kept:
-        advice = (
-            f"the model's tokenizer makes {tokens:,} tokens of {kept:,} bytes: it is none of such text, or is not whole"
-        )
+    if tokens * MAX_BYTES_PER_TOKEN < kept:
+        advice = f"the model's tokenizer makes {tokens:,} tokens of {kept:,} bytes: it is for other text, or incomplete"
         raise SettingError(setting, shown, advice)
     return Split(documents, chosen, Corpus(texts, articles, size) if articles > len(chosen) else None)

@@ -1,4 +1,4 @@
-"""Does the tokenizer keep the text, and was it made without the text that judges the network?"""
+"""Whether the tokenizer preserves text, and was fitted without val and test."""
 
 import re
 from collections.abc import Iterable
@@ -17,32 +17,32 @@ from minillm.tokenization import SPECIAL_TOKENS, UNK, Tokenizer
 
 UNKNOWN = SPECIAL_TOKENS[UNK]
 WORD = re.compile(rf"{re.escape(UNKNOWN)}|\w+")
-LONGEST = 3000  # characters of a text that are put through the tokenizer and back
-MOST_ENTRIES = 2000  # that the training text does not explain at once, and that are looked for in it
-FEWEST = 10  # entries that only val and test explain: of fewer nothing is made
+MAX_CHARACTERS = 3000  # of a text that is encoded and decoded
+MAX_ENTRIES = 2000  # unused in the training tokens, to search for in the training text
+MIN_ENTRIES = 10  # that only val and test contain, for a fault
 
 
 @dataclass(frozen=True)
 class TokenizerCheck:
-    """Puts test text through the tokenizer and back, and looks for entries that only val and test can explain.
+    """Encodes and decodes test text, and searches for entries that can only come from val and test.
 
-    A tokenizer that drops what it does not know, or writes all in small letters, has the network predict an easier
-    text; perplexity and bits per byte are then those of another text. (An [UNK] is priced, and no loss.) Spaces are
-    left out of it: many tokenizers rule them.
+    With a tokenizer that drops unknown text, or lowercases, the network predicts an easier text, and its perplexity and
+    bits per byte are those of that text. ([UNK] is no such loss, since its cost is counted.) Spaces are ignored, since
+    many tokenizers normalize them.
 
-    Every entry of a vocabulary that was fitted on the training text stands somewhere in that text. Entries that do not,
-    nearly all of which stand in val or test, can only come from there. A vocabulary that was fitted on still other text
-    has entries that stand in neither, and is no fault. That is asked of this project's tokenizers alone: those of
-    others come from text that nobody has at hand.
+    Every entry of a vocabulary fitted on the training text occurs in that text. If nearly all entries that do not occur
+    there occur in val or test, they come from these. A vocabulary fitted on other text has entries that occur in
+    neither, which is no fault. This part only applies to this project's tokenizers, since the training text of other
+    tokenizers is unknown.
 
     Args:
-        lost: share of the letters and digits that may come back otherwise: some tokenizers write marks in
-            another way (the ² of "km²"), which comes to 0.0001 of a text.
-        only: share of the entries that the training text does not explain, from which on val and test are where they
-            come from. Of a vocabulary fitted on other text 0.15 of such entries stood in them: to be in text with 0.43
-            of the training text's size (15 + 15 % against 70 %) and not in that itself is rare.
-        texts: test articles that are put through, evenly over the split.
-        max_bytes: training text that is looked through at most.
+        lost: allowed share of letters and digits that change: some tokenizers normalize characters (the ² of "km²"),
+            which are 0.0001 of a text.
+        only: share of the entries missing in the training text that must occur in val or test for a fault. With a
+            vocabulary fitted on other text it was 0.15: few entries occur in text of 0.43 times the training text's
+            size (15 + 15 % to 70 %) but not in the training text itself.
+        texts: test articles to encode and decode, evenly spaced.
+        max_bytes: maximum training text to search.
 
     Raises:
         SettingError: a value outside its range.
@@ -62,31 +62,29 @@ class TokenizerCheck:
                 raise SettingError(name, getattr(self, name), "must be at least 1")
 
     def __call__(self, subject: Subject) -> Finding:
-        """Return what the tokenizer loses, and which entries only val and test explain."""
+        """Check what the tokenizer loses, and which entries only val and test contain."""
         if subject.tokenizer is None:
-            return finding("none", "The tokenizer was not checked: there is none at hand.", self.lost)
+            return finding("none", "The tokenizer was not checked: it is not available.", self.lost)
         lost, example = self._lost(subject)
         unexplained, only = self._unexplained(subject)
         share = len(only) / max(1, len(unexplained or ()))
         verdict: Verdict = "fault"
-        kept = f"{lost:.2%} of the text comes back otherwise from the tokenizer ({self.lost:.0%} is allowed)"
+        kept = f"decoding changes {lost:.2%} of the text ({self.lost:.0%} is allowed)"
         if lost > self.lost:
             sentence = (
-                f"The tokenizer loses text: {lost:.1%} of it comes back otherwise ({self.lost:.0%} is allowed), such "
-                f"as {example}: the network predicts an easier text than the one that is said."
+                f"The tokenizer loses text: decoding changes {lost:.1%} of it ({self.lost:.0%} is allowed), such as "
+                f"{example}: the network predicts an easier text than the given one."
             )
-        elif len(only) >= FEWEST and share >= self.only:
+        elif len(only) >= MIN_ENTRIES and share >= self.only:
             shown = ", ".join(f"“{entry.strip()}”" for entry in only[:3])
             sentence = (
-                f"The tokenizer was fitted on text that judges the network: {len(only)} entries of its vocabulary, "
-                f"such as {shown}, stand nowhere in the training text, but in val or test."
+                f"The tokenizer was fitted on validation or test text: {len(only)} entries of its vocabulary, such as "
+                f"{shown}, are not in the training text, but in val or test."
             )
         else:
             verdict = "fine"
-            explained = (
-                "" if unexplained is None else f", and no {FEWEST} entries of its vocabulary come from val or test"
-            )
-            sentence = f"The tokenizer keeps the text: {kept}{explained}."
+            explained = "" if unexplained is None else f", and under {MIN_ENTRIES} of its entries come from val or test"
+            sentence = f"The tokenizer preserves the text: {kept}{explained}."
         return finding(
             verdict,
             sentence,
@@ -97,15 +95,15 @@ class TokenizerCheck:
         )
 
     def _lost(self, subject: Subject) -> tuple[float, str]:
-        """Return the share of letters and digits, but for unknown ones, that come back otherwise; and an example."""
+        """Return the share of letters and digits, except unknown words, that change, and an example."""
         assert subject.tokenizer is not None
         texts = subject.samples["test"].texts
         changed = kept = 0
         example = ""
         for index in evenly(len(texts), self.texts):
             text = texts[index]
-            if len(text) > LONGEST:
-                text = text[: text.rfind(" ", 1, LONGEST) + 1] or text[:LONGEST]
+            if len(text) > MAX_CHARACTERS:
+                text = text[: text.rfind(" ", 1, MAX_CHARACTERS) + 1] or text[:MAX_CHARACTERS]
             given = WORD.findall(text)
             back = WORD.findall(_decoded(subject.tokenizer, subject.tokenizer.encode(text)))
             if given == back:
@@ -115,9 +113,7 @@ class TokenizerCheck:
                 if kind == "equal":
                     kept += sum(map(len, given[first:last]))
                     continue
-                if (
-                    UNKNOWN in back[start:stop]
-                ):  # what unknown tokens stand for is priced; parts of words stand beside them
+                if UNKNOWN in back[start:stop]:  # its cost is counted; parts of words can be beside it
                     here = " ".join(given[first:last])
                     other = sum(len(word) for word in back[start:stop] if word != UNKNOWN and word not in here)
                 else:
@@ -129,25 +125,24 @@ class TokenizerCheck:
         return changed / max(1, changed + kept), example
 
     def _unexplained(self, subject: Subject) -> tuple[list[str] | None, list[str]]:
-        """Return the entries that stand nowhere in the training text, and those of them that stand in val or test.
+        """Return the entries that do not occur in the training text, and those of them that occur in val or test.
 
-        None: not all of the training text could be looked through, or it is not at hand, or the tokenizer is not one of
-        this project.
+        None if the training text is too large or not available, or the tokenizer is not one of this project's.
         """
         tokenizer = subject.tokenizer
         if "train" not in subject.splits or not isinstance(tokenizer, Tokenizer) or not subject.own_test:
             return None, []
         unused = np.flatnonzero(subject.frequencies["train"] == 0)
         unused = unused[unused >= len(SPECIAL_TOKENS)]
-        unused = unused[evenly(len(unused), MOST_ENTRIES)]
+        unused = unused[evenly(len(unused), MAX_ENTRIES)]
         entries = {}
         for token in unused.tolist():
-            # The vocabulary spells bytes otherwise than text does, and words otherwise than they are put together.
+            # The vocabulary's spelling of an entry can differ from its text.
             spellings = {tokenizer.token(token), tokenizer.decode([token])}
             if not any("\N{REPLACEMENT CHARACTER}" in spelling for spelling in spellings):  # part of a character
                 entries[tokenizer.token(token)] = spellings
-        if tokenizer.kind == "bpe":
-            entries = {entry: spellings for entry, spellings in entries.items() if len(entry) > 1}  # no byte is learned
+        if tokenizer.kind == "bpe":  # without bytes, which are not learned
+            entries = {entry: spellings for entry, spellings in entries.items() if len(entry) > 1}
         train = subject.splits["train"]
         texts: Iterable[str] = train.texts if train.whole is None else train.whole
         left = self._not_in(texts, entries)
@@ -161,7 +156,7 @@ class TokenizerCheck:
         return list(left), [min(left[entry], key=len) for entry in only]
 
     def _not_in(self, texts: Iterable[str], entries: dict[str, set[str]]) -> dict[str, set[str]] | None:
-        """Return the entries that no text holds; None: there is too much text to say so."""
+        """Return the entries that occur in no text; None: there is too much text."""
         left = dict(entries)
         read = 0
         for text in texts:
@@ -177,7 +172,7 @@ class TokenizerCheck:
 
 
 def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """Return the text of ids, with spaces around each unknown token."""
+    """Return the text of ids, with spaces around each [UNK]."""
     known = (list(run) for unknown, run in groupby(ids, lambda token: token == UNK) if not unknown)
     runs = [tokenizer.decode(run) for run in known]
     separator = f" {UNKNOWN} "

@@ -1,4 +1,4 @@
-"""Where the tokens of a row stand within their documents, and what each may look at."""
+"""Positions and causal attention masks of rows that hold several documents."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def positions_within_documents(documents: Tensor) -> Tensor:
-    """Return each token's distance from the start of its document's run in the row.
+    """Return each token's position within its document.
 
     Args:
-        documents: (B, T), equal numbers side by side belong to one document.
+        documents: (B, T), adjacent equal numbers are one document.
 
     Returns:
         (B, T) int64.
@@ -25,26 +25,26 @@ def positions_within_documents(documents: Tensor) -> Tensor:
 
 
 def causal_mask_within_documents(documents: Tensor, start: int = 0) -> Tensor:
-    """Return where attention may look: at tokens of the same document, not after oneself.
+    """Return the causal mask that keeps attention within documents.
 
     Args:
-        documents: (B, S), equal numbers side by side belong to one document.
-        start: the first token that looks; those before it are only looked at.
+        documents: (B, S), equal numbers are one document.
+        start: the first query; earlier tokens are only keys.
 
     Returns:
-        (B, S - start, S) bool, true where the row's token may look at the column's.
+        (B, S - start, S) bool, true where a query (row) attends to a key (column).
     """
-    place = torch.arange(documents.size(1), device=documents.device)
-    return (documents[:, start:, None] == documents[:, None, :]) & (place <= place[start:, None])
+    position = torch.arange(documents.size(1), device=documents.device)
+    return (documents[:, start:, None] == documents[:, None, :]) & (position <= position[start:, None])
 
 
-class WithinDocuments:
-    """What each token of packed rows may look at: tokens of its own document, not after itself.
+class DocumentMask:
+    """The causal mask of packed rows, in which attention stays within documents.
 
-    Each form is made at its first use, once for all layers.
+    Each form is computed at its first use, once for all layers.
 
     Args:
-        documents: (B, T), equal numbers side by side belong to one document.
+        documents: (B, T), equal numbers are one document.
     """
 
     def __init__(self, documents: Tensor) -> None:
@@ -54,22 +54,22 @@ class WithinDocuments:
 
     @property
     def dense(self) -> Tensor:
-        """(B, 1, T, T) bool, true where the row's token may look at the column's."""
+        """(B, 1, T, T) bool, true where a query (row) attends to a key (column)."""
         if self._dense is None:
             self._dense = causal_mask_within_documents(self.documents)[:, None]
         return self._dense
 
     @property
     def blocks(self) -> Any:
-        """The same as a ``BlockMask`` of FlexAttention: blocks of keys that no query sees are skipped."""
+        """The mask as FlexAttention's ``BlockMask``, with which fully masked blocks are skipped."""
         if self._blocks is None:
             from torch.nn.attention.flex_attention import create_block_mask
 
             documents = self.documents
 
-            def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 return (query >= key) & (documents[row, query] == documents[row, key])
 
             batch, length = documents.shape
-            self._blocks = create_block_mask(sees, batch, None, length, length, device=documents.device)
+            self._blocks = create_block_mask(attends, batch, None, length, length, device=documents.device)
         return self._blocks
