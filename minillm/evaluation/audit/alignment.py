@@ -67,7 +67,8 @@ class Alignment:
         elif copied > self.copying:
             sentence = (
                 f"The network repeats its input: at {copied:.1%} of the test positions it predicts the token that it "
-                f"was just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not shifted."
+                f"was just given (at most {self.copying:.0%} is plausible), as it learns when the targets are not "
+                "shifted."
             )
         else:
             looked = f"in all {places:,} checked positions the target is the next input, and " if places else ""
