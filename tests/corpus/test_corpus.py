@@ -49,11 +49,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 KILLED = """
 import os, signal, sys
 from minillm.corpus import Corpus, SampleSource, corpus
-share_out = corpus.Corpus._share_out
+write_splits = corpus.Corpus._write_splits
 def killed(*arguments):
-    share_out(*arguments)
+    write_splits(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-corpus.Corpus._share_out = killed
+corpus.Corpus._write_splits = killed
 Corpus(SampleSource(), sys.argv[1], num_articles=60).prepare()
 """
 

@@ -138,7 +138,7 @@ def test_the_language_of_most_texts_is_found_and_that_of_a_single_one_not_asked_
     french = [OTHER_LANGUAGES["fr"]] * 3
     assert language_of([*french, PROSE, "Corto."]) == ("fr", 0.75)
     assert language_of(["Corto.", ""]) is None
-    with pytest.raises(ValueError, match="language of a corpus"):
+    with pytest.raises(ValueError, match="auto is for a corpus"):
         QualityFilter(language="auto").reason("Ville", french[0], french[0])
 
 

@@ -404,7 +404,7 @@ def test_every_article_is_attributed(wiki: Wiki, tmp_path: Path) -> None:
         ({"titles": "/no/file"}, r"^data\.source\.titles=/no/file: cannot be read: No such file"),
         ({"titles": [" ", ""]}, r"^data\.source\.titles=.*: holds no title"),
         ({"lock": "/no/file"}, r"^data\.source\.lock=/no/file: cannot be read"),
-        ({"lock": __file__}, r"^data\.source\.lock=.*: is no corpus\.lock\.json"),
+        ({"lock": __file__}, r"^data\.source\.lock=.*: is not a corpus\.lock\.json"),
     ],
 )
 def test_settings_that_name_nothing_are_refused(

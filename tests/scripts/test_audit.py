@@ -149,9 +149,9 @@ def test_anything_else_is_audited_through_a_function(audit: Run, tmp_path: Path)
         (("network=python", "network.target=no:model", "test=test"), "network.target=no:model: cannot be imported"),
         (("network=python", "network.target=mine:raises", "test=test"), "raises ValueError: no weights here"),
         (("network=python", "network.target=mine:nothing", "test=test"), "has no network that can be called"),
-        (("network=python", "network.target=mine:one_place", "test=test"), "one for each token at each place"),
-        (("network=python", "network.target=mine:no_numbers", "test=test"), "its logits are no numbers"),
-        (("network=python", "network.target=mine:other_ids", "test=test"), "gives the id 999"),
+        (("network=python", "network.target=mine:one_place", "test=test"), "one per token at each position"),
+        (("network=python", "network.target=mine:no_numbers", "test=test"), "its logits are not finite"),
+        (("network=python", "network.target=mine:other_ids", "test=test"), "returns the id 999"),
         (("network=python", "network.target=mine:no_context", "test=test"), "network.max_length=None: must be given"),
         (("network=python", "network.target=mine:model", "test=nowhere"), "test=nowhere: does not exist"),
         (("network=python", "network.target=mine:model", "test=test", "train=mine.py"), "train=mine.py: holds no"),
@@ -178,7 +178,7 @@ def weights_in_a_pickle(folder: Path) -> str:
 def no_tokenizer(folder: Path) -> str:
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    return "is not whole"
+    return "or incomplete"
 
 
 def a_weight_is_missing(folder: Path) -> str:
@@ -194,7 +194,7 @@ def no_causal_model(folder: Path) -> str:
     from transformers import T5Config
 
     T5Config().save_pretrained(folder)
-    return "is no causal language model of transformers: t5"
+    return "is not a causal language model of transformers: t5"
 
 
 def damaged_weights(folder: Path) -> str:

@@ -115,7 +115,7 @@ def refused(script: Run, *arguments: str) -> str:
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be at least 1"),
         ("trainer.val_check_interval=1000000", "trainer.val_check_interval=1000000: must be at most the 10 batches"),
         ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: must be at least 1"),
-        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: shards the parameters in a way that gradient clipping, "),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: shards the parameters, but gradient clipping, "),
         ("trainer.precision=bf16-true", "trainer.precision=bf16-true: keeps the weights in half precision"),
         (
             "callbacks.checkpointing.dirpath=/proc/x",
@@ -156,7 +156,7 @@ def test_a_setting_that_cannot_work_is_named(train: Run, setting: str, says: str
             "data.vocab_size=1000000000000000000: must be",
         ),
         ("model=minigpt_modern", "model.head_dim=7", "model.head_dim=7: must be even, such as 8"),
-        ("model=minigpt_modern", "model.dropout={head:0.1}", "model.dropout.head=0.1: is no place"),
+        ("model=minigpt_modern", "model.dropout={head:0.1}", "model.dropout.head=0.1: is unknown"),
         ("model=gpt2", "model.dropout={residual:2}", "model.dropout.residual=2: must be at least 0 and under 1"),
         ("optimizer=muon", "optimizer.lr=-1", "optimizer.lr=-1: must be at least 0"),
         ("optimizer=muon", "optimizer.momentum=1", "optimizer.momentum=1: must be at least 0 and under 1"),
