@@ -134,7 +134,7 @@ def show_plan(
     """
     table = Table("setting", "value", "why", title=f"Plan for {escape(budget)}", title_justify="left")
     for name, value, reason in settings:
-        shown = ", ".join(f"{key} {each:g}" for key, each in value.items()) if isinstance(value, Mapping) else value
+        shown = ", ".join(map(str, dict.fromkeys(value.values()))) if isinstance(value, Mapping) else value
         table.add_row(name, escape(str(shown)), escape(reason), style="dim" if reason == GIVEN else None)
     console = console or Console()
     console.print(table)

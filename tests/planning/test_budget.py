@@ -58,7 +58,7 @@ def test_a_budget_chooses_what_is_not_said_trains_and_says_why(run_script: Run) 
     assert config["data"]["augmentation"]["bpe_dropout"] == 0.2
     assert config["data"]["batching"] == "packed"
     assert (config["scheduler"]["after"], config["optimizer"]["ns_steps"]) == ("linear", 5)
-    given = {line.split()[1] for line in ended.stdout.splitlines() if line.endswith("given │")}
+    given = {line.split()[1] for line in ended.stdout.splitlines() if line.rstrip(" │").endswith(" given")}
     assert given >= {"model.embedding_dim", "data.augmentation.bpe_dropout"}
 
     # A run that goes on has chosen.
