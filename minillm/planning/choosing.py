@@ -118,17 +118,17 @@ def choose(machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapp
 def _candidate(
     form: Form, machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapping[str, Any]
 ) -> _Candidate:
-    vocab_size = given.get("data.vocab_size", laws.vocab_size(form.weights, text.train_bytes))
+    vocab_size = given.get("data.vocab_size", laws.vocab_size(form.weights, form.embedding_dim, text.train_bytes))
     max_length = given.get("data.max_length", laws.max_length(form.embedding_dim))
     weights = form.weights + vocab_size * form.embedding_dim
     flops = 6 * weights + 12 * form.num_layers * form.embedding_dim * max_length
-    tokens_per_second = machine.flops_per_second(form.embedding_dim) * laws.table["pace"]["share"] / flops
+    tokens_per_second = machine.flops_per_second(form.embedding_dim) * laws.table["time"]["share"] / flops
     tokens = tokens_per_second * seconds
     bytes_per_token = laws.bytes_per_token(vocab_size)
     seen = tokens * bytes_per_token
     bits = laws.bits_per_byte(weights, seen, text.train_bytes)
     evaluated = text.evaluated_bytes / bytes_per_token / tokens_per_second
-    evaluation = laws.table["evaluation"]["constant"] + laws.table["evaluation"]["steps"] * evaluated
+    evaluation = laws.table["time"]["evaluation"] + laws.table["time"]["evaluated"] * evaluated
     expected = Expected(weights, tokens_per_second, tokens, seen / text.train_bytes, bits, evaluation)
     return _Candidate(form, vocab_size, max_length, expected)
 
@@ -170,12 +170,15 @@ def _settings(
         settings["data.vocab_size"] = (best.vocab_size, learned)
         settings["data.augmentation.bpe_dropout"] = (bpe_dropout, against)
     if given["optimizer._target_"] == MUON:
-        settings["optimizer.lr"] = (laws.lr(step), "Muon's step fits each matrix: the same for all widths")
-        settings["optimizer.adamw_lr"] = (laws.adamw_lr(width, step), "of the embedding and the norms")
+        settings["optimizer.lr"] = (
+            laws.learning_rate("muon", step),
+            "Muon's step fits each matrix: the same for all widths",
+        )
+        settings["optimizer.adamw_lr"] = (laws.learning_rate("adamw", step), "of the embedding and the norms")
         settings["optimizer.weight_decay"] = (weight_decay, against)
     else:
-        settings["optimizer.lr"] = (laws.adamw_alone_lr(width), f"falls with the width ({width})")
-    validation = laws.table["validation"]["constant"]
+        settings["optimizer.lr"] = (laws.adamw_alone(width), f"falls with the width ({width})")
+    validation = laws.table["time"]["validation"]
     validation += text.val_bytes / laws.bytes_per_token(best.vocab_size) / expected.tokens_per_second / 2
     validations = min(MOST_VALIDATIONS, int(THEIR_SHARE * seconds / validation))
     every, often = NEVER, "the one at the end alone: they would cost too much of the time"

@@ -26,8 +26,8 @@ class Laws:
         """Return the expected bits per byte of the validation split.
 
         Chinchilla's form (Hoffmann et al. 2022): what cannot be learned, and what too few weights and too little data
-        cost. Data that is seen again counts for less (Muennighoff et al. 2023): U bytes that are gone through 1 + R
-        times count as U (1 + R* (1 - exp(-R / R*))).
+        cost. Data that is seen again counts for less, and so do more weights than the data have use for (Muennighoff et
+        al. 2023), see `_saturated`.
 
         Args:
             weights: in matrices that tokens are multiplied with.
@@ -35,27 +35,29 @@ class Laws:
             unique: bytes of the text.
         """
         law = self.table["loss"]
-        again, most = max(0.0, seen / unique - 1), law["repeats"]
-        data = min(seen, unique) * (1 - most * math.expm1(-again / most))
-        few_weights = law["weights"]["scale"] * (weights / 1e6) ** -law["weights"]["exponent"]
-        little_data = law["data"]["scale"] * (data / 1e6) ** -law["data"]["exponent"]
+        data = _saturated(seen, unique, law["repeats"])
+        useful = _saturated(weights, law["weights_per_byte"] * unique, law["excess"])
+        few_weights = law["weights_scale"] * (useful / 1e6) ** -law["weights_exponent"]
+        little_data = law["data_scale"] * (data / 1e6) ** -law["data_exponent"]
         return float(law["irreducible"] + few_weights + little_data)
 
-    def vocab_size(self, weights: float, train_bytes: float) -> int:
+    def vocab_size(self, weights: float, width: int, train_bytes: float) -> int:
         """Return the entries of the vocabulary, in hundreds.
 
         Args:
-            weights: in the blocks; the entries grow with them to a power (Tao et al. 2024).
+            weights: in the blocks; those of the vocabulary grow with them to a power (Tao et al. 2024).
+            width: of the network, which is the weights that an entry has.
             train_bytes: of the training split; each entry has to be seen often enough to be learned.
         """
         law = self.table["vocabulary"]
-        entries = min(law["scale"] * (weights / 1e6) ** law["exponent"], train_bytes / law["bytes_per_entry"])
+        entries = law["vocabulary_scale"] * 1e6 * (weights / 1e6) ** law["exponent"] / width
+        entries = min(entries, train_bytes / law["bytes_per_entry"])
         return min(max(100 * round(entries / 100), law["smallest"]), law["largest"])
 
     def bytes_per_token(self, vocab_size: float) -> float:
         """Return how many bytes a token of a BPE vocabulary stands for."""
         law = self.table["compression"]
-        return float(law["constant"] + law["slope"] * math.log(vocab_size))
+        return float(law["compression_constant"] + law["compression_slope"] * math.log(vocab_size))
 
     def max_length(self, width: int) -> int:
         """Return the context in tokens, a power of two."""
@@ -85,21 +87,25 @@ class Laws:
         value = law["once"] + law["slope"] * math.log(max(1.0, epochs))
         return round(min(max(value, law["smallest"]), law["largest"]), 3)
 
-    def lr(self, tokens_per_step: float) -> float:
-        """Return Muon's learning rate at its peak."""
-        law = self.table["learning_rate"]
-        return _two_digits(law["muon"] * (tokens_per_step / law["tokens"]) ** law["batch_exponent"])
+    def learning_rate(self, name: str, tokens_per_step: float) -> float:
+        """Return a learning rate at its peak.
 
-    def adamw_lr(self, width: int, tokens_per_step: float) -> float:
-        """Return AdamW's learning rate at its peak, of the embedding and the norms."""
+        Args:
+            name: ``muon`` of the matrices, or ``adamw`` of all else beside it.
+            tokens_per_step: of a batch.
+        """
         law = self.table["learning_rate"]
-        for_batch = (tokens_per_step / law["tokens"]) ** law["batch_exponent"]
-        return _two_digits(law["adamw"] * for_batch * (width / law["width"]) ** law["width_exponent"])
+        return _two_digits(law[name] * min(1.0, tokens_per_step / law["tokens"]) ** law["exponent"])
 
-    def adamw_alone_lr(self, width: int) -> float:
+    def adamw_alone(self, width: int) -> float:
         """Return the learning rate at its peak of a training that AdamW does alone (``optimizer=adamw``)."""
-        law = self.table["learning_rate"]
-        return _two_digits(law["adamw_alone"] / (width / law["width"]))
+        return _two_digits(self.table["learning_rate"]["adamw_alone"] * 256 / width)
+
+
+def _saturated(amount: float, useful: float, most: float) -> float:
+    """Return what an amount counts as of which only so much is useful: of R times more M (1 - exp(-R / M)) times."""
+    more = max(0.0, amount / useful - 1)
+    return min(amount, useful) * (1 - most * math.expm1(-more / most))
 
 
 def _two_digits(value: float) -> float:

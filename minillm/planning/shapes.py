@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-WIDTHS = (32, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-CHANNELS_PER_LAYER = 64  # for so many channels a block more, from two blocks on
+WIDTHS = (48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+CHANNELS_PER_LAYER = 64  # for so many channels a block, less one, and two blocks at least
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def forms(given: Mapping[str, Any]) -> list[Form]:
     for width in [given["model.embedding_dim"]] if "model.embedding_dim" in given else WIDTHS:
         num_heads = given.get("model.num_heads") or heads(width)[0]
         num_kv_heads = given.get("model.num_kv_heads") or _shared(num_heads)
-        num_layers = given.get("model.num_layers") or max(2, round(width / CHANNELS_PER_LAYER))
+        num_layers = given.get("model.num_layers") or max(2, round(width / CHANNELS_PER_LAYER) - 1)
         if width % (2 * num_heads) == 0 or "model.embedding_dim" in given:
             made.append(Form(width, num_layers, num_heads, num_kv_heads))
     return made
