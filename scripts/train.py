@@ -31,7 +31,7 @@ from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.initializing import fill, initial_tokenizer, initialized, origin_if_at_hand
 from minillm.language_model import load
 from minillm.launch import agreed, is_further_process
-from minillm.planning import budget_arguments, is_to_choose, planned, with_checked_budget
+from minillm.planning import budget_arguments, is_to_choose, planned, with_checked_budget, with_form
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
 from minillm.run_folder import check_unused
 from minillm.signals import signals
@@ -91,8 +91,9 @@ def train(config: DictConfig) -> float | None:
     run = Path(config.paths.output_dir)
     check_unused(run, config.ckpt_path, config.resume is not None)
     if is_to_choose(config):
-        checked = _parts(config, plain(config))
-        config = planned(config, checked.data, checked.trainer)
+        first = with_form(config)
+        parts = _parts(first, plain(first))
+        config = planned(config, parts.data, parts.trainer)
     seed_everything(config.seed)
     settings = plain(config)
     data, callbacks, loggers, trainer, make_module = _parts(config, settings)

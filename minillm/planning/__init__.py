@@ -7,6 +7,6 @@
 - `minillm.planning.fit`: makes laws.yaml again
 """
 
-from minillm.planning.budget import budget_arguments, is_to_choose, planned, with_checked_budget
+from minillm.planning.budget import budget_arguments, is_to_choose, planned, with_checked_budget, with_form
 
-__all__ = ["budget_arguments", "is_to_choose", "planned", "with_checked_budget"]
+__all__ = ["budget_arguments", "is_to_choose", "planned", "with_checked_budget", "with_form"]

@@ -1,10 +1,11 @@
 """`budget=10min` of scripts/train.py: what it does to the command line, and to the configuration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -138,6 +139,37 @@ def given_names(config: DictConfig) -> set[str]:
     return names
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """What there is to choose in a config, and what of it the user has decided.
+
+    Args:
+        settings: full names of all settings.
+        names: of what the user has decided about, see `given_names`.
+    """
+
+    settings: Collection[str]
+    names: Collection[str]
+
+    @classmethod
+    def about(cls, config: DictConfig) -> Self:
+        return cls(flat(plain(config)).keys(), given_names(config))
+
+    def is_there(self, name: str) -> bool:
+        return any(f"{setting}.".startswith(f"{name}.") for setting in self.settings)
+
+    def is_given(self, name: str) -> bool:
+        return any(f"{name}.".startswith(f"{other}.") or other.startswith(f"{name}.") for other in self.names)
+
+    def values(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what is decided, and the classes in any case."""
+        there = flat(settings)
+        given = {name: value for name, value in there.items() if self.is_given(name) or name.endswith("._target_")}
+        if given["tokenizer._target_"] != BPE:  # words are not pieces: the laws know nothing of their number
+            given["data.vocab_size"] = there["data.vocab_size"]
+        return given
+
+
 def _varied(path: Path, group: str) -> Iterator[str]:
     """Yield the settings in the file of a choice that takes the others from another choice."""
     if group not in base_choices() or not path.is_file():
@@ -145,6 +177,17 @@ def _varied(path: Path, group: str) -> Iterator[str]:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if set(content.pop("defaults", [])) - {"base"}:
         yield from flat(content, f"{group}.")
+
+
+def with_form(config: DictConfig) -> DictConfig:
+    """Return a config with a form of the model into which fits what the user has decided, to check all else with it."""
+    config, decided = deepcopy(config), _Decided.about(config)
+    form = forms(decided.values(plain(config)))[0]
+    with open_dict(config):
+        for name in "embedding_dim", "num_heads", "num_kv_heads":
+            if decided.is_there(f"model.{name}") and not decided.is_given(f"model.{name}"):
+                config.model[name] = getattr(form, name)
+    return config
 
 
 def planned(config: DictConfig, data: TextDataModule, trainer: L.Trainer) -> DictConfig:
@@ -157,27 +200,19 @@ def planned(config: DictConfig, data: TextDataModule, trainer: L.Trainer) -> Dic
         data: of that config; its corpus is prepared where it is not yet.
         trainer: of that config.
     """
-    settings, names = plain(config), given_names(config)
-    there = flat(settings)
-
-    def is_there(name: str) -> bool:
-        return any(f"{key}.".startswith(f"{name}.") for key in there)
-
-    def is_given(name: str) -> bool:
-        return any(f"{name}.".startswith(f"{other}.") or other.startswith(f"{name}.") for other in names)
-
-    given = {key: value for key, value in there.items() if is_given(key) or key.endswith("._target_")}
-    if given["tokenizer._target_"] != BPE:  # words are not pieces: the laws know nothing of such a vocabulary
-        given["data.vocab_size"] = there["data.vocab_size"]
+    settings, decided = plain(config), _Decided.about(config)
+    given = decided.values(settings)
     chosen = Plan.from_json(agreed("plan", lambda: _choice(settings, given, data, trainer).to_json()))
     chosen.settings["trainer.max_time"] = (config.budget, "the budget")
     rows = []
     config = deepcopy(config)
     with open_dict(config):
         for name, (value, reason) in chosen.settings.items():
-            if is_given(name) and is_there(name):
+            if not decided.is_there(name):
+                continue
+            if decided.is_given(name):
                 rows.append((name, OmegaConf.select(config, name), console.GIVEN))
-            elif is_there(name):
+            else:
                 OmegaConf.update(config, name, value, merge=False)
                 rows.append((name, value, reason))
     console.show_plan(config.budget, rows, chosen.sentences(config.budget, bool(config.get("evaluation"))))

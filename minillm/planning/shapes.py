@@ -57,11 +57,14 @@ def forms(given: Mapping[str, Any]) -> list[Form]:
     Args:
         given: settings that are decided already, by full name.
     """
-    made = []
-    for width in [given["model.embedding_dim"]] if "model.embedding_dim" in given else WIDTHS:
-        num_heads = given.get("model.num_heads") or heads(width)[0]
-        num_kv_heads = given.get("model.num_kv_heads") or _shared(num_heads)
+    made: dict[int, Form] = {}
+    is_open = "model.embedding_dim" not in given
+    for width in WIDTHS if is_open else [given["model.embedding_dim"]]:
+        num_heads, shared = max(1, given.get("model.num_heads", heads(width)[0])), given.get("model.num_kv_heads")
+        if shared and "model.num_heads" not in given:
+            num_heads = max(1, num_heads // shared) * shared
+        if is_open:  # heads of an even number of channels
+            width = 2 * num_heads * max(1, round(width / (2 * num_heads)))
         num_layers = given.get("model.num_layers") or max(2, round(width / CHANNELS_PER_LAYER) - 1)
-        if width % (2 * num_heads) == 0 or "model.embedding_dim" in given:
-            made.append(Form(width, num_layers, num_heads, num_kv_heads))
-    return made
+        made[width] = Form(width, num_layers, num_heads, shared or _shared(num_heads))
+    return list(made.values())

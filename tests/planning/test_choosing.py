@@ -80,8 +80,8 @@ def test_what_is_given_stays_and_the_rest_is_chosen_around_it() -> None:
     assert value(plan, "data.vocab_size") == 777
     narrower = chosen(0.75, 180, model__embedding_dim=64)
     assert narrower.expected.tokens > plan.expected.tokens
-    heads = chosen(0.75, 180, model__num_heads=3)
-    assert value(heads, "model.embedding_dim") % 6 == 0
+    heads = chosen(0.75, 180, model__num_heads=7)
+    assert value(heads, "model.embedding_dim") % 14 == 0
     many = chosen(0.75, 180, data__batch_size=64)
     assert value(many, "data.batch_size") == 64
 
