@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,6 +26,7 @@ MARKS: dict[Verdict, str] = {
     "none": "no verdict  ",
 }
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
+GIVEN = "given"  # in a plan: what the user has decided
 FORMS = {  # bits per byte leads: it alone compares across vocabularies
     "bits_per_byte": ".4f",
     "loss": ".4f",
@@ -114,6 +115,31 @@ def show_corpus_files(corpus: Path, encoded: Path, console: Console | None = Non
         files["lock"] = f"{corpus}/{LOCK}"
     for what, where in {**files, "encoded": str(encoded)}.items():
         (console or Console()).print(f"[bold]{what:<12}[/bold]{escape(where)}", soft_wrap=True, highlight=False)
+
+
+@rank_zero_only
+def show_plan(
+    budget: str,
+    settings: Iterable[tuple[str, Any, str]],
+    sentences: Iterable[str],
+    console: Console | None = None,
+) -> None:
+    """Show what a budget chose, and why.
+
+    Args:
+        budget: as the user said it.
+        settings: a name, a value and a reason each.
+        sentences: what they come to.
+        console: where to show it.
+    """
+    table = Table("setting", "value", "why", title=f"Plan for {escape(budget)}", title_justify="left")
+    for name, value, reason in settings:
+        shown = ", ".join(map(str, dict.fromkeys(value.values()))) if isinstance(value, Mapping) else value
+        table.add_row(name, escape(str(shown)), escape(reason), style="dim" if reason == GIVEN else None)
+    console = console or Console()
+    console.print(table)
+    for sentence in sentences:
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

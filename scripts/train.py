@@ -4,9 +4,12 @@ import minillm.starting  # noqa: F401 # a signal is answered from here on
 
 # isort: split
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from lightning import Trainer
 from omegaconf import DictConfig
 
 from minillm import console
@@ -15,6 +18,7 @@ from minillm.callbacks.checkpointing import begin_log
 from minillm.checkpoint import build_network, outline_network
 from minillm.cli import script
 from minillm.configuration import instantiate, plain
+from minillm.data import TextDataModule
 from minillm.errors import SettingError
 from minillm.evaluation.article_sums import ArticleSums
 from minillm.evaluation.before_after import before_and_after
@@ -27,40 +31,46 @@ from minillm.evaluation.text import funnel_of, loaders_of, splits_of
 from minillm.initializing import fill, initial_tokenizer, initialized, origin_if_at_hand
 from minillm.language_model import load
 from minillm.launch import agreed, is_further_process
+from minillm.planning import budget_arguments, is_to_choose, planned, with_checked_budget, with_form
 from minillm.resuming import check_resumable, check_vocabulary, completed, how_to_go_on, record, resume_arguments
 from minillm.run_folder import check_unused
 from minillm.signals import signals
-from minillm.training import log_hyperparameters, seed_everything
+from minillm.training import TrainingModule, log_hyperparameters, seed_everything
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("data", "tokenizer", "model", "optimizer", "scheduler", "training", "callbacks", "logger", "trainer")
 SETTINGS = {
     "seed": int,
+    "budget": str | None,
     "resume": str | None,
     "ckpt_path": str | None,
     "init_from": str | None,
     "optimized_metric": str,
 }
+TEXTS = ("budget", "resume", "ckpt_path", "init_from")
+
+
+def _arguments(arguments: Sequence[str]) -> list[str]:
+    return budget_arguments(resume_arguments(arguments))
 
 
 def _complete(config: DictConfig) -> DictConfig:
-    return initialized(completed(config))
+    return with_checked_budget(initialized(completed(config)))
 
 
-@script(
-    "train", SETTINGS, ("resume", "ckpt_path", "init_from"), GROUPS, arguments=resume_arguments, completed=_complete
-)
-def train(config: DictConfig) -> float | None:
-    """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
-    # The first of several processes checks everything and prepares the data, then the others begin.
-    corpus = agreed("corpus") if is_further_process() else None
-    seed_everything(config.seed)
-    settings = plain(config)
-    run = Path(config.paths.output_dir)
+class _Parts(NamedTuple):
+    """All of a training that needs no data."""
 
-    # All that needs no data comes first: a bad setting is found before hours of reading articles.
-    check_unused(run, config.ckpt_path, config.resume is not None)
+    data: TextDataModule
+    callbacks: dict[str, Any]
+    loggers: list[Any]
+    trainer: Trainer
+    make_module: Callable[..., TrainingModule]
+
+
+def _parts(config: DictConfig, settings: dict[str, Any]) -> _Parts:
+    """Make them, and check that they fit together: a bad setting is found before hours of reading articles."""
     tokenizer = instantiate(config, "tokenizer") if config.init_from is None else initial_tokenizer(config)
     data = instantiate(config, "data", tokenizer=tokenizer)
     optimizer, scheduler = instantiate(config, "optimizer"), instantiate(config, "scheduler")
@@ -70,6 +80,23 @@ def train(config: DictConfig) -> float | None:
     make_module = partial(instantiate, config, "training", optimizer=optimizer, scheduler=scheduler, settings=settings)
     outline = outline_network(settings["model"], config.data.vocab_size)
     make_module(network=outline, tokenizer=data.unfitted_tokenizer).check_trainer(trainer)
+    return _Parts(data, callbacks, loggers, trainer, make_module)
+
+
+@script("train", SETTINGS, TEXTS, GROUPS, arguments=_arguments, completed=_complete)
+def train(config: DictConfig) -> float | None:
+    """Prepare the data, train, test the best checkpoint; return the figure that a sweep optimizes."""
+    # The first of several processes checks everything and prepares the data, then the others begin.
+    corpus = agreed("corpus") if is_further_process() else None
+    run = Path(config.paths.output_dir)
+    check_unused(run, config.ckpt_path, config.resume is not None)
+    if is_to_choose(config):
+        first = with_form(config)
+        parts = _parts(first, plain(first))
+        config = planned(config, parts.data, parts.trainer)
+    seed_everything(config.seed)
+    settings = plain(config)
+    data, callbacks, loggers, trainer, make_module = _parts(config, settings)
     if config.ckpt_path is not None:
         check_resumable(config.ckpt_path, settings)
     if config.resume is not None:

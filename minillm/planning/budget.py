@@ -1,0 +1,255 @@
+"""`budget=10min` of scripts/train.py: what it does to the command line, and to the configuration."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+import torch
+import yaml
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from minillm import console
+from minillm.arithmetic import flops_per_token
+from minillm.checkpoint import build_network
+from minillm.command import CONF
+from minillm.configuration import flat, instantiate, plain
+from minillm.data import TextDataModule
+from minillm.durations import parse_duration
+from minillm.errors import SettingError
+from minillm.files import written_whole
+from minillm.launch import agreed, is_further_process
+from minillm.planning.choosing import BPE, Plan, Text, choose
+from minillm.planning.laws import laws
+from minillm.planning.machine import Outline, measured
+from minillm.planning.shapes import Form, forms
+from minillm.tokenization import SPECIAL_TOKENS
+
+SHORTEST, LONGEST = timedelta(seconds=30), timedelta(days=3)
+BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer and schedule a budget has
+
+PRECISIONS = ("32-true", "bf16-mixed")
+# The outline that the machine is measured with.
+VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
+ROWS, ROWS_OF_GPU = 8, 64
+
+
+def budget_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return a command line on which a budget has its model, tokenizer, optimizer and schedule.
+
+    They stand before the user's own words, which win. An experiment that the user names takes their place.
+
+    Raises:
+        SettingError: it asks for a sweep, whose runs would each choose for themselves.
+    """
+    arguments = list(arguments)
+    words = {name: value for name, equals, value in (argument.partition("=") for argument in arguments) if equals}
+    budget = words.get("budget", "null")
+    if budget in ("", "null") or words.get("resume", "null") not in ("", "null"):
+        return arguments
+    sweeps = [word for word in arguments if word in ("-m", "--multirun") or word.startswith("sweep=")]
+    if sweeps:
+        raise _refused(budget, f"chooses for one run, and {sweeps[0]} asks for many")
+    if "experiment" in words:
+        return arguments
+    return [*(f"{group}={choice}" for group, choice in base_choices().items() if group not in words), *arguments]
+
+
+def base_choices() -> dict[str, str]:
+    """Return the choices of `BASE`, by group."""
+    chosen = yaml.safe_load(BASE.read_text(encoding="utf-8"))["defaults"]
+    return {name.removeprefix("override /"): choice for each in chosen for name, choice in each.items()}
+
+
+def _refused(budget: Any, why: str) -> SettingError:
+    return SettingError("budget", budget, f"{why}; with settings of your own, trainer.max_time={budget} ends on time")
+
+
+def seconds_of(budget: Any) -> float:
+    """Return how many seconds a budget has.
+
+    Raises:
+        SettingError: it says no time from 30 s to 3 days.
+    """
+    try:
+        length = parse_duration(budget) if isinstance(budget, str) else timedelta()
+    except ValueError:
+        length = timedelta()
+    if not SHORTEST <= length <= LONGEST:
+        raise SettingError("budget", budget, "must be a time from 30s to 3d, such as 10min or 1h30min")
+    return length.total_seconds()
+
+
+def with_checked_budget(config: DictConfig) -> DictConfig:
+    """Return a config as it is, its budget checked.
+
+    Args:
+        config: as composed, or of a run that goes on.
+
+    Raises:
+        SettingError: the budget is no time within its limits, or stands beside what it cannot work with.
+    """
+    if "budget" not in config:  # of a run that began before there was this setting
+        with open_dict(config):
+            config.budget = None
+    budget = config.budget
+    if budget is None or config.resume is not None:
+        return config
+    seconds_of(budget)
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise _refused(budget, "chooses for one run, not for a sweep")
+    if config.init_from is not None:
+        raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
+    if config.ckpt_path is not None:
+        raise SettingError("budget", budget, "chooses settings, and ckpt_path goes on with others; leave out one")
+    return config
+
+
+def is_to_choose(config: DictConfig) -> bool:
+    """Return whether there is a budget to choose for; a run that goes on has chosen when it began."""
+    return config.budget is not None and config.resume is None
+
+
+def given_names(config: DictConfig) -> set[str]:
+    """Return the names that the user has decided about: of settings, or of what settings stand under.
+
+    These are what the command line names; of a choice that varies another one, such as ``model=minigpt_base``, what its
+    file says; and what an experiment on the command line changes.
+    """
+    words = list(HydraConfig.get().overrides.task)
+    names: set[str] = set()
+    for word in OverridesParser.create().parse_overrides(words):
+        group, choice = word.key_or_group, word.value()
+        if not (CONF / group).is_dir():
+            names.add(group)
+        elif isinstance(choice, str) and base_choices().get(group) != choice:
+            names |= set(_varied(CONF / group / f"{choice}.yaml", group))
+    others = [word for word in words if not word.startswith("experiment=")]
+    if len(others) < len(words):
+        without = flat(plain(compose(str(HydraConfig.get().job.config_name), overrides=others)))
+        composed = flat(plain(config))
+        names |= {name for name in composed if without.get(name, ...) != composed[name]}
+    return names
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What there is to choose in a config, and what of it the user has decided.
+
+    Args:
+        settings: full names of all settings.
+        names: of what the user has decided about, see `given_names`.
+    """
+
+    settings: Collection[str]
+    names: Collection[str]
+
+    @classmethod
+    def about(cls, config: DictConfig) -> Self:
+        return cls(flat(plain(config)).keys(), given_names(config))
+
+    def is_there(self, name: str) -> bool:
+        return any(f"{setting}.".startswith(f"{name}.") for setting in self.settings)
+
+    def is_given(self, name: str) -> bool:
+        return any(f"{name}.".startswith(f"{other}.") or other.startswith(f"{name}.") for other in self.names)
+
+    def values(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return what is decided, and the classes in any case."""
+        there = flat(settings)
+        given = {name: value for name, value in there.items() if self.is_given(name) or name.endswith("._target_")}
+        if given["tokenizer._target_"] != BPE:  # words are not pieces: the laws know nothing of their number
+            given["data.vocab_size"] = there["data.vocab_size"]
+        return given
+
+
+def _varied(path: Path, group: str) -> Iterator[str]:
+    """Yield the settings in the file of a choice that takes the others from another choice."""
+    if group not in base_choices() or not path.is_file():
+        return
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if set(content.pop("defaults", [])) - {"base"}:
+        yield from flat(content, f"{group}.")
+
+
+def with_form(config: DictConfig) -> DictConfig:
+    """Return a config with a form of the model into which fits what the user has decided, to check all else with it."""
+    config, decided = deepcopy(config), _Decided.about(config)
+    form = forms(decided.values(plain(config)))[0]
+    with open_dict(config):
+        for name in "embedding_dim", "num_heads", "num_kv_heads":
+            if decided.is_there(f"model.{name}") and not decided.is_given(f"model.{name}"):
+                config.model[name] = getattr(form, name)
+    return config
+
+
+def planned(config: DictConfig, data: TextDataModule, trainer: L.Trainer) -> DictConfig:
+    """Return the config with what the budget chooses in it; show that, and keep the config where others look for it.
+
+    The first of a run's processes looks at machine and text, and chooses for all.
+
+    Args:
+        config: as composed.
+        data: of that config; its corpus is prepared where it is not yet.
+        trainer: of that config.
+    """
+    settings, decided = plain(config), _Decided.about(config)
+    given = decided.values(settings)
+    chosen = Plan.from_json(agreed("plan", lambda: _choice(settings, given, data, trainer).to_json()))
+    chosen.settings["trainer.max_time"] = (config.budget, "the budget")
+    rows = []
+    config = deepcopy(config)
+    with open_dict(config):
+        for name, (value, reason) in chosen.settings.items():
+            if not decided.is_there(name):
+                continue
+            if decided.is_given(name):
+                rows.append((name, OmegaConf.select(config, name), console.GIVEN))
+            else:
+                OmegaConf.update(config, name, value, merge=False)
+                rows.append((name, value, reason))
+    console.show_plan(config.budget, rows, chosen.sentences(config.budget, bool(config.get("evaluation"))))
+    file = Path(config.paths.output_dir) / ".hydra" / "config.yaml"
+    if file.is_file() and not is_further_process():
+        with written_whole(file) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+    return config
+
+
+def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataModule, trainer: L.Trainer) -> Plan:
+    """Measure the machine, look at the text, and choose."""
+    data.corpus.prepare()
+    sizes = {name: split["bytes"] for name, split in data.corpus.manifest["splits"].items()}
+    text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
+    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS
+    device = trainer.strategy.root_device
+    machine = measured(
+        lambda form: _outline(settings, form, data, device), forms(given), device, precisions, trainer.world_size
+    )
+    return choose(machine, text, seconds_of(settings["budget"]), laws(), given)
+
+
+def _outline(settings: dict[str, Any], form: Form, data: TextDataModule, device: torch.device) -> Outline:
+    """Return a training of the model in the settings, in a form that is soon measured."""
+    model = dict(settings["model"])
+    sizes = {name: getattr(form, name) for name in ("embedding_dim", "num_heads", "num_kv_heads")}
+    sizes |= {"num_layers": LAYERS, "max_length": LENGTH, "tie_head": True}
+    model.update({name: value for name, value in sizes.items() if name in model})
+    network = build_network(model, VOCABULARY).to(device)
+    config = OmegaConf.create(settings)
+    parts = {name: instantiate(config, name) for name in ("optimizer", "scheduler")}
+    module = instantiate(config, "training", network=network, tokenizer=data.unfitted_tokenizer, **parts).to(device)
+    shape = (ROWS_OF_GPU if device.type == "cuda" else ROWS, LENGTH)
+    ids = torch.randint(len(SPECIAL_TOKENS), VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    documents = (torch.arange(LENGTH, device=device) >= LENGTH // 2).long().expand(shape)
+    none = torch.zeros((), dtype=torch.long)
+    batch = {"inputs": ids, "targets": ids, "documents": documents, "bytes": none, "unknown_bytes": none}
+    flops = flops_per_token(network, LAYERS, form.embedding_dim, LENGTH) * ids.numel()
+    return Outline(module, batch, flops)

@@ -1,0 +1,191 @@
+"""The choice: from a machine's speed, a text's size and a time to the settings that teach a network most."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from minillm.planning.laws import Laws
+from minillm.planning.machine import Machine
+from minillm.planning.shapes import Form, forms
+
+MUON, BPE = "minillm.training.Muon", "minillm.tokenization.BPETokenizer"
+MOST_VALIDATIONS, THEIR_SHARE = 20, 0.03  # of the time
+NEVER = 1_000_000  # epochs, or validations
+PER_WEIGHT, WEIGHTS_SHARE = 16, 0.5  # bytes: itself, its gradient, two of the optimizer's; share of the memory
+COMPILING = 1200  # seconds of a training from which on torch.compile's minutes before the first step pay
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is known of a corpus.
+
+    Args:
+        train_bytes: UTF-8 bytes of its training split.
+        val_bytes: of its validation split, as far as validations read it.
+        evaluated_bytes: of all that an evaluation reads.
+    """
+
+    train_bytes: int
+    val_bytes: int
+    evaluated_bytes: int
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a choice comes to, as the laws expect it.
+
+    Args:
+        weights: in the matrices that tokens are multiplied with, the tied head among them.
+        tokens_per_second: in training.
+        tokens: that the training predicts, over all epochs.
+        epochs: how often it goes through the text.
+        bits_per_byte: of the validation split at the end.
+        evaluation: seconds that the evaluation takes afterwards.
+    """
+
+    weights: int
+    tokens_per_second: float
+    tokens: float
+    epochs: float
+    bits_per_byte: float
+    evaluation: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings by full name, each with its value and the reason for it; and what they come to."""
+
+    expected: Expected
+    settings: dict[str, tuple[Any, str]]
+
+    def to_json(self) -> str:
+        """Return it as text, for the processes that did not choose."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Return what `to_json` made a text of."""
+        values = json.loads(text)
+        settings = {name: (value, reason) for name, (value, reason) in values["settings"].items()}
+        return cls(Expected(**values["expected"]), settings)
+
+    def sentences(self, budget: str, is_evaluated: bool) -> list[str]:
+        """Return what it comes to, for people.
+
+        Args:
+            budget: as the user said it.
+            is_evaluated: whether an evaluation follows the training.
+        """
+        expected = self.expected
+        test = f"about {expected.evaluation:,.0f} s of evaluation (evaluation=none: a test alone)"
+        return [
+            f"expected: {expected.tokens:,.0f} tokens at {expected.tokens_per_second:,.0f} a second, the text "
+            f"{expected.epochs:.1f} times, {expected.bits_per_byte:.2f} bits per byte in validation",
+            f"time: {budget} of training, then {test if is_evaluated else 'a test'}",
+        ]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    form: Form
+    vocab_size: int
+    max_length: int
+    expected: Expected
+
+
+def choose(machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapping[str, Any] | None = None) -> Plan:
+    """Return the plan of which the laws expect the fewest bits per byte.
+
+    For each form of network, from narrow to wide, the laws say its vocabulary, how many tokens the machine goes through
+    in the time, how often that is the whole text, and what is learned so. All else follows from the form that is best.
+
+    Args:
+        machine: how fast it is.
+        text: how much there is.
+        seconds: of training.
+        laws: what was fitted.
+        given: settings that are decided already, by full name: all others are chosen around them.
+    """
+    given = given or {}
+    candidates = [_candidate(form, machine, text, seconds, laws, given) for form in forms(given)]
+    fitting = [each for each in candidates if PER_WEIGHT * each.expected.weights < machine.memory * WEIGHTS_SHARE]
+    best = min(fitting or candidates[:1], key=lambda candidate: candidate.expected.bits_per_byte)
+    return Plan(best.expected, _settings(best, machine, text, seconds, laws, given))
+
+
+def _candidate(
+    form: Form, machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapping[str, Any]
+) -> _Candidate:
+    vocab_size = given.get("data.vocab_size", laws.vocab_size(form.weights, form.embedding_dim, text.train_bytes))
+    max_length = given.get("data.max_length", laws.max_length(form.embedding_dim))
+    weights = form.weights + vocab_size * form.embedding_dim
+    flops = 6 * weights + 12 * form.num_layers * form.embedding_dim * max_length
+    tokens_per_second = machine.flops_per_second(form.embedding_dim) * laws.table["time"]["share"] / flops
+    tokens = tokens_per_second * seconds
+    bytes_per_token = laws.bytes_per_token(vocab_size)
+    seen = tokens * bytes_per_token
+    bits = laws.bits_per_byte(weights, seen, text.train_bytes)
+    evaluated = text.evaluated_bytes / bytes_per_token / tokens_per_second
+    evaluation = laws.table["time"]["evaluation"] + laws.table["time"]["evaluated"] * evaluated
+    expected = Expected(weights, tokens_per_second, tokens, seen / text.train_bytes, bits, evaluation)
+    return _Candidate(form, vocab_size, max_length, expected)
+
+
+def _settings(
+    best: _Candidate, machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapping[str, Any]
+) -> dict[str, tuple[Any, str]]:
+    form, expected = best.form, best.expected
+    width, epochs = form.embedding_dim, expected.epochs
+    rows = given.get("data.batch_size", laws.batch_size(expected.tokens, best.max_length))
+    step = rows * best.max_length
+    against = f"the text is gone through {epochs:.1f} times"
+    dropout, bpe_dropout, weight_decay = (
+        laws.against_repeats(name, epochs) for name in ("dropout", "bpe_dropout", "weight_decay")
+    )
+    settings = {
+        "model.embedding_dim": (
+            width,
+            f"of {len(forms(given))} widths that of the fewest expected bits",
+        ),
+        "model.num_layers": (form.num_layers, "deeper as it is wider"),
+        "model.num_heads": (form.num_heads, f"of {width // form.num_heads} channels each"),
+        "model.num_kv_heads": (form.num_kv_heads, "shared by the query heads"),
+        "model.tie_head": (True, "the vocabulary's weights are learned once"),
+        "model.dropout": ({"embedding": dropout, "residual": dropout}, against),
+        "data.max_length": (best.max_length, "longer as the network is wider"),
+        "data.batch_size": (rows, f"{step:,} tokens a step for {expected.tokens:,.0f} in all"),
+        "data.batching": ("packed", "documents end to end, nothing padded"),
+        "scheduler.warmup": (laws.table["schedule"]["warmup"], "share of the time"),
+        "scheduler.after": ("linear", "falls to 0 as the time ends"),
+        "scheduler.decay": (laws.table["schedule"]["decay"], "share of the time that it falls"),
+        "training.label_smoothing": (0.0, "the text's own words are the targets"),
+        "trainer.precision": (machine.precision, f"the faster one on this machine ({machine.device})"),
+        "trainer.max_epochs": (-1, f"the time ends it, after about {epochs:.1f}"),
+        "callbacks.early_stopping.patience": (NEVER, "the learning rate is to fall to its end"),
+    }
+    if given["tokenizer._target_"] == BPE:
+        learned = f"for {form.weights:,} weights in the blocks, and {text.train_bytes:,} bytes to learn them from"
+        settings["data.vocab_size"] = (best.vocab_size, learned)
+        settings["data.augmentation.bpe_dropout"] = (bpe_dropout, against)
+    if given["optimizer._target_"] == MUON:
+        settings["optimizer.lr"] = (
+            laws.learning_rate("muon", step),
+            "Muon's step fits each matrix: the same for all widths",
+        )
+        settings["optimizer.adamw_lr"] = (laws.learning_rate("adamw", step), "of the embedding and the norms")
+        settings["optimizer.weight_decay"] = (weight_decay, against)
+    else:
+        settings["optimizer.lr"] = (laws.adamw_alone(width), f"falls with the width ({width})")
+    validation = laws.table["time"]["validation"]
+    validation += text.val_bytes / laws.bytes_per_token(best.vocab_size) / expected.tokens_per_second / 2
+    validations = min(MOST_VALIDATIONS, int(THEIR_SHARE * seconds / validation))
+    every, often = NEVER, "the one at the end alone: they would cost too much of the time"
+    if validations > 1:
+        every = max(1, math.ceil(epochs / validations))
+        often = f"validations take at most {THEIR_SHARE:.0%} of the time"
+    settings["trainer.check_val_every_n_epoch"] = (every, often)
+    if machine.device == "cuda" and seconds < COMPILING:
+        settings["training.compile"] = ("off", "compiling takes a minute before the first step")
+    return settings

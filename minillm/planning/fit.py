@@ -1,0 +1,172 @@
+"""Makes laws.yaml again, from the trials in trials.csv: ``python -m minillm.planning.fit``.
+
+Words have trials trained anew before, those on the texts that they name: ``sample``, ``small`` (the sample's first
+articles) and ``large=PATH`` for a text of one's own: ``python -m minillm.planning.fit sample small large=FOLDER``.
+"""
+
+import math
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy.optimize import least_squares
+
+from minillm.parallel import cores
+from minillm.planning.laws import FILE, Laws, laws
+from minillm.planning.trials import Outcome, Trial, read, run_all, write
+
+TRIALS = FILE.with_name("trials.csv")
+CORPORA = {"sample": ["data=sample"], "small": ["data=sample", "data.num_articles=128"]}
+FILES = "data=files data.source.path={}"
+NOISE = 0.01  # bits per byte that another seed changes
+# What the literature says of the loss, and how far the fit may lead away from it: a standard deviation.
+PRIORS = {
+    "irreducible": (1.0, 0.5),
+    "weights_exponent": (0.34, 0.1),  # Hoffmann et al. 2022, the third approach
+    "data_exponent": (0.28, 0.1),
+    "repeats": (math.log(15.4), 0.5),  # Muennighoff et al. 2023; its logarithm
+    # Of the learning rates: logarithms of the two peaks, how much of the batch's change they follow (a half: Malladi et
+    # al. 2022), and logarithms of the bits per byte that a change by the factor e costs.
+    "muon": (math.log(0.02), 0.5),
+    "adamw": (math.log(0.01), 1.0),
+    "exponent": (0.5, 0.25),
+    "curvature": (math.log(0.05), 1.0),
+}
+# Trials that took alike, and differ in the vocabulary.
+VOCABULARIES = [
+    Trial("sample", tokens, 128, vocab_size=entries, adamw_lr=0.01)
+    for entries, tokens in ((2000, 400_000), (5000, 300_000), (8000, 220_000))
+]
+SLOW = 0.008  # learning rates of AdamW under it were tried, and teach so much less that such trials tell nothing else
+Outcomes = Mapping[Trial, Outcome]
+
+
+def fitted(outcomes: Outcomes) -> dict[str, dict[str, float]]:
+    """Return the numbers of laws.yaml that are fitted, by law."""
+    return {
+        "loss": _loss(outcomes),
+        "vocabulary": _vocabulary(outcomes),
+        "compression": _compression(outcomes),
+        "learning_rate": _learning_rates(outcomes),
+    }
+
+
+def _loss(outcomes: Outcomes) -> dict[str, float]:
+    """Fit the loss: of trials that differ in nothing that the law knows, the best one counts.
+
+    Each text has a factor of its own, for one is easier to predict than another; the sample's is 1.
+    """
+    best: dict[tuple[Any, ...], tuple[Trial, Outcome]] = {}
+    for trial, outcome in outcomes.items():
+        if trial.adamw_lr < SLOW:
+            continue
+        form = (trial.corpus, trial.tokens, outcome.parameters, outcome.train_tokens)
+        if form not in best or outcome.val < best[form][1].val:
+            best[form] = trial, outcome
+    texts = sorted({trial.corpus for trial, _ in best.values()} - {"sample"})
+
+    def table(x: Sequence[float]) -> dict[str, Any]:
+        irreducible, weights, weights_exponent, data, data_exponent, repeats = x[:6]
+        return {
+            **laws().table["loss"],
+            "irreducible": float(irreducible),
+            "weights_scale": math.exp(weights),
+            "weights_exponent": float(weights_exponent),
+            "data_scale": math.exp(data),
+            "data_exponent": float(data_exponent),
+            "repeats": math.exp(repeats),
+        }
+
+    def residuals(x: Sequence[float]) -> list[float]:
+        laws = Laws({"loss": table(x)})
+        found = []
+        for trial, outcome in best.values():
+            seen = trial.tokens * outcome.train_bytes / outcome.train_tokens
+            factor = 1.0 if trial.corpus == "sample" else math.exp(x[6 + texts.index(trial.corpus)])
+            expected = factor * laws.bits_per_byte(outcome.parameters, seen, outcome.train_bytes)
+            found.append((expected - outcome.val) / NOISE)
+        for place, name in enumerate(("irreducible", "", "weights_exponent", "", "data_exponent", "repeats")):
+            if name:
+                mean, deviation = PRIORS[name]
+                found.append((x[place] - mean) / deviation)
+        return found
+
+    start = [1.0, math.log(0.3), 0.34, math.log(0.5), 0.28, math.log(15.4), *(0.0 for _ in texts)]
+    found = least_squares(residuals, start, loss="soft_l1")
+    errors = np.array(residuals(found.x))[: len(best)] * NOISE
+    Console().print(f"loss: {len(best)} trials, within {np.sqrt(np.mean(errors**2)):.3f} bits per byte")
+    return table(found.x)
+
+
+def _compression(outcomes: Outcomes) -> dict[str, float]:
+    """Fit how many bytes a token stands for, on a line over the logarithm of the vocabulary."""
+    points = {(math.log(trial.vocab_size), each.train_bytes / each.train_tokens) for trial, each in outcomes.items()}
+    slope, constant = np.polyfit(*np.array(sorted(points)).T, 1)
+    return {"compression_constant": float(constant), "compression_slope": float(slope)}
+
+
+def _vocabulary(outcomes: Outcomes) -> dict[str, float]:
+    """Fit the scale of the vocabulary: of trials that took alike and differ in it, a parabola's least bits per byte."""
+    alike = {trial: outcome for trial, outcome in outcomes.items() if trial in VOCABULARIES}
+    entries, bits = np.array([(trial.vocab_size, outcome.val) for trial, outcome in alike.items()]).T
+    curve, slope, _ = np.polyfit(np.log(entries), bits, 2)
+    best = math.exp(-slope / (2 * curve))
+    trial, outcome = next(iter(alike.items()))
+    blocks = outcome.parameters - trial.vocab_size * trial.embedding_dim
+    exponent = laws().table["vocabulary"]["exponent"]
+    return {"vocabulary_scale": best * trial.embedding_dim / 1e6 / (blocks / 1e6) ** exponent}
+
+
+def _learning_rates(outcomes: Outcomes) -> dict[str, float]:
+    """Fit the peaks of the learning rates: parabolas over their logarithms, which the batch shifts both alike.
+
+    Of trials that differ in them alone, and in the batch.
+    """
+    groups = defaultdict(list)
+    for trial, outcome in outcomes.items():
+        groups[replace(trial, lr=0.0, adamw_lr=0.0)].append((trial, outcome.val))
+    alike = [group for group in groups.values() if len(group) > 1]
+    tokens = laws().table["learning_rate"]["tokens"]
+    names = ("muon", "adamw", "exponent", "curvature", "curvature")
+
+    def residuals(x: Sequence[float]) -> list[float]:
+        muon, adamw, exponent, *curvatures = x[:5]
+        found = [(value - PRIORS[name][0]) / PRIORS[name][1] for name, value in zip(names, x[:5], strict=True)]
+        for least, group in zip(x[5:], alike, strict=True):
+            for trial, bits in group:
+                shift = exponent * math.log(trial.batch_size * trial.max_length / tokens)
+                away = math.log(trial.lr) - muon - shift, math.log(trial.adamw_lr) - adamw - shift
+                costs = (math.exp(curve) * each**2 for curve, each in zip(curvatures, away, strict=True))
+                found.append((least + sum(costs) - bits) / NOISE)
+        return found
+
+    start = [*(PRIORS[name][0] for name in names), *(min(bits for _, bits in group) for group in alike)]
+    muon, adamw, exponent = least_squares(residuals, start, loss="soft_l1").x[:3]
+    return {"muon": math.exp(muon), "adamw": math.exp(adamw), "exponent": float(exponent)}
+
+
+def main(words: Sequence[str]) -> None:
+    """Train anew what the words ask for, fit, and write both tables."""
+    outcomes = read(TRIALS)
+    named = {name: path for name, _, path in (word.partition("=") for word in words)}
+    corpora = {name: FILES.format(path).split() if path else CORPORA[name] for name, path in named.items()}
+    again = [trial for trial in outcomes if trial.corpus in corpora]
+    for trial, outcome in run_all(again, corpora, "outputs/data", cores()) if again else ():
+        outcomes[trial] = outcome
+        write(TRIALS, outcomes)
+        Console().print(f"{trial}: {outcome.val:.4f} bits per byte")
+    text = FILE.read_text(encoding="utf-8")
+    for law, numbers in fitted(outcomes).items():
+        for name, number in numbers.items():
+            text, found = re.subn(rf"(?m)^(  {name}: )\S+(?= # fitted)", rf"\g<1>{number:.4g}", text)
+            Console().print(f"{law}.{name}: {number:.4g}{'' if found else ' (as before)'}")
+    FILE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The choice as a function: of a machine's speed, a text's size and a time."""
+
+import math
+from itertools import pairwise, product
+from typing import Any
+
+import pytest
+
+from minillm.checkpoint import outline_network
+from minillm.planning.choosing import BPE, MUON, Plan, Text, choose
+from minillm.planning.laws import laws
+from minillm.planning.machine import Machine
+from minillm.planning.shapes import forms
+
+GROUPS = {"tokenizer._target_": BPE, "optimizer._target_": MUON}
+# Two cores, as measured when the laws were fitted.
+CORES = Machine("cpu", "32-true", ((64, 2e10), (128, 4e10), (256, 6e10), (512, 9e10)), memory=8 * 2**30)
+GPU = Machine("cuda", "bf16-mixed", ((64, 2e12), (256, 2e13), (1024, 2e14)), memory=80 * 2**30)
+SECONDS = (30, 180, 600, 3600, 86400, 259200)
+MEGABYTES = (0.2, 0.75, 4, 50, 1000)
+
+
+def text(megabytes: float) -> Text:
+    train, other = round(0.7e6 * megabytes), round(0.15e6 * megabytes)
+    return Text(train, other, train + 2 * other)
+
+
+def chosen(megabytes: float, seconds: float, machine: Machine = CORES, **given: Any) -> Plan:
+    given = {name.replace("__", "."): value for name, value in given.items()}
+    return choose(machine, text(megabytes), seconds, laws(), {**GROUPS, **given})
+
+
+def value(plan: Plan, name: str) -> Any:
+    return plan.settings[name][0]
+
+
+@pytest.mark.parametrize("machine", [CORES, GPU], ids=["cores", "gpu"])
+@pytest.mark.parametrize("megabytes", MEGABYTES)
+def test_more_time_gives_no_smaller_network_and_expects_more(megabytes: float, machine: Machine) -> None:
+    plans = [chosen(megabytes, seconds, machine) for seconds in SECONDS]
+    for less, more in pairwise(plans):
+        assert more.expected.weights >= less.expected.weights
+        assert more.expected.bits_per_byte <= less.expected.bits_per_byte
+        assert value(more, "data.vocab_size") >= value(less, "data.vocab_size")
+
+
+@pytest.mark.parametrize("machine", [CORES, GPU], ids=["cores", "gpu"])
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_more_text_is_gone_through_less_often_and_needs_less_against_repeats(seconds: float, machine: Machine) -> None:
+    plans = [chosen(megabytes, seconds, machine) for megabytes in MEGABYTES]
+    for less, more in pairwise(plans):
+        assert more.expected.epochs < less.expected.epochs
+        assert more.expected.bits_per_byte <= less.expected.bits_per_byte
+        for name in "data.augmentation.bpe_dropout", "optimizer.weight_decay":
+            assert value(more, name) <= value(less, name)
+        assert value(more, "model.dropout")["residual"] <= value(less, "model.dropout")["residual"]
+
+
+@pytest.mark.parametrize(("megabytes", "seconds", "machine"), [*product(MEGABYTES, SECONDS, (CORES, GPU))])
+def test_what_is_chosen_can_be_built_and_fits(megabytes: float, seconds: float, machine: Machine) -> None:
+    plan = chosen(megabytes, seconds, machine)
+    model = {
+        name.removeprefix("model."): each for name, (each, _) in plan.settings.items() if name.startswith("model.")
+    }
+    target = {"_target_": "minillm.models.MiniGPTModern", "max_length": value(plan, "data.max_length")}
+    network = outline_network({**target, **model}, value(plan, "data.vocab_size"))
+    weights = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim == 2)
+    assert weights == plan.expected.weights
+    assert 16 * weights < machine.memory
+    assert plan.expected.tokens == pytest.approx(seconds * plan.expected.tokens_per_second)
+    steps = plan.expected.tokens / (value(plan, "data.batch_size") * value(plan, "data.max_length"))
+    assert steps > 20
+    assert all(reason for _, reason in plan.settings.values())
+
+
+def test_what_is_given_stays_and_the_rest_is_chosen_around_it() -> None:
+    plan = chosen(0.75, 180, model__embedding_dim=100, data__vocab_size=777)
+    assert value(plan, "model.embedding_dim") == 100
+    assert value(plan, "model.num_heads") == 2
+    assert value(plan, "data.vocab_size") == 777
+    narrower = chosen(0.75, 180, model__embedding_dim=64)
+    assert narrower.expected.tokens > plan.expected.tokens
+    heads = chosen(0.75, 180, model__num_heads=7)
+    assert value(heads, "model.embedding_dim") % 14 == 0
+    many = chosen(0.75, 180, data__batch_size=64)
+    assert value(many, "data.batch_size") == 64
+
+
+def test_a_network_with_other_groups_gets_what_they_have() -> None:
+    words = chosen(0.75, 180, tokenizer___target_="minillm.tokenization.WordTokenizer", data__vocab_size=5000)
+    assert not {"data.vocab_size", "data.augmentation.bpe_dropout"} & set(words.settings)
+    adamw = chosen(0.75, 180, optimizer___target_="minillm.training.adamw")
+    assert "optimizer.adamw_lr" not in adamw.settings
+    assert 1e-4 < value(adamw, "optimizer.lr") < value(chosen(0.75, 180), "optimizer.lr")
+
+
+def test_a_plan_comes_whole_to_other_processes() -> None:
+    plan = chosen(0.75, 180)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_machine_is_faster_with_wider_matrices_and_in_more_processes() -> None:
+    assert CORES.flops_per_second(64) == pytest.approx(2e10)
+    assert CORES.flops_per_second(32) == pytest.approx(2e10)
+    assert CORES.flops_per_second(2048) == pytest.approx(9e10)
+    assert CORES.flops_per_second(181) == pytest.approx(math.sqrt(4e10 * 6e10), rel=0.01)
+    two = Machine("cpu", "32-true", CORES.speeds, CORES.memory, processes=2)
+    assert two.flops_per_second(64) == pytest.approx(4e10)
+
+
+def test_each_width_has_heads_that_its_channels_fill() -> None:
+    for form in forms({}):
+        assert form.embedding_dim % (2 * form.num_heads) == 0
+        assert form.num_heads % form.num_kv_heads == 0
+        assert form.embedding_dim / form.num_heads >= 32
+
+
+def test_text_that_is_seen_again_teaches_less_than_new_text() -> None:
+    bits = laws().bits_per_byte
+    assert bits(1e6, 1e6, 1e6) > bits(1e6, 2e6, 1e6) > bits(1e6, 2e6, 2e6)
+    assert bits(1e6, 1e6, 1e6) > bits(2e6, 1e6, 1e6)
+    assert bits(1e6, 1e6, 1e6) == bits(1e6, 1e6, 5e6)
