@@ -132,7 +132,9 @@ def show_plan(
         sentences: what they come to.
         console: where to show it.
     """
-    table = Table("setting", "value", "why", title=f"Plan for {escape(budget)}", title_justify="left")
+    table = Table(title=f"Plan for {escape(budget)}", title_justify="left")
+    for name in "setting", "value", "why":
+        table.add_column(name, overflow="fold")
     for name, value, reason in settings:
         shown = ", ".join(map(str, dict.fromkeys(value.values()))) if isinstance(value, Mapping) else value
         table.add_row(name, escape(str(shown)), escape(reason), style="dim" if reason == GIVEN else None)

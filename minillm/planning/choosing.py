@@ -140,52 +140,44 @@ def _settings(
     width, epochs = form.embedding_dim, expected.epochs
     rows = given.get("data.batch_size", laws.batch_size(expected.tokens, best.max_length))
     step = rows * best.max_length
-    against = f"the text is gone through {epochs:.1f} times"
+    against = f"for {epochs:.1f} passes over the text"
     dropout, bpe_dropout, weight_decay = (
         laws.against_repeats(name, epochs) for name in ("dropout", "bpe_dropout", "weight_decay")
     )
-    settings = {
-        "model.embedding_dim": (
-            width,
-            f"of {len(forms(given))} widths that of the fewest expected bits",
-        ),
-        "model.num_layers": (form.num_layers, "deeper as it is wider"),
-        "model.num_heads": (form.num_heads, f"of {width // form.num_heads} channels each"),
-        "model.num_kv_heads": (form.num_kv_heads, "shared by the query heads"),
-        "model.tie_head": (True, "the vocabulary's weights are learned once"),
-        "model.dropout": ({"embedding": dropout, "residual": dropout}, against),
-        "data.max_length": (best.max_length, "longer as the network is wider"),
-        "data.batch_size": (rows, f"{step:,} tokens a step for {expected.tokens:,.0f} in all"),
-        "data.batching": ("packed", "documents end to end, nothing padded"),
-        "scheduler.warmup": (laws.table["schedule"]["warmup"], "share of the time"),
-        "scheduler.after": ("linear", "falls to 0 as the time ends"),
-        "scheduler.decay": (laws.table["schedule"]["decay"], "share of the time that it falls"),
-        "training.label_smoothing": (0.0, "the text's own words are the targets"),
-        "trainer.precision": (machine.precision, f"the faster one on this machine ({machine.device})"),
-        "trainer.max_epochs": (-1, f"the time ends it, after about {epochs:.1f}"),
-        "callbacks.early_stopping.patience": (NEVER, "the learning rate is to fall to its end"),
-    }
+    schedule = laws.table["schedule"]
+    settings: dict[str, tuple[Any, str]] = {"model.embedding_dim": (width, "learns most in the time")}
+    settings["model.num_layers"] = form.num_layers, "deeper as it is wider"
+    settings["model.num_heads"] = form.num_heads, f"{width // form.num_heads} channels each"
+    settings["model.num_kv_heads"] = form.num_kv_heads, "shared by the query heads"
+    settings["model.tie_head"] = True, "learns the vocabulary once"
+    settings["model.dropout"] = {"embedding": dropout, "residual": dropout}, against
     if given["tokenizer._target_"] == BPE:
-        learned = f"for {form.weights:,} weights in the blocks, and {text.train_bytes:,} bytes to learn them from"
-        settings["data.vocab_size"] = (best.vocab_size, learned)
-        settings["data.augmentation.bpe_dropout"] = (bpe_dropout, against)
+        settings["data.vocab_size"] = best.vocab_size, f"for {width} channels, {text.train_bytes / 1e6:.2f} MB"
+        settings["data.augmentation.bpe_dropout"] = bpe_dropout, against
+    settings["data.max_length"] = best.max_length, "longer as it is wider"
+    settings["data.batch_size"] = rows, f"{step:,} tokens a step"
+    settings["data.batching"] = "packed", "nothing is padded"
     if given["optimizer._target_"] == MUON:
-        settings["optimizer.lr"] = (
-            laws.learning_rate("muon", step),
-            "Muon's step fits each matrix: the same for all widths",
-        )
-        settings["optimizer.adamw_lr"] = (laws.learning_rate("adamw", step), "of the embedding and the norms")
-        settings["optimizer.weight_decay"] = (weight_decay, against)
+        settings["optimizer.lr"] = laws.learning_rate("muon", step), "for the batch, at any width"
+        settings["optimizer.adamw_lr"] = laws.learning_rate("adamw", step), "for the batch, at any width"
+        settings["optimizer.weight_decay"] = weight_decay, against
     else:
-        settings["optimizer.lr"] = (laws.adamw_alone(width), f"falls with the width ({width})")
+        settings["optimizer.lr"] = laws.adamw_alone(width), f"for {width} channels"
+    settings["scheduler.warmup"] = schedule["warmup"], "share of the time"
+    settings["scheduler.after"] = "linear", "to 0 as the time ends"
+    settings["scheduler.decay"] = schedule["decay"], "share of the time"
+    settings["training.label_smoothing"] = 0.0, "words have no wrong labels"
+    settings["trainer.precision"] = machine.precision, f"the faster one here ({machine.device})"
+    settings["trainer.max_epochs"] = -1, f"the time ends it, after {epochs:.1f}"
+    settings["callbacks.early_stopping.patience"] = NEVER, "never: the time ends it"
     validation = laws.table["time"]["validation"]
     validation += text.val_bytes / laws.bytes_per_token(best.vocab_size) / expected.tokens_per_second / 2
     validations = min(MOST_VALIDATIONS, int(THEIR_SHARE * seconds / validation))
-    every, often = NEVER, "the one at the end alone: they would cost too much of the time"
+    every, often = NEVER, "one at the end alone"
     if validations > 1:
         every = max(1, math.ceil(epochs / validations))
-        often = f"validations take at most {THEIR_SHARE:.0%} of the time"
+        often = f"at most {THEIR_SHARE:.0%} of the time"
     settings["trainer.check_val_every_n_epoch"] = (every, often)
     if machine.device == "cuda" and seconds < COMPILING:
-        settings["training.compile"] = ("off", "compiling takes a minute before the first step")
+        settings["training.compile"] = ("off", "it takes a minute to begin")
     return settings
