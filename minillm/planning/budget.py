@@ -13,7 +13,6 @@ import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from minillm import console
@@ -54,7 +53,9 @@ def budget_arguments(arguments: Sequence[str]) -> list[str]:
     budget = words.get("budget", "null")
     if budget in ("", "null") or words.get("resume", "null") not in ("", "null"):
         return arguments
-    sweeps = [word for word in arguments if word in ("-m", "--multirun") or word.startswith("sweep=")]
+    sweeps = [
+        word for word in arguments if word in ("-m", "--multirun", "hydra.mode=MULTIRUN") or word.startswith("sweep=")
+    ]
     if sweeps:
         raise _refused(budget, f"chooses for one run, and {sweeps[0]} asks for many")
     if "experiment" in words:
@@ -103,8 +104,6 @@ def with_checked_budget(config: DictConfig) -> DictConfig:
     if budget is None or config.resume is not None:
         return config
     seconds_of(budget)
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise _refused(budget, "chooses for one run, not for a sweep")
     if config.init_from is not None:
         raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
     if config.ckpt_path is not None:
