@@ -106,7 +106,8 @@ def _loss(outcomes: Outcomes) -> dict[str, float]:
 def _compression(outcomes: Outcomes) -> dict[str, float]:
     """Fit how many bytes a token stands for, on a line over the logarithm of the vocabulary."""
     points = {(math.log(trial.vocab_size), each.train_bytes / each.train_tokens) for trial, each in outcomes.items()}
-    slope, constant = np.polyfit(*np.array(sorted(points)).T, 1)
+    logarithms, sizes = np.array(sorted(points)).T
+    slope, constant = np.polyfit(logarithms, sizes, 1)
     return {"compression_constant": float(constant), "compression_slope": float(slope)}
 
 

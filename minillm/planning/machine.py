@@ -117,7 +117,7 @@ def _step(outline: Outline, device: torch.device, precision: str) -> float:
         warnings.filterwarnings("ignore", ".*trainer. reference is not registered.*")  # nothing is logged here
         step()
         step()
-        taken = []
+        taken: list[float] = []
         end = time.perf_counter() + ENOUGH
         while time.perf_counter() < end or len(taken) < 3:
             taken.append(seconds(step, device))

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from minillm.command import CONF
 from minillm.planning.shapes import heads
@@ -182,4 +182,5 @@ def write(path: Path, outcomes: Mapping[Trial, Outcome]) -> None:
 
 
 def _from_row(kind: Any, row: Mapping[str, str]) -> Any:
-    return kind(**{field.name: field.type(row[field.name]) for field in fields(kind)})
+    types = get_type_hints(kind)
+    return kind(**{name: types[name](row[name]) for name in types})

@@ -90,8 +90,8 @@ GOLDEN: list[tuple[float, int, tuple[float, ...], float]] = [
 @pytest.mark.parametrize(("megabytes", "seconds", "settings", "bits"), GOLDEN)
 def test_the_choice_is_what_it_was(megabytes: float, seconds: int, settings: tuple[float, ...], bits: float) -> None:
     plan = chosen(megabytes, seconds)
-    names = ("model.embedding_dim", "model.num_layers", "data.vocab_size", "data.batch_size")
-    names += ("optimizer.lr", "optimizer.adamw_lr", "data.augmentation.bpe_dropout")
+    names = ["model.embedding_dim", "model.num_layers", "data.vocab_size", "data.batch_size"]
+    names += ["optimizer.lr", "optimizer.adamw_lr", "data.augmentation.bpe_dropout"]
     assert tuple(value(plan, name) for name in names) == settings
     assert plan.expected.bits_per_byte == pytest.approx(bits, abs=1e-3)
 
