@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning import Trainer
 from omegaconf import DictConfig
 
 from minillm import console
@@ -65,7 +64,7 @@ class _Parts(NamedTuple):
     data: TextDataModule
     callbacks: dict[str, Any]
     loggers: list[Any]
-    trainer: Trainer
+    trainer: Any  # Lightning's; its own types say less than there is
     make_module: Callable[..., TrainingModule]
 
 
