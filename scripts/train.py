@@ -123,7 +123,7 @@ def train(config: DictConfig) -> float | None:
     if "pruning" in callbacks and callbacks["pruning"].pruned:
         return None
 
-    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    best = trainer.checkpoint_callback.best_model_path
     if not best:
         log.warning("nothing was validated, so there is no best checkpoint to test")
         return None
