@@ -55,7 +55,7 @@ def _arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _complete(config: DictConfig) -> DictConfig:
-    return with_checked_budget(initialized(completed(config)))
+    return initialized(with_checked_budget(completed(config)))
 
 
 class _Parts(NamedTuple):

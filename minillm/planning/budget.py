@@ -35,6 +35,7 @@ from minillm.tokenization import SPECIAL_TOKENS
 SHORTEST, LONGEST = timedelta(seconds=30), timedelta(days=3)
 BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer and schedule a budget has
 
+SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRECISIONS = ("32-true", "bf16-mixed")
 # The outline that the machine is measured with.
 VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
@@ -54,7 +55,7 @@ def budget_arguments(arguments: Sequence[str]) -> list[str]:
     budget = words.get("budget", "null")
     if budget in ("", "null") or words.get("resume", "null") not in ("", "null"):
         return arguments
-    sweeps = [word for word in arguments if word in ("-m", "--multirun") or word.startswith("sweep=")]
+    sweeps = [word for word in arguments if word in SWEEPS or word.startswith("sweep=")]
     if sweeps:
         raise _refused(budget, f"chooses for one run, and {sweeps[0]} asks for many")
     if "experiment" in words:
@@ -105,7 +106,7 @@ def with_checked_budget(config: DictConfig) -> DictConfig:
     seconds_of(budget)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         raise _refused(budget, "chooses for one run, not for a sweep")
-    if config.init_from is not None:
+    if config.get("init_from") is not None:
         raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
     if config.ckpt_path is not None:
         raise SettingError("budget", budget, "chooses settings, and ckpt_path goes on with others; leave out one")

@@ -115,7 +115,10 @@ def test_a_choice_that_varies_another_one_keeps_its_sizes(run_script: Run) -> No
         (["budget=-1h"], "budget=-1h: must be a time from 30s to 3d"),
         (["budget=30s", "-m", "seed=0,1"], "budget=30s: chooses for one run, and -m asks for many"),
         (["budget=30s", "sweep=search"], "budget=30s: chooses for one run, and sweep=search asks for many"),
-        (["budget=30s", "hydra.mode=MULTIRUN"], "budget=30s: chooses for one run, not for a sweep"),
+        (
+            ["budget=30s", "hydra.mode=MULTIRUN"],
+            "budget=30s: chooses for one run, and hydra.mode=MULTIRUN asks for many",
+        ),
         (["budget=30s", "init_from=latest"], "budget=30s: chooses for weights that begin anew"),
         (["budget=30s", "ckpt_path=a.ckpt"], "budget=30s: chooses settings, and ckpt_path goes on with others"),
         (["budget=30s", "model.num_layers=0"], "model.num_layers=0: must be at least 1"),
