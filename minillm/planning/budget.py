@@ -124,7 +124,8 @@ def given_names(config: DictConfig) -> set[str]:
     These are what the command line names; of a choice that varies another one, such as ``model=minigpt_base``, what its
     file says; and what an experiment on the command line changes.
     """
-    words = list(HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
     names: set[str] = set()
     for word in OverridesParser.create().parse_overrides(words):
         group, choice = word.key_or_group, word.value()
@@ -134,7 +135,8 @@ def given_names(config: DictConfig) -> set[str]:
             names |= set(_varied(CONF / group / f"{choice}.yaml", group))
     others = [word for word in words if not word.startswith("experiment=")]
     if len(others) < len(words):
-        without = flat(plain(compose(str(HydraConfig.get().job.config_name), overrides=others)))
+        searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath")]
+        without = flat(plain(compose(str(hydra.job.config_name), overrides=[*searched, *others])))
         composed = flat(plain(config))
         names |= {name for name in composed if without.get(name, ...) != composed[name]}
     return names
