@@ -1,5 +1,6 @@
 """`budget=10min` of scripts/train.py: what it does to the command line, and to the configuration."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ SHORTEST, LONGEST = timedelta(seconds=30), timedelta(days=3)
 BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer and schedule a budget has
 
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = defaultdict(lambda: ["32-true"], {device: ["32-true", "bf16-mixed"] for device in ("cpu", "cuda")})
 # The outline that the machine is measured with.
 VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
 ROWS, ROWS_OF_GPU = 8, 64
@@ -231,8 +232,8 @@ def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataMo
     data.corpus.prepare()
     sizes = {name: split["bytes"] for name, split in data.corpus.manifest["splits"].items()}
     text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
-    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS
     device = trainer.strategy.root_device
+    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS[device.type]
     machine = measured(
         lambda form: _outline(settings, form, data, device), forms(given), device, precisions, trainer.world_size
     )
