@@ -1,5 +1,6 @@
 """`budget=10min` of scripts/train.py: what it does to the command line, and to the configuration."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ from minillm.tokenization import SPECIAL_TOKENS
 SHORTEST, LONGEST = timedelta(seconds=30), timedelta(days=3)
 BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer and schedule a budget has
 
-PRECISIONS = ("32-true", "bf16-mixed")
+SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+PRECISIONS = defaultdict(lambda: ["32-true"], {device: ["32-true", "bf16-mixed"] for device in ("cpu", "cuda")})
 # The outline that the machine is measured with.
 VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
 ROWS, ROWS_OF_GPU = 8, 64
@@ -53,9 +55,7 @@ def budget_arguments(arguments: Sequence[str]) -> list[str]:
     budget = words.get("budget", "null")
     if budget in ("", "null") or words.get("resume", "null") not in ("", "null"):
         return arguments
-    sweeps = [
-        word for word in arguments if word in ("-m", "--multirun", "hydra.mode=MULTIRUN") or word.startswith("sweep=")
-    ]
+    sweeps = [word for word in arguments if word in SWEEPS or word.startswith("sweep=")]
     if sweeps:
         raise _refused(budget, f"chooses for one run, and {sweeps[0]} asks for many")
     if "experiment" in words:
@@ -104,7 +104,9 @@ def with_checked_budget(config: DictConfig) -> DictConfig:
     if budget is None or config.resume is not None:
         return config
     seconds_of(budget)
-    if config.init_from is not None:
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise _refused(budget, "chooses for one run, not for a sweep")
+    if config.get("init_from") is not None:
         raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
     if config.ckpt_path is not None:
         raise SettingError("budget", budget, "chooses settings, and ckpt_path goes on with others; leave out one")
@@ -122,7 +124,8 @@ def given_names(config: DictConfig) -> set[str]:
     These are what the command line names; of a choice that varies another one, such as ``model=minigpt_base``, what its
     file says; and what an experiment on the command line changes.
     """
-    words = list(HydraConfig.get().overrides.task)
+    hydra = HydraConfig.get()
+    words = list(hydra.overrides.task)
     names: set[str] = set()
     for word in OverridesParser.create().parse_overrides(words):
         group, choice = word.key_or_group, word.value()
@@ -132,7 +135,8 @@ def given_names(config: DictConfig) -> set[str]:
             names |= set(_varied(CONF / group / f"{choice}.yaml", group))
     others = [word for word in words if not word.startswith("experiment=")]
     if len(others) < len(words):
-        without = flat(plain(compose(str(HydraConfig.get().job.config_name), overrides=others)))
+        searched = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath")]
+        without = flat(plain(compose(str(hydra.job.config_name), overrides=[*searched, *others])))
         composed = flat(plain(config))
         names |= {name for name in composed if without.get(name, ...) != composed[name]}
     return names
@@ -227,8 +231,8 @@ def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataMo
     data.corpus.prepare()
     sizes = {name: split["bytes"] for name, split in data.corpus.manifest["splits"].items()}
     text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
-    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS
     device = trainer.strategy.root_device
+    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS[device.type]
     machine = measured(
         lambda form: _outline(settings, form, data, device), forms(given), device, precisions, trainer.world_size
     )
