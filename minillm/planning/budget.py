@@ -104,8 +104,6 @@ def with_checked_budget(config: DictConfig) -> DictConfig:
     if budget is None or config.resume is not None:
         return config
     seconds_of(budget)
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise _refused(budget, "chooses for one run, not for a sweep")
     if config.get("init_from") is not None:
         raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
     if config.ckpt_path is not None:
