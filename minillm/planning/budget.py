@@ -1,4 +1,4 @@
-"""`budget=10min` of scripts/train.py: what it does to the command line, and to the configuration."""
+"""`budget=10min` of scripts/train.py: how it changes the command line and the configuration."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from minillm.files import written_whole
 from minillm.launch import agreed, is_further_process
 from minillm.planning.choosing import BPE, Plan, Text, choose
 from minillm.planning.laws import laws
-from minillm.planning.machine import Outline, measured
+from minillm.planning.machine import Probe, measure_machine
 from minillm.planning.shapes import Form, forms
 from minillm.tokenization import SPECIAL_TOKENS
 
@@ -37,18 +37,18 @@ BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer 
 
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRECISIONS = defaultdict(lambda: ["32-true"], {device: ["32-true", "bf16-mixed"] for device in ("cpu", "cuda")})
-# The outline that the machine is measured with.
+# The network that the machine is measured with.
 VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
-ROWS, ROWS_OF_GPU = 8, 64
+ROWS, ROWS_ON_GPU = 8, 32
 
 
 def budget_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line on which a budget has its model, tokenizer, optimizer and schedule.
+    """Return a command line with the model, tokenizer, optimizer and schedule that a budget starts from.
 
-    They stand before the user's own words, which win. An experiment that the user names takes their place.
+    They stand before the user's own words, which win. An experiment that the user names replaces them.
 
     Raises:
-        SettingError: it asks for a sweep, whose runs would each choose for themselves.
+        SettingError: it asks for a sweep.
     """
     arguments = list(arguments)
     words = {name: value for name, equals, value in (argument.partition("=") for argument in arguments) if equals}
@@ -64,7 +64,7 @@ def budget_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def base_choices() -> dict[str, str]:
-    """Return the choices of `BASE`, by group."""
+    """Return the choices of `BASE`, by config group."""
     chosen = yaml.safe_load(BASE.read_text(encoding="utf-8"))["defaults"]
     return {name.removeprefix("override /"): choice for each in chosen for name, choice in each.items()}
 
@@ -74,10 +74,10 @@ def _refused(budget: Any, why: str) -> SettingError:
 
 
 def seconds_of(budget: Any) -> float:
-    """Return how many seconds a budget has.
+    """Return a budget's seconds.
 
     Raises:
-        SettingError: it says no time from 30 s to 3 days.
+        SettingError: it is no time from 30 s to 3 days.
     """
     try:
         length = parse_duration(budget) if isinstance(budget, str) else timedelta()
@@ -89,15 +89,15 @@ def seconds_of(budget: Any) -> float:
 
 
 def with_checked_budget(config: DictConfig) -> DictConfig:
-    """Return a config as it is, its budget checked.
+    """Return the config after checking its budget.
 
     Args:
-        config: as composed, or of a run that goes on.
+        config: as composed, or of a run that is resumed.
 
     Raises:
-        SettingError: the budget is no time within its limits, or stands beside what it cannot work with.
+        SettingError: the budget is no time within its limits, or is combined with a setting that excludes it.
     """
-    if "budget" not in config:  # of a run that began before there was this setting
+    if "budget" not in config:  # a run from before this setting existed
         with open_dict(config):
             config.budget = None
     budget = config.budget
@@ -105,22 +105,22 @@ def with_checked_budget(config: DictConfig) -> DictConfig:
         return config
     seconds_of(budget)
     if config.get("init_from") is not None:
-        raise _refused(budget, "chooses for weights that begin anew, and init_from begins with others")
+        raise _refused(budget, "chooses for new weights, and init_from brings its own")
     if config.ckpt_path is not None:
         raise SettingError("budget", budget, "chooses settings, and ckpt_path goes on with others; leave out one")
     return config
 
 
 def is_to_choose(config: DictConfig) -> bool:
-    """Return whether there is a budget to choose for; a run that goes on has chosen when it began."""
+    """Return whether there is a budget to choose for; a resumed run keeps what it chose at its start."""
     return config.budget is not None and config.resume is None
 
 
 def given_names(config: DictConfig) -> set[str]:
-    """Return the names that the user has decided about: of settings, or of what settings stand under.
+    """Return the full names of the settings, or of the groups of settings, that the user has decided.
 
-    These are what the command line names; of a choice that varies another one, such as ``model=minigpt_base``, what its
-    file says; and what an experiment on the command line changes.
+    These are the names on the command line; the content of a chosen file that varies another one, such as
+    ``model=minigpt_base``; and what an experiment on the command line changes.
     """
     hydra = HydraConfig.get()
     words = list(hydra.overrides.task)
@@ -142,11 +142,11 @@ def given_names(config: DictConfig) -> set[str]:
 
 @dataclass(frozen=True)
 class _Decided:
-    """What there is to choose in a config, and what of it the user has decided.
+    """Which settings a config has, and which of them the user has decided.
 
     Args:
         settings: full names of all settings.
-        names: of what the user has decided about, see `given_names`.
+        names: what the user has decided, see `given_names`.
     """
 
     settings: Collection[str]
@@ -163,16 +163,16 @@ class _Decided:
         return any(f"{name}.".startswith(f"{other}.") or other.startswith(f"{name}.") for other in self.names)
 
     def values(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return what is decided, and the classes in any case."""
+        """Return the decided settings, and all class names."""
         there = flat(settings)
         given = {name: value for name, value in there.items() if self.is_given(name) or name.endswith("._target_")}
-        if given["tokenizer._target_"] != BPE:  # words are not pieces: the laws know nothing of their number
+        if given["tokenizer._target_"] != BPE:  # the laws know BPE vocabularies alone
             given["data.vocab_size"] = there["data.vocab_size"]
         return given
 
 
 def _varied(path: Path, group: str) -> Iterator[str]:
-    """Yield the settings in the file of a choice that takes the others from another choice."""
+    """Yield the settings in the file of a choice that varies another choice."""
     if group not in base_choices() or not path.is_file():
         return
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -181,7 +181,7 @@ def _varied(path: Path, group: str) -> Iterator[str]:
 
 
 def with_form(config: DictConfig) -> DictConfig:
-    """Return a config with a form of the model into which fits what the user has decided, to check all else with it."""
+    """Return a config whose model fits what the user has decided, so that all else can be checked before the choice."""
     config, decided = deepcopy(config), _Decided.about(config)
     form = forms(decided.values(plain(config)))[0]
     with open_dict(config):
@@ -192,13 +192,13 @@ def with_form(config: DictConfig) -> DictConfig:
 
 
 def planned(config: DictConfig, data: TextDataModule, trainer: L.Trainer) -> DictConfig:
-    """Return the config with what the budget chooses in it; show that, and keep the config where others look for it.
+    """Return the config with the chosen settings; show them, and save the config in the run's folder.
 
-    The first of a run's processes looks at machine and text, and chooses for all.
+    The first of a run's processes measures the machine, reads the text's size, and chooses for all.
 
     Args:
         config: as composed.
-        data: of that config; its corpus is prepared where it is not yet.
+        data: of that config; its corpus is prepared if needed.
         trainer: of that config.
     """
     settings, decided = plain(config), _Decided.about(config)
@@ -225,20 +225,20 @@ def planned(config: DictConfig, data: TextDataModule, trainer: L.Trainer) -> Dic
 
 
 def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataModule, trainer: L.Trainer) -> Plan:
-    """Measure the machine, look at the text, and choose."""
+    """Measure the machine, read the text's size, and choose."""
     data.corpus.prepare()
     sizes = {name: split["bytes"] for name, split in data.corpus.manifest["splits"].items()}
     text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
     device = trainer.strategy.root_device
     precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS[device.type]
-    machine = measured(
-        lambda form: _outline(settings, form, data, device), forms(given), device, precisions, trainer.world_size
+    machine = measure_machine(
+        lambda form: _probe(settings, form, data, device), forms(given), device, precisions, trainer.world_size
     )
     return choose(machine, text, seconds_of(settings["budget"]), laws(), given)
 
 
-def _outline(settings: dict[str, Any], form: Form, data: TextDataModule, device: torch.device) -> Outline:
-    """Return a training of the model in the settings, in a form that is soon measured."""
+def _probe(settings: dict[str, Any], form: Form, data: TextDataModule, device: torch.device) -> Probe:
+    """Return a training of the configured model in a form, small enough to measure in a moment."""
     model = dict(settings["model"])
     sizes = {name: getattr(form, name) for name in ("embedding_dim", "num_heads", "num_kv_heads")}
     sizes |= {"num_layers": LAYERS, "max_length": LENGTH, "tie_head": True}
@@ -247,10 +247,10 @@ def _outline(settings: dict[str, Any], form: Form, data: TextDataModule, device:
     config = OmegaConf.create(settings)
     parts = {name: instantiate(config, name) for name in ("optimizer", "scheduler")}
     module = instantiate(config, "training", network=network, tokenizer=data.unfitted_tokenizer, **parts).to(device)
-    shape = (ROWS_OF_GPU if device.type == "cuda" else ROWS, LENGTH)
+    shape = (ROWS_ON_GPU if device.type == "cuda" else ROWS, LENGTH)
     ids = torch.randint(len(SPECIAL_TOKENS), VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(device)
     documents = (torch.arange(LENGTH, device=device) >= LENGTH // 2).long().expand(shape)
     none = torch.zeros((), dtype=torch.long)
     batch = {"inputs": ids, "targets": ids, "documents": documents, "bytes": none, "unknown_bytes": none}
     flops = flops_per_token(network, LAYERS, form.embedding_dim, LENGTH) * ids.numel()
-    return Outline(module, batch, flops)
+    return Probe(module, batch, flops)

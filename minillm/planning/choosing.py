@@ -1,4 +1,4 @@
-"""The choice: from a machine's speed, a text's size and a time to the settings that teach a network most."""
+"""The choice: which settings learn most of a text, on this machine, in this time."""
 
 import json
 import math
@@ -11,10 +11,12 @@ from minillm.planning.machine import Machine
 from minillm.planning.shapes import Form, forms
 
 MUON, BPE = "minillm.training.Muon", "minillm.tokenization.BPETokenizer"
-MOST_VALIDATIONS, THEIR_SHARE = 20, 0.03  # of the time
+MOST_VALIDATIONS = 20
+VALIDATION_SHARE = 0.03  # of the training's time
 NEVER = 1_000_000  # epochs, or validations
-PER_WEIGHT, WEIGHTS_SHARE = 16, 0.5  # bytes: itself, its gradient, two of the optimizer's; share of the memory
-COMPILING = 1200  # seconds of a training from which on torch.compile's minutes before the first step pay
+BYTES_PER_WEIGHT = 16  # the weight, its gradient and two averages of the optimizer
+MEMORY_SHARE = 0.5  # of the available memory, for the weights; activations need the rest
+WORTH_COMPILING = 1200  # seconds of training; torch.compile takes a minute or more before the first step
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Text:
 
     Args:
         train_bytes: UTF-8 bytes of its training split.
-        val_bytes: of its validation split, as far as validations read it.
-        evaluated_bytes: of all that an evaluation reads.
+        val_bytes: of the part of its validation split that validations read.
+        evaluated_bytes: of all splits as far as the evaluation reads them.
     """
 
     train_bytes: int
@@ -34,15 +36,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a choice comes to, as the laws expect it.
+    """What the laws expect of a choice.
 
     Args:
-        weights: in the matrices that tokens are multiplied with, the tied head among them.
+        weights: in matrix products, the tied head included.
         tokens_per_second: in training.
-        tokens: that the training predicts, over all epochs.
-        epochs: how often it goes through the text.
+        tokens: that training predicts, over all epochs.
+        epochs: passes over the text.
         bits_per_byte: of the validation split at the end.
-        evaluation: seconds that the evaluation takes afterwards.
+        evaluation: seconds of the evaluation after training.
     """
 
     weights: int
@@ -55,27 +57,27 @@ class Expected:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings by full name, each with its value and the reason for it; and what they come to."""
+    """Settings by full name, each with its value and its reason; and what the laws expect of them."""
 
     expected: Expected
     settings: dict[str, tuple[Any, str]]
 
     def to_json(self) -> str:
-        """Return it as text, for the processes that did not choose."""
+        """Return the plan as text, for the processes that did not choose."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Return what `to_json` made a text of."""
+        """Return the plan that `to_json` wrote."""
         values = json.loads(text)
         settings = {name: (value, reason) for name, (value, reason) in values["settings"].items()}
         return cls(Expected(**values["expected"]), settings)
 
     def sentences(self, budget: str, is_evaluated: bool) -> list[str]:
-        """Return what it comes to, for people.
+        """Return sentences about what is expected.
 
         Args:
-            budget: as the user said it.
+            budget: as the user wrote it.
             is_evaluated: whether an evaluation follows the training.
         """
         expected = self.expected
@@ -96,21 +98,22 @@ class _Candidate:
 
 
 def choose(machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapping[str, Any] | None = None) -> Plan:
-    """Return the plan of which the laws expect the fewest bits per byte.
+    """Return the plan with the fewest expected bits per byte.
 
-    For each form of network, from narrow to wide, the laws say its vocabulary, how many tokens the machine goes through
-    in the time, how often that is the whole text, and what is learned so. All else follows from the form that is best.
+    For each form of network, from narrow to wide, the laws give a vocabulary; the machine's speed gives the tokens that
+    fit the time, and the text's size the number of passes; from these follow the expected bits per byte. The best form
+    decides all other settings.
 
     Args:
-        machine: how fast it is.
-        text: how much there is.
+        machine: its speed and memory.
+        text: its size.
         seconds: of training.
-        laws: what was fitted.
-        given: settings that are decided already, by full name: all others are chosen around them.
+        laws: the fitted ones.
+        given: settings that the user has decided, by full name; all others are chosen around them.
     """
     given = given or {}
     candidates = [_candidate(form, machine, text, seconds, laws, given) for form in forms(given)]
-    fitting = [each for each in candidates if PER_WEIGHT * each.expected.weights < machine.memory * WEIGHTS_SHARE]
+    fitting = [each for each in candidates if BYTES_PER_WEIGHT * each.expected.weights < machine.memory * MEMORY_SHARE]
     best = min(fitting or candidates[:1], key=lambda candidate: candidate.expected.bits_per_byte)
     return Plan(best.expected, _settings(best, machine, text, seconds, laws, given))
 
@@ -172,12 +175,12 @@ def _settings(
     settings["callbacks.early_stopping.patience"] = NEVER, "never: the time ends it"
     validation = laws.table["time"]["validation"]
     validation += text.val_bytes / laws.bytes_per_token(best.vocab_size) / expected.tokens_per_second / 2
-    validations = min(MOST_VALIDATIONS, int(THEIR_SHARE * seconds / validation))
+    validations = min(MOST_VALIDATIONS, int(VALIDATION_SHARE * seconds / validation))
     every, often = NEVER, "one at the end alone"
     if validations > 1:
         every = max(1, math.ceil(epochs / validations))
-        often = f"at most {THEIR_SHARE:.0%} of the time"
+        often = f"at most {VALIDATION_SHARE:.0%} of the time"
     settings["trainer.check_val_every_n_epoch"] = (every, often)
-    if machine.device == "cuda" and seconds < COMPILING:
+    if machine.device == "cuda" and seconds < WORTH_COMPILING:
         settings["training.compile"] = ("off", "it takes a minute to begin")
     return settings

@@ -1,6 +1,6 @@
-"""Makes laws.yaml again, from the trials in trials.csv: ``python -m minillm.planning.fit``.
+"""Fits laws.yaml to the trials in trials.csv: ``python -m minillm.planning.fit``.
 
-Words have trials trained anew before, those on the texts that they name: ``sample``, ``small`` (the sample's first
+With the names of texts, the trials on these are trained again first: ``sample``, ``small`` (the sample's first
 articles) and ``large=PATH`` for a text of one's own: ``python -m minillm.planning.fit sample small large=FOLDER``.
 """
 
@@ -23,31 +23,31 @@ from minillm.planning.trials import Outcome, Trial, read, run_all, write
 TRIALS = FILE.with_name("trials.csv")
 CORPORA = {"sample": ["data=sample"], "small": ["data=sample", "data.num_articles=128"]}
 FILES = "data=files data.source.path={}"
-NOISE = 0.01  # bits per byte that another seed changes
-# What the literature says of the loss, and how far the fit may lead away from it: a standard deviation.
+NOISE = 0.01  # bits per byte between seeds
+# What the literature says, and how far the fit may go from it: a mean and a standard deviation.
 PRIORS = {
     "irreducible": (1.0, 0.5),
     "weights_exponent": (0.34, 0.1),  # Hoffmann et al. 2022, the third approach
     "data_exponent": (0.28, 0.1),
     "repeats": (math.log(15.4), 0.5),  # Muennighoff et al. 2023; its logarithm
-    # Of the learning rates: logarithms of the two peaks, how much of the batch's change they follow (a half: Malladi et
-    # al. 2022), and logarithms of the bits per byte that a change by the factor e costs.
+    # Learning rates: the logarithms of the two peaks; the power of the batch size that they follow (a half: Malladi et
+    # al. 2022); the logarithm of the bits per byte that a change by the factor e costs.
     "muon": (math.log(0.02), 0.5),
     "adamw": (math.log(0.01), 1.0),
     "exponent": (0.5, 0.25),
     "curvature": (math.log(0.05), 1.0),
 }
-# Trials that took alike, and differ in the vocabulary.
+# Trials of the same duration that differ in the vocabulary alone.
 VOCABULARIES = [
     Trial("sample", tokens, 128, vocab_size=entries, adamw_lr=0.01)
     for entries, tokens in ((2000, 400_000), (5000, 300_000), (8000, 220_000))
 ]
-SLOW = 0.008  # learning rates of AdamW under it were tried, and teach so much less that such trials tell nothing else
+LEAST_ADAMW_LR = 0.008  # trials with lower rates learn too little to say anything about other settings
 Outcomes = Mapping[Trial, Outcome]
 
 
 def fitted(outcomes: Outcomes) -> dict[str, dict[str, float]]:
-    """Return the numbers of laws.yaml that are fitted, by law."""
+    """Return the fitted numbers of laws.yaml, by law."""
     return {
         "loss": _loss(outcomes),
         "vocabulary": _vocabulary(outcomes),
@@ -57,13 +57,13 @@ def fitted(outcomes: Outcomes) -> dict[str, dict[str, float]]:
 
 
 def _loss(outcomes: Outcomes) -> dict[str, float]:
-    """Fit the loss: of trials that differ in nothing that the law knows, the best one counts.
+    """Fit the loss. Of trials that are the same to the law, the best one counts.
 
-    Each text has a factor of its own, for one is easier to predict than another; the sample's is 1.
+    Each text has its own factor, since some text is easier to predict; the sample's is 1.
     """
     best: dict[tuple[Any, ...], tuple[Trial, Outcome]] = {}
     for trial, outcome in outcomes.items():
-        if trial.adamw_lr < SLOW:
+        if trial.adamw_lr < LEAST_ADAMW_LR:
             continue
         form = (trial.corpus, trial.tokens, outcome.parameters, outcome.train_tokens)
         if form not in best or outcome.val < best[form][1].val:
@@ -104,7 +104,7 @@ def _loss(outcomes: Outcomes) -> dict[str, float]:
 
 
 def _compression(outcomes: Outcomes) -> dict[str, float]:
-    """Fit how many bytes a token stands for, on a line over the logarithm of the vocabulary."""
+    """Fit the bytes per token: a line over the logarithm of the vocabulary's size."""
     points = {(math.log(trial.vocab_size), each.train_bytes / each.train_tokens) for trial, each in outcomes.items()}
     logarithms, bytes_per_token = np.array(sorted(points)).T
     slope, constant = np.polyfit(logarithms, bytes_per_token, 1)
@@ -112,7 +112,7 @@ def _compression(outcomes: Outcomes) -> dict[str, float]:
 
 
 def _vocabulary(outcomes: Outcomes) -> dict[str, float]:
-    """Fit the scale of the vocabulary: of trials that took alike and differ in it, a parabola's least bits per byte."""
+    """Fit the vocabulary's scale: the minimum of a parabola through the trials that differ in it alone."""
     alike = {trial: outcome for trial, outcome in outcomes.items() if trial in VOCABULARIES}
     entries, bits = np.array([(trial.vocab_size, outcome.val) for trial, outcome in alike.items()]).T
     curve, slope, _ = np.polyfit(np.log(entries), bits, 2)
@@ -124,9 +124,9 @@ def _vocabulary(outcomes: Outcomes) -> dict[str, float]:
 
 
 def _learning_rates(outcomes: Outcomes) -> dict[str, float]:
-    """Fit the peaks of the learning rates: parabolas over their logarithms, which the batch shifts both alike.
+    """Fit the peak learning rates: parabolas over their logarithms, both shifted alike by the batch size.
 
-    Of trials that differ in them alone, and in the batch.
+    From trials that differ in the rates and the batch alone.
     """
     groups = defaultdict(list)
     for trial, outcome in outcomes.items():
@@ -152,7 +152,7 @@ def _learning_rates(outcomes: Outcomes) -> dict[str, float]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Train anew what the words ask for, fit, and write both tables."""
+    """Train the named texts' trials again, fit, and write both tables."""
     outcomes = read(TRIALS)
     named = {name: path for name, _, path in (word.partition("=") for word in words)}
     corpora = {name: FILES.format(path).split() if path else CORPORA[name] for name, path in named.items()}

@@ -1,4 +1,4 @@
-"""The laws that the choice goes by: a table of numbers, `laws.yaml`, and the formulas that they stand in."""
+"""The laws behind the choice: the formulas, with their numbers from `laws.yaml`."""
 
 import math
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ FILE = Path(__file__).with_name("laws.yaml")
 
 @dataclass(frozen=True)
 class Laws:
-    """What `laws.yaml` says.
+    """The laws with the numbers of `laws.yaml`.
 
     Args:
-        table: its numbers; the file tells what each is.
+        table: the numbers; the file says what each is.
     """
 
     table: Mapping[str, Any]
@@ -25,12 +25,12 @@ class Laws:
     def bits_per_byte(self, weights: float, seen: float, unique: float) -> float:
         """Return the expected bits per byte of the validation split.
 
-        Chinchilla's form (Hoffmann et al. 2022): what cannot be learned, and what too few weights and too little data
-        cost. Data that is seen again counts for less, and so do more weights than the data have use for (Muennighoff et
-        al. 2023), see `_saturated`.
+        Chinchilla's form (Hoffmann et al. 2022): a part that no model can learn, a cost of few weights, a cost of
+        little data. Repeated data counts for less than new data, and so do weights beyond what the data needs
+        (Muennighoff et al. 2023), see `_saturated`.
 
         Args:
-            weights: in matrices that tokens are multiplied with.
+            weights: in matrix products, the head included.
             seen: bytes, over all epochs.
             unique: bytes of the text.
         """
@@ -45,9 +45,9 @@ class Laws:
         """Return the entries of the vocabulary, in hundreds.
 
         Args:
-            weights: in the blocks; those of the vocabulary grow with them to a power (Tao et al. 2024).
-            width: of the network, which is the weights that an entry has.
-            train_bytes: of the training split; each entry has to be seen often enough to be learned.
+            weights: in the blocks; the vocabulary's weights grow as a power of them (Tao et al. 2024).
+            width: of the network: the weights per entry.
+            train_bytes: of the training split, in which each entry has to occur often enough to be learned.
         """
         law = self.table["vocabulary"]
         entries = law["vocabulary_scale"] * 1e6 * (weights / 1e6) ** law["exponent"] / width
@@ -55,7 +55,7 @@ class Laws:
         return min(max(100 * round(entries / 100), law["smallest"]), law["largest"])
 
     def bytes_per_token(self, vocab_size: float) -> float:
-        """Return how many bytes a token of a BPE vocabulary stands for."""
+        """Return the bytes of text per token of a BPE vocabulary."""
         law = self.table["compression"]
         return float(law["compression_constant"] + law["compression_slope"] * math.log(vocab_size))
 
@@ -69,41 +69,41 @@ class Laws:
         """Return the rows of a batch.
 
         Args:
-            tokens: that the training will have predicted.
-            max_length: tokens of a row.
+            tokens: of the whole training, over all epochs.
+            max_length: tokens per row.
         """
         law = self.table["batch"]
         wanted = law["tokens"] * (tokens / 1e6) ** law["exponent"]
         return max(1, round(min(max(wanted, law["smallest"]), law["largest"]) / max_length))
 
     def against_repeats(self, name: str, epochs: float) -> float:
-        """Return a setting that keeps a network from learning the text by heart: it grows with the log of the epochs.
+        """Return a setting against overfitting: it grows with the logarithm of the epochs.
 
         Args:
             name: ``dropout``, ``bpe_dropout`` or ``weight_decay``.
-            epochs: how often the text is gone through.
+            epochs: passes over the text.
         """
         law = self.table[name]
         value = law["once"] + law["slope"] * math.log(max(1.0, epochs))
         return round(min(max(value, law["smallest"]), law["largest"]), 3)
 
     def learning_rate(self, name: str, tokens_per_step: float) -> float:
-        """Return a learning rate at its peak.
+        """Return a peak learning rate.
 
         Args:
-            name: ``muon`` of the matrices, or ``adamw`` of all else beside it.
-            tokens_per_step: of a batch.
+            name: ``muon`` for the blocks' matrices, or ``adamw`` for all other weights.
+            tokens_per_step: tokens per batch.
         """
         law = self.table["learning_rate"]
         return _two_digits(law[name] * min(1.0, tokens_per_step / law["tokens"]) ** law["exponent"])
 
     def adamw_alone(self, width: int) -> float:
-        """Return the learning rate at its peak of a training that AdamW does alone (``optimizer=adamw``)."""
+        """Return the peak learning rate where AdamW trains all weights (``optimizer=adamw``)."""
         return _two_digits(self.table["learning_rate"]["adamw_alone"] * 256 / width)
 
 
 def _saturated(amount: float, useful: float, most: float) -> float:
-    """Return what an amount counts as of which only so much is useful: of R times more M (1 - exp(-R / M)) times."""
+    """Return an amount's worth where it exceeds the useful amount U by R times: U (1 + M (1 - exp(-R / M)))."""
     more = max(0.0, amount / useful - 1)
     return min(amount, useful) * (1 - most * math.expm1(-more / most))
 

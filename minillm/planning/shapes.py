@@ -1,11 +1,11 @@
-"""The family of networks that is chosen from: the width gives all the rest of a network's form."""
+"""The family of networks to choose from: a network's width decides the rest of its form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 WIDTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-CHANNELS_PER_LAYER = 64  # for so many channels a block, less one, and two blocks at least
+CHANNELS_PER_LAYER = 64  # one block for each so many channels, less one; two blocks at least
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Form:
     Args:
         embedding_dim: channels.
         num_layers: blocks.
-        num_heads: query heads a block.
+        num_heads: query heads per block.
         num_kv_heads: heads of keys and values.
     """
 
@@ -33,10 +33,9 @@ class Form:
 
 
 def heads(embedding_dim: int) -> tuple[int, int]:
-    """Return how many query heads a width has, and how many heads of keys and values they share.
+    """Return the number of query heads for a width, and of the key-value heads that they share.
 
-    A head has 32 channels or a few more, from 512 channels on 64, and an even number of them, for rotary positions turn
-    pairs.
+    A head has about 32 channels, from a width of 512 on about 64; an even number, since rotary positions turn pairs.
 
     >>> heads(64), heads(96), heads(256), heads(512), heads(100)
     ((2, 1), (3, 1), (8, 4), (8, 4), (2, 1))
@@ -47,15 +46,15 @@ def heads(embedding_dim: int) -> tuple[int, int]:
 
 
 def _shared(num_heads: int) -> int:
-    """Return the heads of keys and values: the most that two or more query heads share."""
+    """Return the number of key-value heads: as many as can be shared by two or more query heads each."""
     return max((number for number in range(1, num_heads // 2 + 1) if num_heads % number == 0), default=1)
 
 
 def forms(given: Mapping[str, Any]) -> list[Form]:
-    """Return the forms that there are to choose from, by rising width.
+    """Return the forms to choose from, by rising width.
 
     Args:
-        given: settings that are decided already, by full name.
+        given: settings that the user has decided, by full name.
     """
     made: dict[int, Form] = {}
     is_open = "model.embedding_dim" not in given

@@ -1,7 +1,7 @@
-"""Trials: many small trainings of a known number of tokens, which the laws of `minillm.planning` are fitted on.
+"""Trials: many small trainings, on which the laws of `minillm.planning` are fitted.
 
-A trial ends after a number of tokens, not after a time: so what it learns does not depend on the machine, and trials
-can run beside other work. How many tokens a machine goes through in a time is measured apart: `machine.py`.
+A trial ends after a number of tokens, not after a time. So its result does not depend on the machine, and trials can
+run beside other work. `machine.py` measures how many tokens a machine trains on per second.
 """
 
 import csv
@@ -23,18 +23,18 @@ class Trial:
     """One training.
 
     Args:
-        corpus: what stands for the overrides that choose the text, see `run`.
+        corpus: name of the text; `run` gets the overrides that it stands for.
         tokens: to predict, over all epochs.
         embedding_dim: channels.
         num_layers: blocks.
         vocab_size: entries of the BPE vocabulary.
         max_length: context in tokens.
-        batch_size: rows a batch.
+        batch_size: rows per batch.
         lr: Muon's learning rate at its peak.
         adamw_lr: that of AdamW, for the embedding and the norms.
-        weight_decay: of both.
-        dropout: of the embedding and of what blocks add.
-        bpe_dropout: probability with which a merge is left out.
+        weight_decay: of Muon and AdamW.
+        dropout: of the embedding and of each block's output.
+        bpe_dropout: probability of leaving out a merge.
         seed: of weights, batches and dropout.
     """
 
@@ -53,7 +53,7 @@ class Trial:
     seed: int = 0
 
     def words(self) -> list[str]:
-        """Return the overrides of `scripts/train.py` for it, but for the text."""
+        """Return its overrides of `scripts/train.py`, without those of the text."""
         num_heads, num_kv_heads = heads(self.embedding_dim)
         return [
             *("experiment=modern", f"seed={self.seed}", "trainer.accelerator=cpu", "trainer.precision=32-true"),
@@ -69,13 +69,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial.
+    """The result of a trial.
 
     Args:
         train_bytes: of the training split.
-        train_tokens: of it in this vocabulary.
-        parameters: in matrices that tokens are multiplied with, the head among them.
-        seconds: that it took on one core, at whatever pace that had.
+        train_tokens: of the training split, in this vocabulary.
+        parameters: in matrix products, the head included.
+        seconds: of processor time on one core.
         val: bits per byte of the validation split.
         test: bits per byte of the test split.
     """
@@ -89,7 +89,7 @@ class Outcome:
 
 
 def run(trial: Trial, corpus: Iterable[str], data_dir: str) -> Outcome:
-    """Train and measure, in this process.
+    """Train and evaluate, in this process.
 
     Args:
         trial: what to train.
@@ -138,7 +138,7 @@ def run(trial: Trial, corpus: Iterable[str], data_dir: str) -> Outcome:
 def run_all(
     trials: Iterable[Trial], corpora: Mapping[str, list[str]], data_dir: str, processes: int
 ) -> Iterator[tuple[Trial, Outcome]]:
-    """Train side by side, each on one core; yield what came of each as soon as it is there."""
+    """Train side by side, one trial per core; yield each result as soon as it is there."""
     work = [(trial, corpora[trial.corpus], data_dir) for trial in trials]
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
@@ -163,7 +163,7 @@ def _run_one(about: tuple[Trial, list[str], str]) -> tuple[Trial, Outcome]:
 
 
 def read(path: Path) -> dict[Trial, Outcome]:
-    """Return the trials of a table, with what came of them."""
+    """Return the trials of a table with their results."""
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -171,7 +171,7 @@ def read(path: Path) -> dict[Trial, Outcome]:
 
 
 def write(path: Path, outcomes: Mapping[Trial, Outcome]) -> None:
-    """Write the table, a row a trial."""
+    """Write the table, one row per trial."""
     names = [field.name for kind in (Trial, Outcome) for field in fields(kind)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
