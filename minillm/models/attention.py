@@ -1,11 +1,10 @@
 """Scaled dot-product attention by the fastest exact kernel."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minillm.models import processor
 from minillm.models.dropout import Dropout
 from minillm.models.masks import DocumentMask
 
@@ -35,27 +34,17 @@ def attention(
     Returns:
         (B, H, T, D).
     """
-    batch, heads, length, dim = query.shape
+    batch, heads, length, _ = query.shape
     groups = key.size(1)
     if isinstance(mask, DocumentMask):
         if query.device.type == "cuda" and _has_flex_attention(query, dropout):
             return flex_attention_within_documents(query, key, value, mask)
         mask = mask.dense
-    decodes_many_rows = length == 1 and batch * groups >= MIN_MATRICES_FOR_BMM
-    if query.device.type != "cpu" or not (dropout.training or decodes_many_rows):
-        p = dropout.p if dropout.training else 0.0
-        causal, shared = mask is None and bool(length > 1), groups < heads  # bool: length is symbolic in an export
-        return F.scaled_dot_product_attention(query, key, value, mask, p, is_causal=causal, enable_gqa=shared)
-    if mask is None:
-        mask = torch.ones(length, key.size(2), dtype=torch.bool).tril(key.size(2) - length)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    bias = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -math.inf)
-    # Query heads that share a key head become rows of one matrix.
-    rows = query.reshape(batch * groups, -1, dim)
-    bias = bias.view(-1, 1, length, key.size(2)).repeat(1, 1, heads // groups, 1)
-    bias = bias.expand(batch, groups, -1, -1).flatten(0, 1)
-    scores = torch.baddbmm(bias, rows, key.flatten(0, 1).transpose(1, 2), alpha=dim**-0.5)
-    return torch.bmm(dropout(scores.softmax(dim=-1)), value.flatten(0, 1)).view(query.shape)
+    if processor.is_used(query) and (dropout.training or (length == 1 and batch * groups >= MIN_MATRICES_FOR_BMM)):
+        return processor.attention(query, key, value, mask, dropout)
+    p = dropout.p if dropout.training else 0.0
+    causal, shared = mask is None and bool(length > 1), groups < heads  # bool: length is symbolic in an export
+    return F.scaled_dot_product_attention(query, key, value, mask, p, is_causal=causal, enable_gqa=shared)
 
 
 def _has_flex_attention(query: Tensor, dropout: Dropout) -> bool:

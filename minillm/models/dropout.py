@@ -1,25 +1,17 @@
-"""Dropout with cheap random numbers on a CPU."""
+"""Dropout, and its rates at the places of a network."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minillm.errors import SettingError
-
-LEVELS = 2**16  # values of a random number: each 64-bit number of the generator gives four of 16 bits
+from minillm.models import processor
 
 
 class Dropout(nn.Module):
     """In training, zeroes each element with probability p and scales up the others (Srivastava et al. 2014).
-
-    On a CPU, PyTorch's dropout takes longer than the matrix product before it, since it draws from a Bernoulli
-    distribution for each element. Here four elements share a 64-bit integer, so p is rounded to a multiple of 1/65536;
-    the scale uses the rounded p, so the expectation is exact. Other devices and compiled code use PyTorch's dropout,
-    which is fast there.
 
     Args:
         p: probability of dropping an element, in [0, 1).
@@ -33,31 +25,11 @@ class Dropout(nn.Module):
         """Map a float tensor to one of the same shape and type."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _DropoutOnProcessor.apply(x, self.p)
-        return F.dropout(x, self.p)
+        return processor.dropout(x, self.p) if processor.is_used(x) else F.dropout(x, self.p)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
         return f"p={self.p}"
-
-
-class _DropoutOnProcessor(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, p: float) -> Tensor:  # type: ignore[no-untyped-def]
-        dropped = min(round(p * LEVELS), LEVELS - 1)
-        bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-        # The comparison in place turns each number into 1 (keep the element) or 0 (drop it).
-        kept = bits.view(torch.int16)[: x.numel()].view(x.shape).ge_(dropped - LEVELS // 2)
-        ctx.save_for_backward(kept)
-        ctx.scale = LEVELS / (LEVELS - dropped)
-        return x.mul(kept.to(x.dtype)).mul_(ctx.scale)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (kept,) = ctx.saved_tensors
-        return gradient.mul(kept.to(gradient.dtype)).mul_(ctx.scale), None
 
 
 class DropoutRates(NamedTuple):

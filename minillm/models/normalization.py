@@ -1,10 +1,10 @@
-"""RMSNorm, with few passes over memory on a CPU."""
-
-from typing import Any
+"""RMSNorm."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from minillm.models import processor
 
 
 class RMSNorm(nn.Module):
@@ -28,26 +28,6 @@ class RMSNorm(nn.Module):
         """Normalize without the weight: callers multiply the weight into the matrix that follows, which is smaller."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        if device != "cpu" or torch.compiler.is_compiling():  # PyTorch's kernel is fast there
-            return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(dtype)
-        return _Normalize.apply(x, self.eps, dtype)
-
-
-class _Normalize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact).square_().div_(x.size(-1))
-        scale = square.add_(eps).rsqrt_()
-        normed = torch.mul(x, scale, out=torch.empty_like(x, dtype=dtype))
-        ctx.save_for_backward(normed, scale)
-        ctx.dtype = x.dtype
-        return normed
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        normed, scale = ctx.saved_tensors
-        mean = (gradient * normed).mean(dim=-1, keepdim=True, dtype=scale.dtype)
-        result = torch.addcmul(gradient, normed, mean.to(normed.dtype), value=-1)
-        return torch.mul(result, scale, out=torch.empty_like(result, dtype=ctx.dtype)), None, None
+        if processor.is_used(x):
+            return processor.normalize(x, self.eps, dtype)
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps).to(dtype)
