@@ -16,6 +16,7 @@ from minillm.command import spelled
 from minillm.corpus import ATTRIBUTION, DROPPED, LOCK
 from minillm.corpus.corpus import BLAMED, KEEPING
 from minillm.evaluation import before_after
+from minillm.evaluation.labels import EVALUATED, LABELS, LOGGED, OF_UNKNOWN_WORDS
 from minillm.evaluation.results import sample_sentences, verdict_of
 from minillm.evaluation.schema import Evaluation, Finding, Verdict
 
@@ -27,22 +28,6 @@ MARKS: dict[Verdict, str] = {
 }
 BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2", "bleu3", "bleu4")
 GIVEN = "given"  # in a plan: what the user has decided
-FORMS = {  # bits per byte leads: it alone compares across vocabularies
-    "bits_per_byte": ".4f",
-    "loss": ".4f",
-    "perplexity": ",.2f",
-    "accuracy": ".1%",
-    "bleu": ".4f",
-    "prediction_bias": "+,.1f",
-}
-SHOWN = {
-    "bits_per_byte": "bits per byte",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "unk_rate": "share of \\[UNK]",
-    "accuracy_without_unknown": "accuracy without \\[UNK]",
-    "loss": "loss",
-}
 
 
 @rank_zero_only
@@ -182,9 +167,10 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
     table = Table("best checkpoint", "val", "test", title="Results (not audited)", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, form in FORMS.items():
+    for name in LOGGED:
+        label, form = LABELS[name]
         cells = [metrics.get(f"{split}/{name}") for split in ("val", "test")]
-        table.add_row(name.replace("_", " "), *("" if cell is None else f"{cell:{form}}" for cell in cells))
+        table.add_row(escape(label), *("" if cell is None else f"{cell:{form}}" for cell in cells))
     (console or Console()).print(table)
 
 
@@ -209,11 +195,12 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
     for column in table.columns[1:]:
         column.justify = "right"
     figures = cast(Mapping[str, Mapping[str, float | None]], splits)
-    for name in SHOWN:
-        if any(figures[split].get("unk_rate") for split in splits) or not name.endswith(("unk_rate", "unknown")):
+    has_unknown_words = any(figures[split].get("unk_rate") for split in splits)
+    for name in EVALUATED:
+        if has_unknown_words or name not in OF_UNKNOWN_WORDS:
+            label, form = LABELS[name]
             cells = (figures[split].get(name) for split in splits)
-            form = FORMS.get(name, ".1%")
-            table.add_row(SHOWN[name], *("" if cell is None else f"{cell:{form}}" for cell in cells))
+            table.add_row(escape(label), *("" if cell is None else f"{cell:{form}}" for cell in cells))
             within = [splits[split].get("ci95", {}).get(name) for split in splits]
             if any(within):
                 ends = ([f"{end:{form}}" for end in each] if each else [] for each in within)

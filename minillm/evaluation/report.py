@@ -1,43 +1,47 @@
 """The HTML report of an evaluation."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 from omegaconf import OmegaConf
 
 from minillm.command import spelled
 from minillm.evaluation import before_after
+from minillm.evaluation.labels import EVALUATED, LABELS
 from minillm.evaluation.page import render
 from minillm.evaluation.plots import draw, read_curves
 from minillm.evaluation.results import figures, intervals_of, sample_sentences
-from minillm.evaluation.schema import Evaluation
+from minillm.evaluation.schema import Evaluation, SplitName
 from minillm.files import written_whole
 
 REPORT = Path("evaluation", "report.html")
 
+# The original work's figures, where it reported them.
+ORIGINAL = {
+    "train/perplexity": "1.07",
+    "val/perplexity": "1.21",
+    "test/perplexity": "1.20",
+    "train/accuracy": "0.9855",
+    "val/accuracy": "0.9736",
+    "train/loss": "0.0691",
+    "val/loss": "0.1905",
+}
+
+
+def _by_split(*names: str) -> Iterator[tuple[str, str, str | None]]:
+    for name in names:
+        for split in get_args(SplitName):
+            figure = f"{split}/{name}"
+            yield f"{LABELS[name].text}, {split}", figure, ORIGINAL.get(figure)
+
+
 # The first figures of the report, in two tables: label, name, and the original work's value or None.
 HEADLINES = (
+    tuple(_by_split(*(name for name in EVALUATED if name != "loss"))),
     (
-        ("bits per byte, train", "train/bits_per_byte", None),
-        ("bits per byte, val", "val/bits_per_byte", None),
-        ("bits per byte, test", "test/bits_per_byte", None),
-        ("perplexity, train", "train/perplexity", "1.07"),
-        ("perplexity, val", "val/perplexity", "1.21"),
-        ("perplexity, test", "test/perplexity", "1.20"),
-        ("accuracy, train", "train/accuracy", "0.9855"),
-        ("accuracy, val", "val/accuracy", "0.9736"),
-        ("accuracy, test", "test/accuracy", None),
-        ("share of [UNK], train", "train/unk_rate", None),
-        ("share of [UNK], val", "val/unk_rate", None),
-        ("share of [UNK], test", "test/unk_rate", None),
-        ("accuracy without [UNK], train", "train/accuracy_without_unknown", None),
-        ("accuracy without [UNK], val", "val/accuracy_without_unknown", None),
-        ("accuracy without [UNK], test", "test/accuracy_without_unknown", None),
-    ),
-    (
-        ("loss, train", "train/loss", "0.0691"),
-        ("loss, val", "val/loss", "0.1905"),
-        ("loss, test", "test/loss", None),
+        *_by_split("loss"),
         ("overfitting ratio", "overfitting/ratio", "2.7582"),
         ("generalization gap", "overfitting/gap", "0.1214"),
         ("prediction bias", "bias/prediction_bias", "211.8321"),
