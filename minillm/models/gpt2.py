@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from minillm.errors import SettingError
 from minillm.models.cache import KeyValueCache, positions_and_mask
+from minillm.models.decoder import Decoder
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear
 from minillm.models.minigpt import Block
 from minillm.models.sizes import check_network_fits, check_sizes
 
 
-class GPT2(nn.Module):
+class GPT2(Decoder):
     """GPT-2 in any size.
 
     Args:
@@ -59,6 +60,7 @@ class GPT2(nn.Module):
         outside = (2 * vocab_size + max_length) * embedding_dim
         check_network_fits(vocab_size, embedding_dim, num_layers, 12 * embedding_dim**2, outside)
         self.max_length, self.num_heads = max_length, num_heads
+        self.cached_heads, self.cached_dim = num_heads, embedding_dim // num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.position_embedding = nn.Embedding(max_length, embedding_dim)
         self.dropout = Dropout(rates.embedding)
@@ -74,12 +76,6 @@ class GPT2(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
-        """Return an empty cache for ``batch_size`` rows of at most ``capacity`` tokens."""
-        weight = self.head.weight
-        shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
-        return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
-
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
         length = ids.size(1) if cache is None else cache.length + ids.size(1)
@@ -87,25 +83,4 @@ class GPT2(nn.Module):
             raise ValueError(f"GPT-2 has learned {self.max_length} positions; {length} tokens need more")
         positions, mask = positions_and_mask(ids, documents, cache)
         x = self.dropout(self.embedding(ids) + self.position_embedding(positions))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache, layer)
-        if cache is not None:
-            cache.length = length
-        return self.norm(x)
-
-    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Predict each next token.
-
-        Args:
-            ids: (B, T) token ids; together with the cached tokens at most ``max_length``.
-            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
-                is one document.
-            cache: the earlier tokens; these are appended to it.
-
-        Returns:
-            (B, T, vocab_size) logits of the token after each.
-
-        Raises:
-            ValueError: there are more tokens than ``max_length``.
-        """
-        return self.head(self.hidden(ids, documents, cache))
+        return self.run_blocks(x, cache, mask)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from minillm.errors import SettingError
 from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, positions_and_mask
+from minillm.models.decoder import Decoder
 from minillm.models.dropout import Dropout, DropoutRates, dropout_rates
 from minillm.models.linear import Linear
 from minillm.models.masks import DocumentMask
@@ -73,7 +74,7 @@ class Block(nn.Module):
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
-class MiniGPT(nn.Module):
+class MiniGPT(Decoder):
     """The original's decoder-only language model.
 
     Args:
@@ -112,6 +113,7 @@ class MiniGPT(nn.Module):
         check_network_fits(vocab_size, embedding_dim, num_layers, 12 * embedding_dim**2, outside)
         self.max_length = max_length
         self.num_heads = num_heads
+        self.cached_heads, self.cached_dim = num_heads, embedding_dim // num_heads
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.dropout = Dropout(rates.embedding)
         self.blocks = nn.ModuleList(Block(embedding_dim, num_heads, rates) for _ in range(num_layers))
@@ -132,12 +134,6 @@ class MiniGPT(nn.Module):
             # `hidden` multiplies by sqrt(dim): unit variance then, comparable to the position encodings.
             nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
-    def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
-        """Return an empty cache for ``batch_size`` rows of at most ``capacity`` tokens."""
-        weight = self.head.weight
-        shape = (batch_size, self.num_heads, capacity, self.embedding.embedding_dim // self.num_heads)
-        return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
-
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
         end = ids.size(1) if cache is None else cache.length + ids.size(1)
@@ -146,22 +142,4 @@ class MiniGPT(nn.Module):
         positions, mask = positions_and_mask(ids, documents, cache)
         positions = F.embedding(positions, self.positions)
         x = self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + positions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache, layer)
-        if cache is not None:
-            cache.length = end
-        return self.norm(x)
-
-    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Predict each next token.
-
-        Args:
-            ids: (B, T) token ids.
-            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
-                is one document, or continues the last document in the cache.
-            cache: the earlier tokens; these are appended to it.
-
-        Returns:
-            (B, T, vocab_size) logits of the token after each.
-        """
-        return self.head(self.hidden(ids, documents, cache))
+        return self.run_blocks(x, cache, mask)

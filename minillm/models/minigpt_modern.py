@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from minillm.errors import SettingError
 from minillm.models.attention import attention
 from minillm.models.cache import KeyValueCache, positions_and_mask
+from minillm.models.decoder import Decoder
 from minillm.models.dropout import Dropout, dropout_rates
 from minillm.models.linear import Linear, linear
 from minillm.models.masks import DocumentMask
@@ -154,7 +155,7 @@ class Block(nn.Module):
         return x + self.dropout(self.feedforward(x))
 
 
-class MiniGPTModern(nn.Module):
+class MiniGPTModern(Decoder):
     """A decoder-only language model with Qwen3's architecture.
 
     Args:
@@ -220,6 +221,7 @@ class MiniGPTModern(nn.Module):
         check_network_fits(vocab_size, embedding_dim, num_layers, per_layer, 2 * vocab_size * embedding_dim)
         self.max_length, self.rope_theta = max_length, rope_theta
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.cached_heads, self.cached_dim = num_kv_heads, head_dim
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.dropout = Dropout(rates.embedding)
         self.blocks = nn.ModuleList(
@@ -245,12 +247,6 @@ class MiniGPTModern(nn.Module):
                 writes = name.endswith(("projection.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * len(self.blocks)) if writes else 0.02)
 
-    def new_cache(self, batch_size: int, capacity: int) -> KeyValueCache:
-        """Return an empty cache for ``batch_size`` rows of at most ``capacity`` tokens."""
-        weight = self.head.weight
-        shape = (batch_size, self.num_kv_heads, capacity, self.head_dim)
-        return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
-
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
         _, mask = positions_and_mask(ids, documents, cache)
@@ -259,22 +255,4 @@ class MiniGPTModern(nn.Module):
         positions = torch.arange(start, start + ids.size(1), device=ids.device)
         angles = rotary_angles(positions, self.head_dim, self.rope_theta)
         x = self.dropout(self.embedding(ids))
-        for layer, block in enumerate(self.blocks):
-            x = block(x, angles, mask, cache, layer)
-        if cache is not None:
-            cache.length += ids.size(1)
-        return self.norm(x)
-
-    def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Predict each next token.
-
-        Args:
-            ids: (B, T) token ids.
-            documents: (B, T), adjacent equal numbers are one document, and attention stays within it; None: each row
-                is one document, or continues the last document in the cache.
-            cache: the earlier tokens; these are appended to it.
-
-        Returns:
-            (B, T, vocab_size) logits of the token after each.
-        """
-        return self.head(self.hidden(ids, documents, cache))
+        return self.run_blocks(x, cache, angles, mask)

@@ -162,13 +162,13 @@ class TrainingModule(L.LightningModule):
                 self._hidden_or_logits = torch.compile(self._hidden_or_logits)
 
     def log(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Log a metric; skip it at steps that are not logged (``log_every_n_steps``).
+        """Log a metric; skip it at steps that are not logged (``log_every_n_steps``), unless the epoch's mean needs it.
 
         Lightning's bookkeeping for such a step would take two per cent of a small network's step time.
         """
         trainer = self._trainer
-        in_step = self._current_fx_name in STEP_HOOKS
-        if trainer and trainer.training and in_step and not trainer._logger_connector.should_update_logs:
+        of_one_step = self._current_fx_name in STEP_HOOKS and not kwargs.get("on_epoch")
+        if trainer and trainer.training and of_one_step and not trainer._logger_connector.should_update_logs:
             return
         super().log(name, *args, **kwargs)
 

@@ -1,5 +1,6 @@
 """Training as a whole: a change of its arithmetic, intended or not, shows here."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -48,8 +49,8 @@ class Recorder(L.Callback):
         self.clipped.append(torch.cat(gradients).norm().item())
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
-        self.norms.append(float(trainer.callback_metrics["train/grad_norm"]))
+        self.losses.append(float(trainer.callback_metrics.get("train/loss", math.nan)))
+        self.norms.append(float(trainer.callback_metrics.get("train/grad_norm", math.nan)))
 
     def on_train_end(self, trainer: L.Trainer, *args: Any) -> None:
         self.figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -74,20 +75,21 @@ def a_module(
     )
 
 
-def train(module: TrainingModule, data: TextDataModule, folder: Path, **options: Any) -> Recorder:
+def train(
+    module: TrainingModule, data: TextDataModule, folder: Path, *callbacks: L.Callback, **options: Any
+) -> Recorder:
     recorder = Recorder()
     trainer = build_trainer(
         accelerator="cpu",
         precision="32-true",
-        callbacks=[RandomState(0), GradientClipping(1.0), TextSamples(["La"], max_new_tokens=2), recorder],
+        callbacks=[RandomState(0), GradientClipping(1.0), TextSamples(["La"], max_new_tokens=2), *callbacks, recorder],
         logger=False,
-        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
-        **options,
+        **{"log_every_n_steps": 1, **options},
     )
     trainer.fit(module, data)
     return recorder
@@ -202,6 +204,21 @@ def test_dropout_is_on_again_after_a_validation_that_writes_samples(data: TextDa
     recorded = train(a_module(data, dropout=0.1), data, tmp_path, max_steps=12, val_check_interval=4)
     assert "val/loss" in recorded.figures
     assert recorded.in_training_mode == [True] * 12
+
+
+class LoggedIndex(L.Callback):
+    """Logs the index of each batch, as the mean of an epoch."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.log("index", float(batch_idx), on_step=False, on_epoch=True, batch_size=1)
+
+
+def test_an_epochs_mean_is_over_all_steps_and_not_the_logged_ones_alone(data: TextDataModule, tmp_path: Path) -> None:
+    recorded = train(a_module(data), data, tmp_path, LoggedIndex(), max_epochs=1, log_every_n_steps=5)
+    assert len(recorded.losses) > 5
+    assert recorded.figures["index"] == pytest.approx((len(recorded.losses) - 1) / 2)
 
 
 def test_the_loss_falls(data: TextDataModule, tmp_path: Path) -> None:
