@@ -82,10 +82,14 @@ class Plan:
         """
         expected = self.expected
         test = f"about {expected.evaluation:,.0f} s of evaluation (evaluation=none: a test alone)"
+        training = f"{budget} of training"
+        if self.settings["trainer.max_epochs"][0] > 0:
+            seconds = expected.tokens / expected.tokens_per_second
+            training = f"about {seconds:,.0f} s of training: this text is too small for {budget} on this machine"
         return [
             f"expected: {expected.tokens:,.0f} tokens at {expected.tokens_per_second:,.0f} a second, the text "
             f"{expected.epochs:.1f} times, {expected.bits_per_byte:.2f} bits per byte in validation",
-            f"time: {budget} of training, then {test if is_evaluated else 'a test'}",
+            f"time: {training}, then {test if is_evaluated else 'a test'}",
         ]
 
 
@@ -113,7 +117,8 @@ def choose(machine: Machine, text: Text, seconds: float, laws: Laws, given: Mapp
     """
     given = given or {}
     candidates = [_candidate(form, machine, text, seconds, laws, given) for form in forms(given)]
-    fitting = [each for each in candidates if BYTES_PER_WEIGHT * each.expected.weights < machine.memory * MEMORY_SHARE]
+    most = min(machine.memory * MEMORY_SHARE / BYTES_PER_WEIGHT, laws.most_weights(text.train_bytes))
+    fitting = [each for each in candidates if each.expected.weights < most]
     best = min(fitting or candidates[:1], key=lambda candidate: candidate.expected.bits_per_byte)
     return Plan(best.expected, _settings(best, machine, text, seconds, laws, given))
 
@@ -126,9 +131,9 @@ def _candidate(
     weights = form.weights + vocab_size * form.embedding_dim
     flops = 6 * weights + 12 * form.num_layers * form.embedding_dim * max_length
     tokens_per_second = machine.flops_per_second(form.embedding_dim) * laws.table["time"]["share"] / flops
-    tokens = tokens_per_second * seconds
     bytes_per_token = laws.bytes_per_token(vocab_size)
-    seen = tokens * bytes_per_token
+    seen = min(tokens_per_second * seconds * bytes_per_token, laws.most_passes * text.train_bytes)
+    tokens = seen / bytes_per_token
     bits = laws.bits_per_byte(weights, seen, text.train_bytes)
     evaluated = text.evaluated_bytes / bytes_per_token / tokens_per_second
     evaluation = laws.table["time"]["evaluation"] + laws.table["time"]["evaluated"] * evaluated
@@ -172,6 +177,8 @@ def _settings(
     settings["training.label_smoothing"] = 0.0, "words have no wrong labels"
     settings["trainer.precision"] = machine.precision, f"the faster one here ({machine.device})"
     settings["trainer.max_epochs"] = -1, f"the time ends it, after {epochs:.1f}"
+    if epochs >= laws.most_passes:
+        settings["trainer.max_epochs"] = laws.most_passes, "more would only be learned by heart"
     settings["callbacks.early_stopping.patience"] = NEVER, "never: the time ends it"
     validation = laws.table["time"]["validation"]
     validation += text.val_bytes / laws.bytes_per_token(best.vocab_size) / expected.tokens_per_second / 2

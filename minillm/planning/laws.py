@@ -41,6 +41,15 @@ class Laws:
         little_data = law["data_scale"] * (data / 1e6) ** -law["data_exponent"]
         return float(law["irreducible"] + few_weights + little_data)
 
+    @property
+    def most_passes(self) -> int:
+        """The most passes over a text; further ones only learn it by heart."""
+        return int(self.table["most"]["passes"])
+
+    def most_weights(self, train_bytes: float) -> float:
+        """Return the most weights for a text; larger networks were not tried on so little text."""
+        return float(self.table["most"]["weights_per_byte"] * train_bytes)
+
     def vocab_size(self, weights: float, width: int, train_bytes: float) -> int:
         """Return the entries of the vocabulary, in hundreds.
 
