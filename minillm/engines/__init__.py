@@ -1,4 +1,4 @@
-"""Where the work on a corpus runs: this machine, a cluster of Slurm, or Ray; one interface, the same results."""
+"""Engines run the work on a corpus: on this machine, on Slurm or on Ray, with the same results."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Engine", "Local", "Ray", "Slurm", "Task"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # a process that does a task loads no engine
+    if name in __all__:  # tasks' processes import no engine
         module = "engine" if name in ("Engine", "Task") else name.lower()
         return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

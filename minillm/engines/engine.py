@@ -1,7 +1,7 @@
-"""Tasks that leave their results as files, and what runs them.
+"""Tasks whose results are files, and the interface of the engines that run them.
 
-A task is a function and the file that it writes. The file is written whole or not at all, so it alone says whether the
-task is done: nothing else has to be remembered, on whatever machine the task ran and however the run ended.
+A task is a function and the file that it writes. The file is written whole or not at all, so a task is done if its file
+exists. No other state is needed, whichever machine ran the task and however the run ended.
 """
 
 import importlib.util
@@ -23,16 +23,16 @@ from minillm.progress import track
 log = logging.getLogger(__name__)
 
 TOKEN = "token"
-ERROR = ".error"  # after a result's name: what the task raised, pickled
+ERROR = ".error"  # suffix of a result's name: the file of the error that the task raised, pickled
 MOST_TASKS = 100_000
 
 
 class Task(NamedTuple):
-    """A piece of work that depends on no other one.
+    """A piece of work that depends on no other task.
 
     Attributes:
-        function: writes the result to the path that it is given; it can be pickled.
-        result: where the result lies once the task is done.
+        function: writes the result to a given path; can be pickled.
+        result: the result's file.
     """
 
     function: Callable[[Path], None]
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A random word in a file of the working folder: who reads it there sees the same folder.
+    """A random word in a file of the working folder: a machine that reads it sees the same folder.
 
     Attributes:
         folder: the folder.
@@ -51,7 +51,7 @@ class Token(NamedTuple):
     word: str
 
     def check(self) -> None:
-        """Make sure that this machine sees the folder.
+        """Check that this machine sees the folder.
 
         Raises:
             OutsideError: it does not.
@@ -70,12 +70,12 @@ def unseen(folder: Path, node: str) -> OutsideError:
 
 @dataclass(frozen=True)
 class Engine(ABC):
-    """Runs tasks; each implementation says where.
+    """Runs tasks; implementations differ in where.
 
     Args:
-        tasks: into about how many tasks the work on a corpus is cut; None: whatever streams through one machine is not
-            cut at all.
-        retries: how often a task whose process was ended from outside is run again.
+        tasks: about how many tasks the work on a corpus is cut into; None: work that can stream through one machine is
+            not cut.
+        retries: how often a task runs again after its process was killed.
 
     Raises:
         SettingError: a value that cannot work.
@@ -92,20 +92,20 @@ class Engine(ABC):
             raise SettingError("retries", self.retries, "must be at least 0, such as 2")
 
     def run(self, tasks: Sequence[Task], folder: Path, what: str) -> None:
-        """Have the result of each task on disk; those that are there already are not made again.
+        """Run the tasks that have no result yet.
 
-        A task that dies, as by a machine that runs out of memory, is run again alone. What a task raises ends the run
-        at once, the first task's error first; the results that are there stay for the next run.
+        A task whose process is killed, for example for want of memory, runs again, alone. An error that a task raises
+        ends the run; finished results stay for the next run.
 
         Args:
             tasks: in any order.
-            folder: all results lie in it; whoever does a task sees it at the same path.
-            what: what is being done, in a few words.
+            folder: holds all results; every machine sees it at the same path.
+            what: the work in a few words, for progress and errors.
 
         Raises:
-            SettingError: the engine is not there.
-            OutsideError: a machine that cannot see the folder; a task that dies again and again.
-            Exception: what a task raised.
+            SettingError: the engine is not available.
+            OutsideError: a machine cannot see the folder, or a task was killed in each attempt.
+            Exception: what a task raised; of several, the first task's error.
         """
         waiting = [task for task in tasks if not task.result.exists()]
         if not waiting:
@@ -132,7 +132,7 @@ class Engine(ABC):
         raise OutsideError(f"{what}: the task for {waiting[0].result.name} was ended {times} from outside, {advice}")
 
     def _begin(self, tasks: Sequence[Task], folder: Path) -> Token:
-        """Put the token into the folder, and take away what earlier runs raised."""
+        """Write the token, and remove the errors of earlier runs."""
         folder.mkdir(parents=True, exist_ok=True)
         token = Token(folder.absolute(), secrets.token_hex(8))
         with written_whole(folder / TOKEN) as file:
@@ -143,27 +143,27 @@ class Engine(ABC):
         return token
 
     def _end(self, folder: Path) -> None:
-        """Remove what served the run alone; called once all results are there."""
+        """Remove the run's own files; called once all results exist."""
         (folder / TOKEN).unlink(missing_ok=True)
 
     @property
     def _advice(self) -> str:
-        """What would do against tasks that die."""
+        """What helps against killed tasks."""
         return "cut the work into more of them (engine.tasks)"
 
     @abstractmethod
     def _perform(self, tasks: Sequence[Task], token: Token, alone: bool) -> Iterator[None]:
-        """Try each task once, by `perform`; yield as often as one has ended.
+        """Try each task once, by `perform`; yield once per ended task.
 
         Args:
-            tasks: what is to be done.
-            token: to be checked on each machine.
-            alone: each in a process in which no other task ran before.
+            tasks: to run.
+            token: for each machine to check.
+            alone: run each task in a process of its own.
         """
 
 
 def perform(token: Token, tasks: Sequence[Task]) -> list[None]:
-    """Do tasks one after the other, wherever this runs; what one raises lies beside its result.
+    """Run tasks one after the other; write an error that a task raises beside its result.
 
     Raises:
         OutsideError: this machine does not see the working folder.
@@ -182,7 +182,7 @@ def perform(token: Token, tasks: Sequence[Task]) -> list[None]:
 
 
 def ended(task: Task) -> bool:
-    """Return whether a task has left a result or an error."""
+    """Return whether a task has written a result or an error."""
     return task.result.exists() or _error_of(task).exists()
 
 
@@ -212,7 +212,7 @@ def _raise_error(task: Task) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return the error as one that can go from process to process; one of the disk's becomes a line."""
+    """Return an error that can be pickled; an error of the disk becomes one line."""
     if isinstance(error, OSError):
         return OutsideError(f"{error.filename or 'the working folder'}: {problem_of(error)} ({socket.gethostname()})")
     try:

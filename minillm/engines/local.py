@@ -14,10 +14,10 @@ from minillm.parallel import apart, cores
 class Local(Engine):
     """Runs tasks in processes of this machine.
 
-    Without a number of tasks nothing is cut: the articles stream through the processes, which leaves no files between.
+    Without a number of tasks, articles stream through the processes, and no intermediate files are written.
 
     Args:
-        processes: how many work at a time; None: as many as there are cores.
+        processes: how many run at a time; None: one per core.
     """
 
     processes: int | None = None

@@ -1,4 +1,4 @@
-"""Tasks on Ray: on a cluster that runs, or on one that is started here for them."""
+"""Tasks on Ray: on a running cluster, or on one that is started on this machine."""
 
 import logging
 import os
@@ -12,20 +12,20 @@ from minillm.engines.engine import Engine, Task, Token, needs, perform
 from minillm.errors import MiniLLMError, OutsideError, SettingError
 from minillm.parallel import environment
 
-AHEAD = 1000  # tasks that are handed over at a time
+SUBMITTED_AT_ONCE = 1000  # tasks
 HOST_AND_PORT = re.compile(r"(?:ray://)?(.+):(\d+)")
-PATIENCE = 10.0  # seconds in which a cluster has to answer
+CONNECT_TIMEOUT = 10.0  # seconds; Ray itself tries for a minute and a half
 
 
 @dataclass(frozen=True)
 class Ray(Engine):
-    """Runs tasks on Ray, each on so many cores.
+    """Runs tasks on Ray.
 
     Args:
-        address: of a cluster that runs, such as ``auto`` or ``ray://host:10001``; None: one on this machine's cores,
-            which ends with this process.
-        cpus: cores that a task has for itself.
-        memory_gb: memory that Ray sets aside for a task; None: it is not asked for.
+        address: of a running cluster, such as ``auto`` or ``ray://host:10001``; None: a cluster on this machine, which
+            ends with this process.
+        cpus: cores per task.
+        memory_gb: memory that Ray reserves per task; None: no reservation.
     """
 
     tasks: int | None = 64
@@ -51,10 +51,10 @@ class Ray(Engine):
         resources: dict[str, Any] = {"num_cpus": self.cpus}
         if self.memory_gb is not None:
             resources["memory"] = int(self.memory_gb * 2**30)
-        remote = ray.remote(**resources, max_retries=0, max_calls=int(alone))(perform)  # 0: as many as come
+        remote = ray.remote(**resources, max_retries=0, max_calls=int(alone))(perform)  # 0: no limit
         waiting, under_way = list(reversed(tasks)), set[Any]()
         while waiting or under_way:
-            while waiting and len(under_way) < (1 if alone else AHEAD):
+            while waiting and len(under_way) < (1 if alone else SUBMITTED_AT_ONCE):
                 under_way.add(remote.remote(token, [waiting.pop()]))
             finished, _ = ray.wait(list(under_way))
             for reference in finished:
@@ -71,16 +71,16 @@ class Ray(Engine):
 
 
 def _connect(address: str | None) -> None:
-    """Connect with a cluster, or start one: until this process ends, for the next tasks come soon."""
+    """Connect to a cluster or start one; the connection stays until this process ends, for further tasks."""
     import ray
 
     if ray.is_initialized():
         return
-    if address and (host_and_port := HOST_AND_PORT.fullmatch(address)):  # Ray tries for a minute and a half
+    if address and (host_and_port := HOST_AND_PORT.fullmatch(address)):
         try:
-            socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=PATIENCE).close()
+            socket.create_connection((host_and_port[1], int(host_and_port[2])), timeout=CONNECT_TIMEOUT).close()
         except (OSError, OverflowError) as error:
-            raise _nobody(address, error) from error
+            raise _no_answer(address, error) from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
@@ -95,8 +95,8 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
         if address is None:
             raise OutsideError(f"ray cannot be started: {' '.join(str(error).split())[:200]}") from error
-        raise _nobody(address, error) from error
+        raise _no_answer(address, error) from error
 
 
-def _nobody(address: str, error: Exception) -> SettingError:
+def _no_answer(address: str, error: Exception) -> SettingError:
     return SettingError("engine.address", address, f"no cluster of Ray answers there ({type(error).__name__})")

@@ -1,4 +1,4 @@
-"""Tasks as array jobs of Slurm, handed over by submitit."""
+"""Tasks as array jobs of Slurm, submitted by submitit."""
 
 import contextlib
 import io
@@ -20,22 +20,22 @@ from minillm.parallel import environment
 log = logging.getLogger(__name__)
 
 LOGS, JOBS, STARTED = "slurm", "jobs", "started"
-MOST_JOBS = 1000  # in an array: what Slurm allows where nothing is configured
-SOONEST, LATEST = 0.5, 15.0  # seconds from one look at the queue to the next
-ENDING = 20  # looks at the queue while jobs end that have done their work
+MOST_JOBS = 1000  # per array, Slurm's default limit
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between two calls of squeue
+ENDING_CALLS = 20  # of squeue, while finished jobs end
 
 
 @dataclass(frozen=True)
 class Slurm(Engine):
-    """Runs tasks as jobs of an array; each job does several, one after the other.
+    """Runs tasks as the jobs of an array; each job runs several tasks, one after the other.
 
     Args:
-        jobs: how many jobs there are at most; as many as there are nodes or cores to be had.
-        cpus: cores a job.
-        memory_gb: memory a job.
-        minutes: time limit of a job.
-        partition: where the jobs run; None: Slurm's default.
-        options: further options of sbatch by their long names, such as account.
+        jobs: the most jobs; best as many as there are free nodes or cores.
+        cpus: cores per job.
+        memory_gb: memory per job.
+        minutes: time limit per job.
+        partition: of the jobs; None: Slurm's default.
+        options: further options of sbatch by their long names, such as ``account``.
     """
 
     tasks: int | None = 64
@@ -78,22 +78,22 @@ class Slurm(Engine):
         started.mkdir(parents=True)
         _cancel_left_over(token.folder)
         array = self._submit(shares, token, started)
-        waiting, pause = list(tasks), SOONEST
+        waiting, pause = list(tasks), SHORTEST_PAUSE
         try:
             while True:
-                # First the queue: a job that is seen to be gone has left its results.
+                # The queue first: a job that is gone has written its results.
                 alive = _alive(array)
                 done = [task for task in waiting if ended(task)]
                 waiting = [task for task in waiting if task not in done]
                 yield from [None] * len(done)
                 if not waiting or not alive:
                     break
-                pause = SOONEST if done else min(LATEST, 1.2 * pause)
+                pause = SHORTEST_PAUSE if done else min(LONGEST_PAUSE, 1.2 * pause)
                 time.sleep(pause)
-            for _ in range(ENDING):  # jobs that have done all end by themselves; cancelled ones look like failures
+            for _ in range(ENDING_CALLS):  # let finished jobs end by themselves: cancelled ones look like failures
                 if not alive:
                     break
-                time.sleep(SOONEST)
+                time.sleep(SHORTEST_PAUSE)
                 alive = _alive(array)
         finally:
             _cancel(array)
@@ -103,7 +103,7 @@ class Slurm(Engine):
             _check_started(shares, waiting, started, array, token.folder)
 
     def _submit(self, shares: list[Sequence[Task]], token: Token, started: Path) -> str:
-        """Hand over the jobs; return the array's number."""
+        """Submit the jobs; return the array's number."""
         import submitit
 
         executor = submitit.SlurmExecutor(folder=token.folder / LOGS, max_num_timeout=0)
@@ -123,7 +123,7 @@ class Slurm(Engine):
         )
         try:
             arguments = ([token] * len(shares), shares, range(len(shares)), [started] * len(shares))
-            with contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the error as well
+            with contextlib.redirect_stderr(io.StringIO()):  # the error has sbatch's message, too
                 submitted = executor.map_array(_work, *arguments)
         except (submitit.core.utils.FailedJobError, subprocess.SubprocessError, OSError) as error:
             problem = " ".join(str(error).split())
@@ -134,14 +134,14 @@ class Slurm(Engine):
 
 
 def _work(token: Token, tasks: Sequence[Task], number: int, started: Path) -> None:
-    """Be a job of the array."""
+    """Run one job of the array."""
     token.check()
     (started / str(number)).touch()
     perform(token, tasks)
 
 
 def _alive(array: str) -> bool:
-    """Return whether a job of an array is waiting or at work.
+    """Return whether a job of an array is waiting or running.
 
     Raises:
         OutsideError: Slurm does not answer.
@@ -150,7 +150,7 @@ def _alive(array: str) -> bool:
         answer = subprocess.run(["squeue", "-h", "-j", array, "-o", "%T"], capture_output=True, text=True, check=False)
         if answer.returncode == 0:
             return bool(answer.stdout.split())
-        if "Invalid job id" in answer.stderr:  # it has ended a while ago
+        if "Invalid job id" in answer.stderr:  # it ended a while ago
             return False
         time.sleep(2**attempt)
     raise OutsideError(f"engine=slurm: squeue does not answer: {' '.join(answer.stderr.split())[:200]}")
@@ -161,16 +161,16 @@ def _cancel(array: str) -> None:
 
 
 def _cancel_left_over(folder: Path) -> None:
-    """End the jobs of a run that was killed: this one does what is left of their work."""
+    """Cancel the jobs of an earlier run that was killed: this run does the rest of their work."""
     with contextlib.suppress(OSError):
         _cancel((folder / JOBS).read_text(encoding="utf-8").strip())
 
 
 def _check_started(shares: list[Sequence[Task]], waiting: list[Task], started: Path, array: str, folder: Path) -> None:
-    """Find a job that ended without having seen the working folder.
+    """Check that each unfinished job saw the working folder.
 
     Raises:
-        OutsideError: there is one.
+        OutsideError: one did not.
     """
     for number, share in enumerate(shares):
         if any(task in waiting for task in share) and not (started / str(number)).exists():
