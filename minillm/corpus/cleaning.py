@@ -1,11 +1,12 @@
 """Cleaning: a chain of small pure functions from text to text.
 
-The canonical form that the chain leaves: paragraphs separated by one line break, words by one space; straight quotation
-marks " and ', guillemets « » kept; the hyphen - within words and ranges and as a minus, the dash — around an aside;
-no headings, sources, links or markup. Each function is cheap where it finds nothing to do, and none takes longer than
-in proportion to its text, whatever the text: no pattern reads the same characters again and again, which is what the
-possessive quantifiers (``++``, ``*+``) see to, and what is nested is resolved in a bounded number of passes. Groups
-have none: before Python 3.11.5 a possessive group that fails within itself goes on from the wrong place
+The chain produces one canonical form: one line break between paragraphs, one space between words; straight quotation
+marks " and ', with guillemets « » kept; the hyphen - within words and ranges and as a minus, the dash — around an
+aside; no headings, sources, links or markup.
+
+Each function is cheap where it finds nothing to do, and its time is linear in the text, whatever the text: possessive
+quantifiers (``++``, ``*+``) prevent backtracking, and nested markup is resolved in a bounded number of passes. Groups
+have no possessive quantifiers: before Python 3.11.5 a possessive group that fails matches wrongly
 (https://github.com/python/cpython/issues/106052).
 """
 
@@ -22,19 +23,19 @@ from operator import eq
 
 import ftfy
 
-VERSION = 1  # raised when the same text would come out otherwise
+VERSION = 1  # raised when the same text gets another result
 
-# What UTF-8 read as another encoding always shows. A look for each sign takes half the time of the search for all.
+# Characters of UTF-8 text that was decoded as another encoding. Testing each takes half the time of one pattern.
 MOJIBAKE_SIGNS = "ÂÃÄÅÎÏÐÑâðŸĂĐƒΓГРр√├┬" + "".join(map(chr, range(0x80, 0xA0)))
 MOJIBAKE = re.compile(f"[{MOJIBAKE_SIGNS}]")
 AMPERSAND = re.compile(r"&(?:(?:amp|AMP|#0{0,5}38|#[xX]0{0,4}26);)+")  # escaped once or many times over
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-CONTROL = re.compile(  # what Unicode calls control and format characters; halves of a character (surrogates)
+CONTROL = re.compile(  # Unicode's control and format characters, and surrogates
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-STACKED = 30  # combining marks on one letter; no writing has more (Unicode Standard Annex 15, Stream-Safe Text Format)
+MAX_MARKS = 30  # combining marks per letter; no script has more (Unicode Standard Annex 15, Stream-Safe Text Format)
 MAYBE_MARK = re.compile("[\u0300-\u1fff\u20d0-\U0010ffff]")
 
 CLOSED_REF = re.compile(r"<ref\b[^<>]*/>", re.IGNORECASE)
@@ -60,7 +61,7 @@ UNSEEN_LINK = re.compile(
     r"\s*(?:(?:archivo|imagen|file|image|media|categoría|categoria|category)\s*:|(?-i:[a-z]{2,3}:\S))", re.IGNORECASE
 )
 WEB_LINK = re.compile(r"\[(?:(?:https?|ftp):)?//[^\s\[\]]++\s*+([^\[\]]*+)\]", re.IGNORECASE)
-APOSTROPHES = re.compile(  # what can begin and end emphasis, only begin it, or only end it: groups 1, 2 and 3
+APOSTROPHES = re.compile(  # group 1: can begin and end emphasis; 2: can only begin it; 3: can only end it
     r"''(?:(?<=[^\s\d']'')'{0,3}+(?=[^\s'])()|(?<!\S'')'{0,3}+(?=[^\s'])()|(?<=[^\s']'')'{0,3}+(?!')())"
 )
 BEGINS, ENDS = 2, 3
@@ -89,7 +90,7 @@ REFERENCE_MARK = re.compile(
 URL = re.compile(
     r"<?(?:(?:https?|ftp)://|www\.)[^\s<>\"«»“”|\[\]{}()]*(?:\([^\s()]*\)[^\s<>\"«»“”|\[\]{}()]*)*>?", re.IGNORECASE
 )
-STRAY = (" ", ",", ";", ":")  # what stands inside a parenthesis that is empty, or begins or ends with no word
+STRAY = (" ", ",", ";", ":")  # at the inner edge of an otherwise empty or broken parenthesis
 AFTER_OPENING = {"(": (")", *STRAY), "[": ("]", " ")}
 EMPTY = re.compile(r"(?<!\w)(?:\([\s,;:]*\)|\[\s*\])")
 OPENING = re.compile(r"\((?:[ \t]*+[,;:])+[ \t]*+")
@@ -105,7 +106,7 @@ MONTHS = (
     "enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "septiembre", "octubre", "noviembre",
     "diciembre",
 )  # fmt: skip
-# A number's first digit comes first, and then what must not be before it: that way only digits are looked at.
+# The first digit precedes the lookbehind for what must not stand before it, so the search stops at digits only.
 MONTH, YEAR = f"(?P<month>{'|'.join(MONTHS)})", r"(?P<year>[12]\d{3})"
 DAY = r"(?P<day>[0-9](?<![\w.,/-].)(?:(?<=[12])\d|(?<=3)[01]|(?<=0)[1-9]|(?<=[1-9])))"
 DATES = tuple(
@@ -118,7 +119,7 @@ DATES = tuple(
     )
 )
 NUMERAL = re.compile(r"\d[\d.,]*\d")
-DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})")  # not three digits, so no thousands
+DECIMAL = re.compile(r"\d([.,])(?:\d{1,2}|\d{4,})")  # not three digits: no thousands
 THOUSANDS = re.compile(
     r"(?P<whole>\d(?<![\w.,'/-].)(?<!\d .)\d{0,2}(?P<sign>[., '])\d{3}(?:(?P=sign)\d{3})*)"
     r"(?P<decimals>[.,]\d+)?(?![\w'/-]|[., ]\d)"
@@ -129,8 +130,8 @@ AFTER_SPACE = re.compile(r" [ \n,;.:)\]»]")
 OPENING_SIGNS = "([«¿¡"
 LOOSE_SPACE = re.compile(r"(?<=[(\[«¿¡]) | (?=[)\]»]|[,;.](?:\s|\Z))|(?<!\d) (?=:(?:\s|\Z))")
 SIGN = re.compile(r"[^\w\s.,;:!?¿¡«»]")
-LINE = 5000  # characters of a line that are repaired at a time
-MANY = 20_000  # damaged lines; a text that has more is repaired as if it were one line
+REPAIRED_AT_ONCE = 5000  # characters; the cost of a repair grows faster than its text
+MAX_DAMAGED_LINES = 20_000  # a text with more is repaired without regard to lines
 
 
 def mojibake(text: str) -> str:
@@ -143,7 +144,7 @@ def mojibake(text: str) -> str:
         return text
     lines = text.split("\n")
     damaged = [number for number, line in enumerate(lines) if MOJIBAKE.search(line)]
-    if len(damaged) > MANY:
+    if len(damaged) > MAX_DAMAGED_LINES:
         return _repaired(text)
     for number in damaged:
         lines[number] = _repaired(lines[number])
@@ -151,11 +152,11 @@ def mojibake(text: str) -> str:
 
 
 def _repaired(line: str) -> str:
-    """Repair a line; a long one in parts, since what a repair costs grows faster than its line."""
+    """Repair a line; a long one in parts."""
     parts, start = [], 0
-    while len(line) - start > LINE:
-        cut = max(line.rfind(space, start + 1, start + LINE) for space in " \n")
-        cut = cut if cut > 0 else start + LINE
+    while len(line) - start > REPAIRED_AT_ONCE:
+        cut = max(line.rfind(space, start + 1, start + REPAIRED_AT_ONCE) for space in " \n")
+        cut = cut if cut > 0 else start + REPAIRED_AT_ONCE
         parts.append(line[start:cut])
         start = cut
     parts.append(line[start:])
@@ -163,7 +164,7 @@ def _repaired(line: str) -> str:
 
 
 def html_entities(text: str) -> str:
-    """Put the characters that HTML entities stand for in their place.
+    """Replace HTML entities by their characters.
 
     >>> html_entities("Simon &amp; Schuster, 5 &lt; 6, AT&T")
     'Simon & Schuster, 5 < 6, AT&T'
@@ -200,21 +201,21 @@ def unicode_nfc(text: str) -> str:
     >>> unicode_nfc("canio\u0301n")
     'canión'
     """
-    # Normalizing sorts the marks on a letter, which takes the square of their number. No run escapes such a sample.
-    if MAYBE_MARK.search(text[::STACKED]):
-        text = _stacked().sub(r"\1", text)
+    # Normalizing sorts a letter's marks, in time quadratic in their number. The sample hits any run that is too long.
+    if MAYBE_MARK.search(text[::MAX_MARKS]):
+        text = _too_many_marks().sub(r"\1", text)
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 @cache
-def _stacked() -> re.Pattern[str]:
-    """Return the pattern of more combining marks than `STACKED` in a row, those in a group."""
+def _too_many_marks() -> re.Pattern[str]:
+    """Return the pattern of more than `MAX_MARKS` combining marks in a row; its group has the first ones."""
     marks = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
-    return re.compile(f"([{marks}]{{{STACKED}}})[{marks}]+")
+    return re.compile(f"([{marks}]{{{MAX_MARKS}}})[{marks}]+")
 
 
 def markup(text: str) -> str:
-    """Remove what is left of wiki markup and HTML; keep the text that links and emphasis show.
+    """Remove remaining wiki markup and HTML; keep the visible text of links and emphasis.
 
     >>> markup("'''Lima'''<ref>INEI</ref> es la [[Capital (política)|capital]] del [[Perú]].{{cr}}<br/>")
     'Lima es la capital del Perú.\\n'
@@ -241,12 +242,12 @@ def markup(text: str) -> str:
 
 
 def in_lines(pattern: re.Pattern[str], replacement: str, signs: tuple[str, ...], text: str) -> str:
-    """Replace what stands at the beginning of lines; the others are passed over at a glance.
+    """Replace matches at the beginning of lines.
 
     Args:
-        pattern: what is replaced.
-        replacement: by what.
-        signs: what it begins with.
+        pattern: to replace.
+        replacement: of each match.
+        signs: with which each match begins; other lines are skipped fast.
         text: the text.
     """
     lines = text.split("\n")
@@ -269,7 +270,7 @@ def _link_text(match: re.Match[str]) -> str:
 
 
 def comments(text: str) -> str:
-    """Remove what authors wrote for each other.
+    """Remove HTML comments.
 
     >>> comments("uno<!-- dos --> tres <!-- cuatro")
     'uno tres <!-- cuatro'
@@ -282,11 +283,11 @@ def comments(text: str) -> str:
 
 
 def elements(names: frozenset[str], shown: Callable[[str], str], text: str) -> str:
-    """Replace elements, each from its opening tag to the next closing tag of its name; those never closed stay.
+    """Replace elements, each from its opening tag to the next closing tag of that name; unclosed ones stay.
 
     Args:
-        names: of the elements, in small letters.
-        shown: from what is between the tags to what shows in the element's place.
+        names: of the elements, in lower case.
+        shown: maps an element's content to its replacement.
         text: the text.
     """
     kept: list[str] = []
@@ -297,7 +298,7 @@ def elements(names: frozenset[str], shown: Callable[[str], str], text: str) -> s
         if closing := _closing_tag(name).search(text, place):
             kept += text[start : tag.start()], shown(text[place : closing.start()])
             start = place = closing.end()
-        else:  # none is closed from here on, so that none is looked for again
+        else:  # no element of this name is closed from here on
             names -= {name}
     return "".join((*kept, text[start:])) if start else text
 
@@ -313,13 +314,13 @@ def _closing_tag(name: str) -> re.Pattern[str]:
 
 
 def _emphasis(text: str) -> str:
-    """Remove the apostrophes around emphasised words, within a line; those of minutes and seconds stay."""
+    """Remove the apostrophes around emphasized words, within a line; those of minutes and seconds stay."""
     count = passes(text)
-    return "\n".join(_plain(line, count) if line.count("''") > 1 else line for line in text.split("\n"))
+    return "\n".join(_without_emphasis(line, count) if line.count("''") > 1 else line for line in text.split("\n"))
 
 
-def _plain(line: str, count: int) -> str:
-    """Return a line without emphasis, gone over so often at most."""
+def _without_emphasis(line: str, count: int) -> str:
+    """Return a line without emphasis, resolved in at most ``count`` passes."""
     runs = [(run.start(), len(run[0]), run.lastindex) for run in APOSTROPHES.finditer(line)]
     cuts: list[tuple[int, int]] = []
     for _ in range(count):
@@ -333,7 +334,7 @@ def _plain(line: str, count: int) -> str:
             elif not opened and kind != ENDS and last.get(length, 0) > begin:
                 opened = run
             else:
-                rest.append(run)  # perhaps in the next pass, if it is within the emphasis that was found in this one
+                rest.append(run)  # for the next pass, if nested in this pass's emphasis
         if not last or len(rest) == len(runs):
             break
         runs = rest
@@ -345,9 +346,9 @@ def _plain(line: str, count: int) -> str:
 
 
 def passes(text: str) -> int:
-    """Return how often a text is gone over, at most, to resolve what is nested: fewer times where each takes long.
+    """Return the most passes over a text to resolve nesting: fewer for long texts.
 
-    Pages that are no attack need 3 or 4 passes.
+    Real pages need 3 or 4 passes.
     """
     return min(20, max(3, 8_000_000 // max(1, len(text))))
 
@@ -355,12 +356,12 @@ def passes(text: str) -> int:
 def until_stable(
     pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], signs: re.Pattern[str], text: str
 ) -> str:
-    """Replace nested matches, the innermost first; the signs go from what is nested deeper than `passes` goes.
+    """Replace nested matches, the innermost first. Where nesting is deeper than `passes`, only the signs are removed.
 
     Args:
-        pattern: what is replaced.
-        replacement: by what.
-        signs: the signs that the pattern begins and ends with.
+        pattern: to replace.
+        replacement: of each match.
+        signs: with which the pattern begins and ends.
         text: the text.
     """
     for _ in range(passes(text)):
@@ -371,14 +372,14 @@ def until_stable(
 
 
 def trailing_sections(text: str) -> str:
-    r"""Remove the sections that hold no prose (references, see also, external links, ...) with what is under them.
+    r"""Remove sections without prose (references, see also, external links, ...) and their subsections.
 
     >>> trailing_sections("Texto.\n== Véase también ==\nOtro\n== Historia ==\nMás texto.\n== Referencias ==\n1. Libro")
     'Texto.\n== Historia ==\nMás texto.\n'
     """
     if "=" not in text or "==" not in text:
         return text
-    kept, start, dropped = [], 0, 0  # dropped: level of the section that is being dropped, 0 for none
+    kept, start, dropped = [], 0, 0  # dropped: level of the dropped section, 0: none
     for begin, _, level, title in _headings(text):
         if dropped and level > dropped:
             continue
@@ -405,7 +406,7 @@ def headings(text: str) -> str:
 
 
 def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """Yield each heading: where its line begins and ends, its level, its title."""
+    """Yield each heading: start and end of its line, its level, its title."""
     place = 0
     while (sign := text.find("==", place)) >= 0:
         line = HEADING_LINE.match(text, text.rfind("\n", place, sign) + 1 or place)
@@ -421,7 +422,7 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
 
 
 def reference_marks(text: str) -> str:
-    """Remove the marks of notes and sources; keep [sic], [...] and other words in brackets.
+    """Remove reference marks; keep [sic], [...] and other words in brackets.
 
     >>> reference_marks("Murió en 1616[1][nota 2] en Madrid[cita requerida] [...].")
     'Murió en 1616 en Madrid [...].'
@@ -430,7 +431,7 @@ def reference_marks(text: str) -> str:
 
 
 def urls(text: str) -> str:
-    """Remove web addresses, not the punctuation after them.
+    """Remove web addresses, but not the punctuation after them.
 
     >>> urls("Véase https://es.wikipedia.org/wiki/Luna_(astro).")
     'Véase .'
@@ -446,7 +447,7 @@ def _after_url(match: re.Match[str]) -> str:
 
 
 def empty_parentheses(text: str) -> str:
-    """Remove parentheses with nothing in them, and stray punctuation just inside others.
+    """Remove empty parentheses, and stray punctuation at the inner edges of others.
 
     >>> empty_parentheses("Atenas (; 400 a. C.) y Roma ( , ) en main()")
     'Atenas (400 a. C.) y Roma  en main()'
@@ -458,7 +459,7 @@ def empty_parentheses(text: str) -> str:
 
 
 def _any_hollow(text: str) -> bool:
-    # Parted at its few parentheses: a search for each pair of signs takes seven times as long.
+    # Splitting at the few parentheses is seven times as fast as searching for each pair of signs.
     return any(part.endswith(STRAY) for part in text.split(")")[:-1]) or any(
         part.startswith(signs) for opening, signs in AFTER_OPENING.items() for part in text.split(opening)[1:]
     )
@@ -503,15 +504,16 @@ def spaces(text: str) -> str:
         tidy = (" ".join(line.split()) if is_mixed or "  " in line else line.strip(" ") for line in lines)
         text = "\n".join(filter(None, tidy))
         is_spaced = AFTER_SPACE.search(text) is not None
-    # Most texts have no such space: a look for each sign takes a tenth of the time of the search for all of them.
+    # Most texts have no such space, and testing each sign takes a tenth of the pattern's time.
     is_loose = is_spaced or any(sign in text and f"{sign} " in text for sign in OPENING_SIGNS)
     return LOOSE_SPACE.sub("", text) if is_loose else text
 
 
 def dates(text: str) -> str:
-    """Write dates as "12 de marzo de 1998": day first, the month in small letters. Day and month alone too.
+    """Write dates, also without a year, as "12 de marzo de 1998".
 
-    Numeric dates are read day first, as Spanish has them, or as ISO 8601; years have four digits and one date one sign.
+    Numeric dates are read day first, as in Spanish, or as ISO 8601; years have four digits, and both separators of a
+    date are the same.
 
     >>> dates("El 12/03/1998, 1-5-2004 o 2001-09-11")
     'El 12 de marzo de 1998, 1 de mayo de 2004 o 11 de septiembre de 2001'
@@ -532,11 +534,10 @@ def _date(match: re.Match[str]) -> str:
 
 
 def numbers(text: str) -> str:
-    """Write numbers from 10,000 on in groups of three with a space between, smaller ones in one, decimals with a comma.
+    """Write numbers from 10,000 on in groups of three digits separated by spaces, and decimals after a comma.
 
-    A sign between groups is taken for one only where nothing else can be meant: two signs or more ("1.234.567"),
-    another sign at the decimals ("1.234,5"), or a text whose other numbers show which of point and comma is its decimal
-    sign.
+    A sign counts as a separator of thousands only where it is unambiguous: two signs or more ("1.234.567"), another
+    sign at the decimals ("1.234,5"), or a text whose other numbers show whether point or comma is its decimal sign.
 
     >>> numbers("1.234.567, 1,234,567.5, 1 234 567 y 12 345,60; 3.141 y 0,125")
     '1 234 567, 1 234 567,5, 1 234 567 y 12 345,60; 3.141 y 0,125'
@@ -544,7 +545,7 @@ def numbers(text: str) -> str:
     '12 345 habitantes en 1492,5 km², el 3,5 %'
     """
     signs = set()
-    for numeral in NUMERAL.findall(text):  # only the last group of digits can be decimals
+    for numeral in NUMERAL.findall(text):  # only the last digits can be decimals
         last = max(numeral.rfind("."), numeral.rfind(","))
         if last > 0 and (match := DECIMAL.fullmatch(numeral, last - 1)):
             signs.add(match[1])
@@ -556,14 +557,14 @@ def _number(match: re.Match[str], decimal: str | None) -> str:
     whole, sign, decimals = match["whole"], match["sign"], match["decimals"] or ""
     digits = re.sub(r"\D", "", whole)
     if decimals.startswith(sign) or whole.startswith("0"):
-        return match[0]  # "1.234.5" is no number; nor is "0.125" a thousand
+        return match[0]  # "1.234.5" is no number, and "0.125" has no thousands
     if sign == " " and len(digits) < 5:
         return match[0]  # "el 7 123 personas": two numbers side by side
     certain = whole.count(sign) > 1 or decimals or sign in " '" or (decimal is not None and sign != decimal)
     if not certain:
         return match[0]
     if len(digits) > 4:
-        digits = "".join(str(int(digit)) for digit in digits).lstrip("0") or "0"  # of other scripts too
+        digits = "".join(str(int(digit)) for digit in digits).lstrip("0") or "0"  # also of other scripts
         digits = " ".join(digits[max(0, end - 3) : end] for end in range(len(digits) % 3 or 3, len(digits) + 3, 3))
     return digits + decimals.replace(".", ",")
 
@@ -589,12 +590,11 @@ STEPS: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True)
 class Cleaner:
-    """The chain of cleaning steps, each of which can be switched off; a field is named as its function.
+    """The chain of cleaning steps. Each field switches the function of that name on or off.
 
-    The chain runs until nothing changes any more, so what one step uncovers another one still sees, and clean text
-    stays as it is. A text that goes on changing for more than some `passes` is no prose but an attack; where it still
-    changes then, it loses all signs but punctuation marks. The last two steps write another text rather than a cleaner
-    one, and are off unless asked for.
+    The chain repeats until nothing changes, so that a step sees what a later one uncovers, and clean text stays as it
+    is. A text that still changes after the allowed `passes` is an attack, not prose; its changing lines lose all signs
+    but punctuation marks. The last two steps rewrite text instead of cleaning it, and are off by default.
     """
 
     mojibake: bool = True
@@ -614,36 +614,36 @@ class Cleaner:
     numbers: bool = False
 
     def clean(self, text: str) -> tuple[str, dict[str, int]]:
-        """Return the clean text and how many characters shorter each step made it.
+        """Return the clean text, and the number of characters that each step removed.
 
         Args:
-            text: text as the source has it.
+            text: as the source has it.
         """
         steps = [step for step in STEPS if getattr(self, step.__name__)]
         removed = {step.__name__: 0 for step in steps}
         before, last = text, ""
         for attempt in range(2):
-            settled = 0  # how many steps in a row changed nothing; where all did not, none will
+            settled = 0  # steps in a row that changed nothing
             for number, step in enumerate(steps * passes(text)):
                 if settled == len(steps):
                     break
                 if number % len(steps) == 0:
                     before = text
-                unlike, text = text, step(text)
-                removed[step.__name__] += len(unlike) - len(text)
-                settled = settled + 1 if text == unlike else 0
+                previous, text = text, step(text)
+                removed[step.__name__] += len(previous) - len(text)
+                settled = settled + 1 if text == previous else 0
                 last = step.__name__ if settled == 0 else last
             if settled == len(steps):
                 break
             if attempt == 0:
                 length = len(text)
-                text = _subdued(before, text)
+                text = _without_signs(before, text)
                 removed[last] += length - len(text)
         return text, removed
 
 
-def _subdued(before: str, text: str) -> str:
-    """Return a text without signs in the lines that the last pass changed, and those between them."""
+def _without_signs(before: str, text: str) -> str:
+    """Return a text without signs from the first to the last line that the last pass changed."""
     old, new = before.split("\n"), text.split("\n")
     head = sum(takewhile(bool, map(eq, old, new)))
     tail = sum(takewhile(bool, map(eq, reversed(old[head:]), reversed(new[head:]))))

@@ -1,12 +1,12 @@
-"""Duplicates: texts that are the same, and texts that are nearly the same, found in memory that hardly grows.
+"""Exact and near duplicates, found in memory that hardly grows with the corpus.
 
-Near-duplicates share most of their shingles (runs of words). The share is estimated by MinHash (Broder 1997, "On the
-resemblance and containment of documents"); locality-sensitive hashing finds the few earlier texts worth comparing with:
-those whose signature is the same in one of its bands (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
+Near-duplicates share most of their shingles (runs of words). MinHash estimates the share (Broder 1997, "On the
+resemblance and containment of documents"). Locality-sensitive hashing finds the few earlier texts worth comparing with:
+those whose signatures are equal in at least one band (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
 chapter 3).
 
-What texts are compared by lies on disk. It is sorted one band at a time, which tells the texts that share a value; then
-the texts are judged in their order, each against those kept before it.
+The sketches of the texts lie on disk. Sorting them one band at a time finds the texts with equal values. Then the texts
+are judged in their order, each against the earlier ones that were kept.
 """
 
 import hashlib
@@ -26,31 +26,31 @@ from minillm.corpus.words import word_hashes, words_of
 from minillm.engines import Engine, Task
 from minillm.errors import SettingError
 
-VERSION = 2  # raised when the same texts would be judged otherwise
+VERSION = 2  # raised when the same texts get another verdict
 REASONS = ("exact duplicate", "near duplicate")
-MAX_PERM = 4096  # 32 KB a text, and seconds to set up the search; each time as many halve the error only by a half
+MAX_PERM = 4096  # 16 KB per text; four times as many hash functions halve the error
 MAX_SHINGLE_WORDS = 100
-MISS, FALSE_ALARM = 0.9, 0.1  # what they cost when the bands are chosen: candidates are compared afterwards
-COMPARED = 64  # kept texts with the same value of a band that a text is compared with: the latest ones
+MISS_COST, FALSE_ALARM_COST = 0.9, 0.1  # in choosing the bands; false candidates are only compared in vain
+MAX_COMPARED = 64  # kept texts that a text is compared with, per band: the latest with the same value
 BLOCK = 4096  # texts written, read and judged at a time
-SORTED = 1 << 18  # texts sorted at a time, so that sorting takes about 10 MB however many there are
-SHINGLES = 1024  # hashed at a time: half a megabyte of hashes, however long the text
+SORTED_AT_ONCE = 1 << 18  # texts, in about 10 MB
+HASHED_AT_ONCE = 1024  # shingles, in half a megabyte
 
 
 @dataclass(frozen=True)
 class DuplicateFilter:
-    """What counts as a duplicate of an earlier article; the first to come stays.
+    """What counts as a duplicate of an earlier article; the first one is kept.
 
-    With shingles of n words, a text in which a share c of the words is changed here and there keeps about
-    s = (1 - c)^n of its shingles, and has the similarity s / (2 - s) to the original: with the defaults, up to 9 %
-    of the words changed is a near-duplicate. Unrelated Spanish texts stay under 0.1.
+    With shingles of n words, a text in which a share c of the words is changed at random keeps about
+    s = (1 - c)^n of its shingles, and has similarity s / (2 - s) to the original: with the defaults, a near-duplicate
+    has up to 9 % of its words changed. Unrelated Spanish texts stay under 0.1.
 
     Args:
-        exact: drop texts whose words are the same, whatever their case, punctuation and spacing.
+        exact: drop texts with the words of an earlier one, ignoring case, punctuation and spacing.
         near: drop texts whose similarity to an earlier one is at least the threshold.
-        threshold: share of the shingles of two texts that both have (their Jaccard similarity), above 0, at most 1.
-        num_perm: hash functions of the estimate, whose standard error is at most 0.5 / sqrt(num_perm).
-        shingle_words: words in a shingle.
+        threshold: least Jaccard similarity of the shingles of two near-duplicates, above 0, at most 1.
+        num_perm: hash functions of the estimate; its standard error is at most 0.5 / sqrt(num_perm).
+        shingle_words: words per shingle.
 
     Raises:
         SettingError: a value outside these ranges.
@@ -73,11 +73,11 @@ class DuplicateFilter:
             raise SettingError("shingle_words", self.shingle_words, advice)
 
     def sketch(self, text: str) -> "Sketch":
-        """Return the little of a text by which it is compared with others."""
+        """Return the sketch by which a text is compared with others."""
         return self.sketch_all([text])[0]
 
     def sketch_all(self, texts: Sequence[str]) -> list["Sketch"]:
-        """Return the sketch of each text; together they take less time."""
+        """Return the sketch of each text; faster than one by one."""
         if not (self.exact or self.near):
             return [Sketch(0, None) for _ in texts]
         return [
@@ -89,16 +89,16 @@ class DuplicateFilter:
         ]
 
     def start(self, folder: str | Path | None = None, engine: Engine | None = None) -> "Sketches":
-        """Return a place for the sketches of a corpus's texts, to be used in a ``with`` statement.
+        """Return a store for the sketches of a corpus, for use in a ``with`` statement.
 
         Args:
-            folder: where they lie on disk meanwhile; None: where temporary files go.
-            engine: has a task for each band where there are many texts; None: the bands are sorted here.
+            folder: for temporary files; None: the system's.
+            engine: sorts the bands of many texts, one task per band; None: they are sorted in this process.
         """
         return Sketches(self, folder, engine)
 
     def reasons(self, texts: Iterable[str]) -> Iterator[str | None]:
-        """Yield for each text how it repeats an earlier one, one of `REASONS`; None where it does not."""
+        """Yield for each text one of `REASONS` if it repeats an earlier one, else None."""
         with self.start() as sketches:
             for text in texts:
                 sketches.add(self.sketch(text))
@@ -106,12 +106,12 @@ class DuplicateFilter:
 
 
 class Sketch(NamedTuple):
-    """What is left of a text to compare it by.
+    """What a text is compared by.
 
     Attributes:
-        digest: 64 bits of the SHA-256 of its words: of 2 million texts, two others have the same with a probability of
-            one in 10 million.
-        hashes: (num_perm,) uint32, its MinHash signature; None where near-duplicates are not looked for.
+        digest: 64 bits of the SHA-256 of its words. Among 2 million different texts, two are equal in it with a
+            probability of one in 10 million.
+        hashes: (num_perm,) uint32, its MinHash signature; None if near-duplicates are not searched.
     """
 
     digest: int
@@ -121,12 +121,12 @@ class Sketch(NamedTuple):
 class Sketches:
     """The sketches of a corpus's texts, on disk: 820 bytes per text with the defaults.
 
-    While they are judged, 9 bytes per text are in memory, and 17 for each value of a band that several texts share.
+    Judging the texts takes 9 bytes of memory per text, and 17 per value of a band that several texts share.
 
     Args:
         duplicates: what counts as a duplicate.
-        folder: where they lie on disk meanwhile; None: where temporary files go.
-        engine: has a task for each band where there are many texts, which sees the folder; None: no tasks.
+        folder: for temporary files; None: the system's.
+        engine: sorts the bands of many texts, one task per band, and sees the folder; None: no tasks.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Sketches:
         self.duplicates = duplicates
         self._engine, self._folder = engine, Path(folder or tempfile.gettempdir()).absolute()
         self._bands, self._rows = bands(duplicates.threshold, duplicates.num_perm) if duplicates.near else (0, 0)
-        # Files without a name: whatever becomes of this process, nothing of them stays.
+        # Files without a name vanish however this process ends.
         self._signatures, self._values, self._groups = (
             tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             for _ in range(3)
@@ -156,7 +156,7 @@ class Sketches:
         return self._count
 
     def add(self, sketch: Sketch) -> None:
-        """Take in the next text's sketch, by `DuplicateFilter.sketch`, which another process may have made.
+        """Add the next text's sketch.
 
         Raises:
             OSError: it cannot be written.
@@ -167,11 +167,11 @@ class Sketches:
             self._write()
 
     def reasons(self) -> Iterator[str | None]:
-        """Yield for each text how it repeats an earlier one, one of `REASONS`; None where it does not.
+        """Yield for each text one of `REASONS` if it repeats an earlier one, else None.
 
-        Only kept texts are compared with. Of those that share a value of a band with it, a text is compared with the
-        latest `COMPARED`, so that a phrase found in half of the corpus does not have each text compared with each.
-        That can miss a near-duplicate further back, where it shares none but such common values with the text.
+        A text is compared with kept texts only: per band, with the latest `MAX_COMPARED` of the same value. This bounds
+        the comparisons where a phrase is in half of the corpus; it can miss a near-duplicate further back that shares
+        only such common values with the text.
 
         Raises:
             OSError: the files cannot be written or read.
@@ -190,13 +190,13 @@ class Sketches:
             for number in range(start, stop):
                 reason = REASONS[1] if number in near else None
                 if (first := firsts[number]) != number:
-                    # With the same words it has the same signature: a copy of what was dropped is near to the same.
+                    # Same words, same signature: a copy of a dropped near-duplicate is a near-duplicate, too.
                     reason = REASONS[0] if self.duplicates.exact and not dropped[first] else REASONS[1]
                 dropped[number] = reason is not None
                 yield reason
 
     def _write(self) -> None:
-        """Put what is pending on disk: signatures; and digests and a hash of each band, as columns of a block."""
+        """Write pending signatures, and a block with a column of digests and a column of hashes per band."""
         if not self._pending:
             return
         values = np.zeros((1 + self._bands, BLOCK), dtype=np.uint64)
@@ -213,29 +213,29 @@ class Sketches:
         self._pending.clear()
 
     def _firsts(self) -> NDArray[np.int32]:
-        """Return, for each text, the number of the first one that has its words, (N,)."""
+        """Return, for each text, the number of the first text with the same words, (N,)."""
         firsts = np.arange(self._count, dtype=np.int32)
         for numbers, begins in _sorted(self._values, self._count, self._bands, 0):
             firsts[numbers] = np.repeat(numbers[begins], np.diff(begins, append=len(numbers)))
         return firsts
 
     def _grouped(self, firsts: NDArray[np.int32]) -> "_Kept":
-        """Find out which texts share a value of a band; write the group of each, a column for each band.
+        """Group the texts with equal values in a band; write each text's group, one column per band.
 
-        Groups are numbered from 1 over all bands; 0 stands for a value that no other text has. Copies are left out.
+        Groups are numbered from 1 over all bands; 0: no other text has the value. Copies are left out.
         """
         sizes = [np.zeros(1, dtype=np.int64)]
         total = 0
         for group, size in self._groups_of_bands(firsts == np.arange(self._count)):
             group[group > 0] += total
             self._groups.write(group.tobytes())
-            sizes.append(np.minimum(size - 1, COMPARED))  # the last one is compared with by none
+            sizes.append(np.minimum(size - 1, MAX_COMPARED))  # no later text is compared with the last one
             total += len(size)
         return _Kept(np.concatenate(sizes))
 
     def _groups_of_bands(self, originals: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Yield what `_groups_of` returns of each band, one after the other; of many texts each band is a task."""
-        if self._engine is None or self._count <= SORTED:
+        """Yield the result of `_groups_of` for each band; where there are many texts, each band is a task."""
+        if self._engine is None or self._count <= SORTED_AT_ONCE:
             for band in range(self._bands):
                 yield _groups_of(self._values, self._count, self._bands, band, originals)
             return
@@ -255,7 +255,7 @@ class Sketches:
                     yield np.load(file), np.load(file)
 
     def _near(self, start: int, stop: int, kept: "_Kept") -> set[int]:
-        """Return which texts of a block are near-duplicates of earlier ones; remember the others."""
+        """Return the texts of a block that are near-duplicates of earlier ones; keep the others."""
         near = set()
         groups = np.stack(
             [
@@ -284,10 +284,10 @@ class Sketches:
 
 
 class _Kept:
-    """Which texts of each group were kept, the latest so many.
+    """The latest kept texts of each group.
 
     Args:
-        sizes: (G,) of how many at most.
+        sizes: (G,), the most texts per group.
     """
 
     def __init__(self, sizes: NDArray[np.int64]) -> None:
@@ -297,24 +297,24 @@ class _Kept:
         self._members = np.zeros(int(sizes.sum()), dtype=np.int32)
 
     def of(self, groups: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return what was kept of any of the groups."""
+        """Return the kept texts of all given groups."""
         filled = np.minimum(self._counts[groups], self._sizes[groups])
         ends = np.cumsum(filled)
         return np.unique(self._members[np.repeat(self._begins[groups] - ends + filled, filled) + np.arange(ends[-1])])
 
     def add(self, number: int, groups: NDArray[np.int32]) -> None:
-        """Remember a text in each of its groups, in the place of the oldest where a group is full."""
+        """Keep a text in each of its groups; in a full group it replaces the oldest."""
         self._members[self._begins[groups] + self._counts[groups] % self._sizes[groups]] = number
         self._counts[groups] += 1
 
 
 def write_groups(folder: Path, bands: int, band: int, path: Path) -> None:
-    """Write the groups of a band, and how many texts each has.
+    """Write the groups of a band and their sizes.
 
     Args:
-        folder: of the values, and of which texts are no copies.
-        bands: how many there are.
-        band: which one.
+        folder: holds the values, and which texts are no copies.
+        bands: number of bands.
+        band: its number.
         path: the file to write.
     """
     originals = np.load(folder / "originals.npy")
@@ -326,7 +326,7 @@ def write_groups(folder: Path, bands: int, band: int, path: Path) -> None:
 def _groups_of(
     values: IO[bytes], count: int, bands: int, band: int, originals: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the group of each text, numbered from 1, 0 where no other one has its value; and the groups' sizes."""
+    """Return each text's group, numbered from 1, or 0 if no other text has its value; and the groups' sizes."""
     group, sizes, total = np.zeros(count, dtype=np.int32), [np.zeros(0, dtype=np.int64)], 0
     for numbers, begins in _sorted(values, count, bands, 1 + band, originals):
         size = np.diff(begins, append=len(numbers))
@@ -340,17 +340,17 @@ def _groups_of(
 def _sorted(
     values: IO[bytes], count: int, bands: int, column: int, taken: NDArray[np.bool_] | None = None
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Yield the numbers of texts, those with the same value side by side and in order, and where a value begins.
+    """Yield numbers of texts, sorted by value and then by number, and the index at which each value begins.
 
     Args:
-        values: what `Sketches` writes.
-        count: texts.
-        bands: how many there are.
+        values: the file that `Sketches` writes.
+        count: number of texts.
+        bands: number of bands.
         column: of the values.
-        taken: leave out the other texts.
+        taken: (N,), which texts to include; None: all.
     """
-    parts = -(-count // SORTED)
-    for part in range(parts):  # the values are spread evenly, so each part has as many of them
+    parts = -(-count // SORTED_AT_ONCE)
+    for part in range(parts):  # the values are hashes, so the parts are of equal size
         found, where = [], []
         for block, start in enumerate(range(0, count, BLOCK)):
             offset = (block * (1 + bands) + column) * BLOCK * 8
@@ -368,19 +368,19 @@ def _sorted(
 
 
 def _read(file: IO[bytes], offset: int, count: int, dtype: type[np.generic]) -> NDArray:
-    """Return values at a place of a file; not through a memory map, whose pages would pile up."""
+    """Return values at an offset of a file; without a memory map, whose pages would stay in memory."""
     file.seek(offset)
     return np.frombuffer(file.read(count * np.dtype(dtype).itemsize), dtype=dtype)
 
 
 def shingles(words: list[str], length: int) -> np.ndarray:
-    """Return the 32-bit hashes of all runs of words; of the whole text where it is shorter than one run.
+    """Return the 32-bit hashes of all runs of words, or of the whole text if it is shorter.
 
-    One that comes again stays: it changes no signature.
+    Repeated hashes stay: they change no signature.
 
     Args:
         words: the text's words.
-        length: words in a run.
+        length: words per run.
     """
     return _shingles(word_hashes(words), length)
 
@@ -390,11 +390,11 @@ def _shingles(hashes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
 
 
 def runs(hashes: np.ndarray, length: int) -> np.ndarray:
-    """Return (N - length + 1,) uint64: a 32-bit hash of each run of so many words; none where there are fewer.
+    """Return (N - length + 1,) uint64: a 32-bit hash of each run of words; none if there are too few words.
 
     Args:
         hashes: (N,) those of the words.
-        length: words in a run.
+        length: words per run.
     """
     result = np.zeros(max(0, len(hashes) - length + 1), dtype=np.uint64)
     for start in range(length):  # a polynomial hash, modulo 2^64
@@ -406,8 +406,8 @@ def signature(hashes: NDArray[np.uint64], num_perm: int) -> NDArray[np.uint32]:
     """Return the MinHash signature, (num_perm,), of a set of 32-bit hashes: that of datasketch 2 ("affine32").
 
     Args:
-        hashes: the set; an element may come again.
-        num_perm: hash functions, each of which sees the set in another order and takes its first element.
+        hashes: the set; elements may repeat.
+        num_perm: hash functions; each permutes the set and takes its smallest element.
     """
     factors, summands = _permutations(num_perm)
     mixed = hashes.astype(np.uint32)
@@ -415,14 +415,14 @@ def signature(hashes: NDArray[np.uint64], num_perm: int) -> NDArray[np.uint32]:
         mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
     mixed ^= mixed >> np.uint32(16)
     least = np.full(num_perm, np.iinfo(np.uint32).max, dtype=np.uint32)
-    for start in range(0, len(mixed), SHINGLES):
-        least = np.minimum(least, (mixed[start : start + SHINGLES, None] * factors + summands).min(axis=0))
+    for start in range(0, len(mixed), HASHED_AT_ONCE):
+        least = np.minimum(least, (mixed[start : start + HASHED_AT_ONCE, None] * factors + summands).min(axis=0))
     return least
 
 
 @cache
 def _permutations(num_perm: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Return factors, odd so that no two hashes become one, and summands."""
+    """Return odd factors, which map different hashes to different ones, and summands."""
     random = np.random.RandomState(1)
     factors = random.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return factors, random.randint(0, 1 << 32, num_perm, dtype=np.uint32)
@@ -430,14 +430,14 @@ def _permutations(num_perm: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]
 
 @cache
 def bands(threshold: float, num_perm: int) -> tuple[int, int]:
-    """Return the number of bands and the values in each that make the fewest errors, misses weighing more.
+    """Return the number of bands and of rows per band with the least cost of errors.
 
-    Two texts with the similarity s share a value of one of b bands of r rows with the probability 1 - (1 - s^r)^b. It
-    is a false alarm under the threshold, and its opposite a miss above; both are added up over all similarities.
+    Two texts of similarity s are equal in at least one of b bands of r rows with probability 1 - (1 - s^r)^b: a false
+    alarm under the threshold. Above it, the opposite is a miss. The cost is integrated over all similarities.
 
     Args:
         threshold: of the similarity.
-        num_perm: values in a signature.
+        num_perm: values per signature.
 
     >>> bands(0.6, 128)
     (25, 5)
@@ -448,7 +448,7 @@ def bands(threshold: float, num_perm: int) -> tuple[int, int]:
     def error(count: int, rows: int) -> float:
         alarms = (1 - (1 - under**rows) ** count) @ weights * threshold / 2
         misses = (1 - above**rows) ** count @ weights * (1 - threshold) / 2
-        return float(FALSE_ALARM * alarms + MISS * misses)
+        return float(FALSE_ALARM_COST * alarms + MISS_COST * misses)
 
     choices = [(count, rows) for count in range(1, num_perm + 1) for rows in range(1, num_perm // count + 1)]
     return min(choices, key=lambda choice: error(*choice))

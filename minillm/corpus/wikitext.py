@@ -1,10 +1,9 @@
 """Wikitext to plain text.
 
-Markup that never shows (references, tables, files, categories, galleries) is cut out; templates go from the inside out,
-and those that carry words, dates or quantities (see `TEMPLATES`) leave them behind. Headings stay as ``== wikitext has
-them ==``: the cleaning chain decides what becomes of the sections under them. No page raises an exception or takes
-longer than in proportion to its text, see `minillm.corpus.cleaning`; the parsers of wikitext that we know promise
-neither, so calls of templates are parsed here.
+Invisible markup (references, tables, files, categories, galleries) is removed. Templates are resolved from the inside
+out; those with words, dates or quantities (see `TEMPLATES`) are replaced by them. Headings stay as ``== wikitext has
+them ==``, and the cleaning chain decides about their sections. No page raises an exception, and time is linear in the
+text (see `minillm.corpus.cleaning`). Known wikitext parsers guarantee neither, so template calls are parsed here.
 """
 
 import re
@@ -31,7 +30,7 @@ from minillm.corpus.cleaning import (
     until_stable,
 )
 
-VERSION = 2  # raised when the same wikitext would come out otherwise
+VERSION = 2  # raised when the same wikitext gets another result
 
 HIDDEN = frozenset((
     "ref", "references", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
@@ -40,14 +39,14 @@ HIDDEN = frozenset((
 ))  # fmt: skip
 HIDDEN_ALONE = re.compile(r"<(?:references|section|templatestyles|mapframe|maplink)\b[^<>]*/?>", re.IGNORECASE)
 NOWIKI_ALONE = re.compile(r"<nowiki\s*/>", re.IGNORECASE)
-MARKS = "\ufdd0\ufdd1"  # around the number of a nowiki, where it stood: noncharacters, which Unicode keeps out of texts
+MARKS = "\ufdd0\ufdd1"  # around the number that stands for a nowiki: noncharacters, which no text contains
 KEPT = re.compile(f"{MARKS[0]}(\\d+){MARKS[1]}")
 NO_WORD = re.compile(r"\W+")
-SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # reads the same without TeX
+SIMPLE_FORMULA = re.compile(r"[\w\s+\-=<>/*^,.()!]+")  # readable without TeX
 ARGUMENT = re.compile(r"\{\{\{[^{}|]*(?:\|([^{}]*))?\}\}\}")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z-]+)?")
 EMPHASIS = re.compile("'''?(?:'')?")
-ITEM = re.compile(r"[:;]*+[*#][*#:;]*+[ \t]*+")  # at the beginning of a line, as the next one
+ITEM = re.compile(r"[:;]*+[*#][*#:;]*+[ \t]*+")  # at the beginning of a line, like INDENT
 INDENT = re.compile(r"[:;]++[ \t]*+")
 INDENTS = (":", ";")
 RULE = re.compile(r"^-{4,}[ \t]*", re.MULTILINE)
@@ -80,18 +79,18 @@ DANGLING = (  # words after which a sentence cannot end
     ),
     *("mide", "pesa"),
 )
-LONGEST = max(map(len, DANGLING))
+LONGEST_DANGLING = max(map(len, DANGLING))
 HOLE = re.compile(rf"\b(?:{'|'.join(DANGLING)})\s*(?=[.,;:)]|$)(?!\.\s?C\.)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """The names that a wiki gives to what it does not show in its text; lower case.
+    """A wiki's own names for files, categories and redirects, in lower case.
 
     Args:
-        hidden: prefixes of links to files and categories, which the text does not show.
-        categories: those of them that name categories.
-        redirects: the words that a redirect begins with.
+        hidden: prefixes of links that show no text: to files and categories.
+        categories: the prefixes of categories.
+        redirects: words that redirects begin with.
     """
 
     hidden: frozenset[str] = frozenset(
@@ -102,11 +101,11 @@ class Dialect:
 
     @classmethod
     def of_namespaces(cls, names: Iterable[tuple[int, str]], redirects: Iterable[str] = ()) -> Self:
-        """Return the dialect of a wiki by its namespaces; the Spanish and English names hold everywhere.
+        """Return the dialect of a wiki by its namespaces; Spanish and English names are always included.
 
         Args:
-            names: numbers and names of the namespaces, their aliases among them.
-            redirects: the words that a redirect begins with.
+            names: numbers and names of the namespaces, aliases included.
+            redirects: words that redirects begin with.
         """
         names = [(number, name.replace("_", " ").casefold()) for number, name in names]
         return cls(
@@ -117,7 +116,7 @@ class Dialect:
 
     @classmethod
     def of_siteinfo(cls, site: dict[str, Any]) -> Self:
-        """Return the dialect of a wiki by what its API says: ``namespaces``, ``namespacealiases`` and ``redirect``."""
+        """Return the dialect of a wiki by its API's ``namespaces``, ``namespacealiases`` and ``redirect``."""
         spaces = site["namespaces"].values()
         names = [(space["id"], space[key]) for space in spaces for key in ("name", "canonical") if key in space]
         names += [(space["id"], space["alias"]) for space in site["namespacealiases"]]
@@ -128,7 +127,7 @@ SPANISH = Dialect()
 
 
 def is_redirect(source: str, dialect: Dialect = SPANISH) -> bool:
-    """Tell whether a page only sends the reader to another one.
+    """Return whether a page is a redirect.
 
     >>> is_redirect("#REDIRECCIÓN [[Lima]]")
     True
@@ -137,7 +136,7 @@ def is_redirect(source: str, dialect: Dialect = SPANISH) -> bool:
 
 
 def is_disambiguation(source: str) -> bool:
-    """Tell whether a page only lists the meanings of a name, by the template that says so.
+    """Return whether a page has a disambiguation template.
 
     >>> is_disambiguation("'''Mercurio''' es un planeta o un metal.\\n{{desambiguación}}")
     True
@@ -146,11 +145,11 @@ def is_disambiguation(source: str) -> bool:
 
 
 def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
-    """Return the text that a page shows, without what is no prose.
+    """Return the visible prose of a page.
 
     Args:
         source: the page's wikitext.
-        dialect: the names that its wiki uses.
+        dialect: its wiki's names.
 
     >>> plain_text("'''Lima'''<ref>INEI</ref> dista {{convertir|5|km}} del [[Pacífico|mar]].[[Archivo:a.jpg|El [[b]]]]")
     'Lima dista 5 km del mar.'
@@ -188,7 +187,7 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
 
 
 def holes(text: str) -> int:
-    """Return how many sentences of a clean text have a hole where something was cut out, as far as words can tell.
+    """Return how many sentences of a clean text have a hole where something was removed, as far as words show.
 
     >>> holes("Tiene una superficie de . Vive en el mar. Nació en , hijo de un herrero.")
     2
@@ -202,7 +201,7 @@ def _formula(content: str) -> str:
 
 
 def _link(link: str, dialect: Dialect) -> str:
-    """Return what a link shows."""
+    """Return the visible text of a link."""
     target, pipe, label = link.partition("|")
     prefix, colon, _ = target.partition(":")
     if colon and prefix and (prefix.strip().casefold() in dialect.hidden or LANGUAGE_LINK.fullmatch(prefix)):
@@ -226,18 +225,20 @@ class Call:
 
 
 def _template(match: re.Match[str]) -> str:
-    """Return what a call of a template shows, as far as it carries words; it holds no other calls."""
+    """Return the words of a template call that contains no other calls."""
     call = match[0]
     name = call[2:-2].partition("|")[0]
-    name = _name(name) if len(name) < 200 else _name.__wrapped__(name)  # what is so long is not worth keeping
+    name = _name(name) if len(name) < 200 else _name.__wrapped__(name)  # not cached: so long a name hardly repeats
     if (colon := name.find(":")) > 0:
         return _function(name[:colon], call[2:-2].partition(":")[2])
     if rule := TEMPLATES.get(name):
         return _shown(call, rule)
-    # A template that nobody knows shows its first argument where the sentence would have a hole without it.
+    # An unknown template shows its first argument where the sentence would have a hole without it.
     before = match.string[max(0, match.start() - 30) : match.start()].rstrip()
-    if before[-1:].isalpha() and "\n" not in call and NO_WORD.split(before[-LONGEST - 1 :])[-1].lower() in DANGLING:
-        return _shown(call, first)
+    if before[-1:].isalpha() and "\n" not in call:
+        last_word = NO_WORD.split(before[-LONGEST_DANGLING - 1 :])[-1]
+        if last_word.lower() in DANGLING:
+            return _shown(call, first)
     return ""
 
 
@@ -263,15 +264,15 @@ def _shown(call: str, rule: Callable[[Call], str]) -> str:
 
 
 def _masked(text: str) -> str:
-    """Return a text of the same length with blanks for links and elements, whose pipes and signs part no arguments."""
+    """Return a text of the same length with blanks for links and elements: their pipes separate no arguments."""
     spans: list[tuple[int, int]] = []
-    opened: list[tuple[str, int]] = []  # what, and where
-    waiting: Counter[str] = Counter()  # how many of each are opened
+    opened: list[tuple[str, int]] = []  # kind and place of each open bracket
+    waiting: Counter[str] = Counter()  # open brackets by kind
     done = 0
 
     def close(what: str, end: int) -> None:
         start, found = 0, ""
-        while found != what:  # what was opened inside and never closed is no markup
+        while found != what:  # an inner bracket that is never closed is no markup
             found, start = opened.pop()
             waiting[found] -= 1
         while spans and spans[-1][0] > start:
@@ -312,12 +313,12 @@ def _name(name: str) -> str:
 
 
 def _function(name: str, argument: str) -> str:
-    """Return what a parser function shows; those that depend on the page or the day show nothing."""
+    """Return the text of a parser function; nothing for those that depend on the page or the date."""
     if name in ("formatnum", "uc", "lc", "ucfirst", "lcfirst"):
         text = argument.partition("|")[0].strip()
         change = {"uc": text.upper(), "lc": text.lower(), "ucfirst": text[:1].upper() + text[1:]}
         return change.get(name, text)
-    if name == "#if":  # what is shown where the condition holds
+    if name == "#if":  # the branch that the condition selects
         condition, _, rest = argument.partition("|")
         yes, _, no = rest.partition("|")
         return (yes if condition.strip() else no).strip()
@@ -330,7 +331,7 @@ def first(call: Call) -> str:
 
 
 def second(call: Call) -> str:
-    """Return the second argument; the first where there is one only."""
+    """Return the second argument, or the only one."""
     return call[1] or call[0]
 
 
@@ -430,7 +431,7 @@ LANGUAGES = {
     "qu": "quechua", "ro": "rumano", "ru": "ruso", "sv": "sueco", "tr": "turco", "uk": "ucraniano", "zh": "chino",
 }  # fmt: skip
 
-# The templates that carry words, dates or quantities, and what each of them shows.
+# The templates with words, dates or quantities, and the text of each.
 TEMPLATES: dict[str, Callable[[Call], str]] = {
     **dict.fromkeys(("convertir", "convert", "unidad", "unidades", "val", "conv"), quantity),
     **dict.fromkeys(("fecha", "date", "fecha de inicio", "fecha de nacimiento", "fecha de fallecimiento"), date),

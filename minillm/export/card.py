@@ -12,15 +12,13 @@ import yaml
 from minillm.corpus import ATTRIBUTION, LOCK
 from minillm.corpus.fingerprint import is_fingerprint
 from minillm.evaluation import before_after
+from minillm.evaluation.labels import LABELS
 from minillm.evaluation.results import figures, sample_sentences
 from minillm.export.exporting import TrainedRun
 
 ROWS = (
-    ("loss", "loss", "{:.4f}"),
-    ("perplexity", "perplexity", "{:,.2f}"),
-    ("bits per byte", "bits_per_byte", "{:.4f}"),
-    ("accuracy", "accuracy", "{:.3f}"),
-    ("tokens", "tokens", "{:,}"),
+    *((*LABELS[name], name) for name in ("loss", "perplexity", "bits_per_byte", "accuracy")),
+    ("tokens", ",", "tokens"),
 )
 # How the hub names licences; any other is "other".
 LICENCES = {
@@ -74,6 +72,7 @@ def write_card(run: TrainedRun, folder: Path, form: str, settings: dict[str, Any
         lstrip_blocks=True,
     )
     environment.filters["line"] = _line
+    environment.filters["written"] = format
     origin = (manifest.get("reading") or {}).get("origin")
     audit = cast(dict[str, Any], evaluation["audit"]) if evaluation else {}
     parts = ("overfitting", "bias", "text", "latency", "memory")

@@ -7,7 +7,7 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 
 from minillm.corpus import Article, DuplicateFilter
-from minillm.corpus.duplicates import COMPARED, Sketches, shingles
+from minillm.corpus.duplicates import MAX_COMPARED, Sketches, shingles
 from minillm.errors import SettingError
 
 
@@ -101,7 +101,7 @@ def in_memory(texts: list[str], threshold: float, num_perm: int) -> list[str | N
 def test_the_verdicts_are_those_of_an_index_in_memory(
     sample: list[Article], threshold: float, num_perm: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in ("BLOCK", 100), ("SORTED", 256):  # so that there are several blocks and parts
+    for name, value in ("BLOCK", 100), ("SORTED_AT_ONCE", 256):  # so that there are several blocks and parts
         monkeypatch.setattr(f"minillm.corpus.duplicates.{name}", value)
     chooser = random.Random(5)
     texts = [article.text for article in sample]
@@ -133,7 +133,7 @@ def test_a_paragraph_that_thousands_of_texts_share_does_not_have_each_compared_w
     texts += [f"{text} fin" for text in texts[-50:]]
     reasons = judged(texts)
     assert reasons == [None] * 5000 + ["near duplicate"] * 50
-    assert 1e5 < compared < 5000 * COMPARED * 25 / 10  # of 12.5 million pairs
+    assert 1e5 < compared < 5000 * MAX_COMPARED * 25 / 10  # of 12.5 million pairs
 
 
 def test_texts_of_few_words_or_none_are_compared_too() -> None:

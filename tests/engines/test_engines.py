@@ -146,7 +146,7 @@ def test_bands_that_are_sorted_in_tasks_give_the_same_verdicts(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("minillm.corpus.duplicates.SORTED", 16)  # with so few texts already
+    monkeypatch.setattr("minillm.corpus.duplicates.SORTED_AT_ONCE", 16)  # with so few texts already
     engine = Local(tasks=2, processes=1)
     corpus = Corpus(sources["dump"], tmp_path, num_articles=None, min_length=200, engine=engine)
     corpus.prepare()
