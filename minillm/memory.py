@@ -1,5 +1,6 @@
-"""Available memory, and checks that something will fit into it."""
+"""Available memory, checks that something will fit into it, and the memory that this process takes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import psutil
 
 from minillm.errors import SettingError
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 MAX_LENGTH = 2**16  # tokens of context: time and memory of attention grow with the square
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
@@ -42,3 +43,22 @@ def check_memory(setting: str, value: Any, needed: int, what: str) -> None:
     if needed > available:
         advice = f"{what} take {needed / GIB:,.1f} GiB, and {available / GIB:,.1f} GiB of memory are free; lower it"
         raise SettingError(setting, value, advice)
+
+
+def resident_mib() -> float:
+    """Return the memory that this process takes now, in MiB."""
+    return float(psutil.Process().memory_info().rss) / MIB
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has taken so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's getrusage starts at the peak of the process that started this one.
+        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) / 1024
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes

@@ -17,10 +17,10 @@ from minillm.benchmarking.benchmark import Session
 from minillm.benchmarking.display import curve, table
 from minillm.benchmarking.dumps import write_dump
 from minillm.benchmarking.schema import Corpus, CorpusSize, Prepared
-from minillm.benchmarking.worker import MIB
 from minillm.command import CONF
 from minillm.errors import OutsideError, SettingError
 from minillm.evaluation.results import EVALUATION
+from minillm.memory import MIB
 from minillm.progress import track
 
 SCRIPTS = CONF.parent / "scripts"

@@ -1,9 +1,7 @@
 """The project as a contestant: built from a composed config with the public objects that `scripts/train.py` uses."""
 
-import gc
-import multiprocessing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from minillm.arithmetic import Stopwatch, flops_per_token, seconds
+from minillm.arithmetic import Stopwatch, flops_per_token
 from minillm.benchmarking.loops import (
     Batch,
     Endless,
@@ -142,56 +140,6 @@ def loop(
     turns.imported(_device(settings))
     bare, facts = plain_loop(settings, tokenizer, vocab_size)
     bare.run(turns, rows_of(settings, rows), steps, warmup, **facts)
-
-
-def scale(turns: Turns, tokenizer: str, forks: bool) -> None:
-    """Train a few steps of the network that each turn tells, in the bare loop.
-
-    Args:
-        turns: one's turns; each has ``settings``, ``vocab_size``, ``steps``, ``rounds``, ``warmup`` and ``rows``.
-        tokenizer: path of the tokenizer.
-        forks: do each in a forked process, whose peak memory is its own; only before anything was computed here.
-    """
-    turns.ready()
-    while True:
-        about = turns.wait()
-        if forks:
-            context = multiprocessing.get_context("fork")
-            here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_scale_one, args=(turns, tokenizer, about, there.send))
-            process.start()
-            there.close()
-            try:
-                figures = here.recv()
-            except EOFError:
-                process.join()
-                figures = {"failed": f"its process ended with status {process.exitcode}"}
-            process.join()
-            turns.done(**figures)
-        else:
-            _scale_one(turns, tokenizer, about, lambda figures: turns.done(**figures))
-
-
-def _scale_one(turns: Turns, tokenizer: str, about: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    try:
-        settings = about["settings"]
-        device = _device(settings)
-        turns.imported(device)
-        if device != "cpu":
-            gc.collect()  # the size before
-            torch.cuda.reset_peak_memory_stats(device)
-        bare, facts = plain_loop(settings, tokenizer, about["vocab_size"])
-        bare.network.train()
-        endless = Endless(rows_of(settings, about["rows"]))
-        source = iter(endless)
-        bare.steps(source, about["warmup"])
-        endless.restart()
-        steps = about["steps"]
-        taken = [seconds(lambda: bare.steps(source, steps), device) for _ in range(about["rounds"])]
-        tokens = endless.tokens / len(taken)
-        send({"seconds": taken, "tokens": tokens, "memory": turns.memory(), "precision": bare.precision, **facts})
-    except Exception as error:
-        send({"failed": " ".join(f"{type(error).__name__}: {error}".split())})
 
 
 def decode(

@@ -159,22 +159,6 @@ class Data(TypedDict):
     """Tokens/s of packed batches over dynamic ones."""
 
 
-class Point(TypedDict):
-    """One point of a curve."""
-
-    value: float
-    tokens_per_second: Spread
-    mfu: float
-    memory: Memory | None
-    """None where a process cannot be forked, so that its peak would be another point's."""
-
-
-class Scaling(TypedDict):
-    """Training while one size changes; the others are those of the composed config."""
-
-    curves: dict[str, list[Point]]
-
-
 class LearningCurve(TypedDict):
     """One training, tested on its way."""
 
@@ -262,4 +246,4 @@ class Result(TypedDict):
     config: dict[str, Any]
     """The composed configuration."""
     parts: dict[str, Any]
-    """By name: Training, Decoding, Text, Data, Scaling, Quality, Corpus, Processes, or Skipped."""
+    """By name: Training, Decoding, Text, Data, Quality, Corpus, Processes, or Skipped."""

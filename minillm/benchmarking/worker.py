@@ -20,8 +20,7 @@ from types import TracebackType
 from typing import IO, Any, NoReturn, Self
 
 from minillm.errors import OutsideError, SettingError
-
-MIB = 2**20
+from minillm.memory import MIB, peak_mib, resident_mib
 
 
 class Unavailable(Exception):  # noqa: N818 (no error: a library or a device that is not there)
@@ -48,7 +47,7 @@ class Turns:
             device: where the network will be: cpu, or a CUDA device.
         """
         self._device = device
-        self._imports = 0.0 if device.startswith("cuda") else resident()
+        self._imports = 0.0 if device.startswith("cuda") else resident_mib()
 
     def ready(self, **facts: Any) -> None:
         """Tell that the warm-up is over, and what is known now."""
@@ -72,7 +71,7 @@ class Turns:
 
             peak = torch.cuda.max_memory_allocated(self._device) / MIB
         else:
-            peak = peak_resident()
+            peak = peak_mib()
         return {"peak": peak, "imports": self._imports, "training": peak - self._imports}
 
     def _answer(self, answer: Mapping[str, Any]) -> None:
@@ -170,29 +169,6 @@ class Worker:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         killed = " (killed: out of memory?)" if status == -9 else ""
         return f"its process ended with status {status}{killed}{': ' if last else ''}{last}"
-
-
-def resident() -> float:
-    """Return the process's memory now, in MiB."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / MIB
-
-
-def peak_resident() -> float:
-    """Return the most memory that the process ever had, in MiB."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a new process begins there with the peak of the one that started it.
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) / 1024
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / MIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes
 
 
 def main() -> NoReturn:

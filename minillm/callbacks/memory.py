@@ -3,10 +3,9 @@
 from typing import Any
 
 import lightning as L
-import psutil
 import torch
 
-MIB = 2**20
+from minillm.memory import MIB, resident_mib
 
 
 class Memory(L.Callback):
@@ -18,6 +17,6 @@ class Memory(L.Callback):
         """Log, only at logged steps."""
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        pl_module.log("memory/rss_mib", psutil.Process().memory_info().rss / MIB)
+        pl_module.log("memory/rss_mib", resident_mib())
         if pl_module.device.type == "cuda":
             pl_module.log("memory/gpu_peak_mib", torch.cuda.max_memory_allocated(pl_module.device) / MIB)

@@ -1,6 +1,5 @@
 """Latency and memory of predictions."""
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from minillm.evaluation.schema import Latency, MeanStd, Memory
+from minillm.memory import MIB, peak_mib
 from minillm.tokenization import BOS, SPECIAL_TOKENS
-
-MIB = 2**20
 
 
 @torch.inference_mode()
@@ -43,7 +41,7 @@ def memory(network: nn.Module, device: torch.device) -> Memory:
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "parameter_mib": size / MIB,
-        "peak_mib": torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else _peak_resident(),
+        "peak_mib": torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else peak_mib(),
     }
 
 
@@ -76,15 +74,3 @@ def _time(run: Callable[[], Tensor], device: torch.device, runs: int) -> MeanStd
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak_resident() -> float:
-    """Return the process's peak resident memory in MiB."""
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset) / MIB
-    import resource
-
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB

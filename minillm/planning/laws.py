@@ -26,8 +26,8 @@ class Laws:
         """Return the expected bits per byte of the validation split.
 
         Chinchilla's form (Hoffmann et al. 2022): a part that no model can learn, a cost of few weights, a cost of
-        little data. Repeated data counts for less than new data, and so do weights beyond what the data needs
-        (Muennighoff et al. 2023), see `_saturated`.
+        little data. Repeated data counts for less than new data (Muennighoff et al. 2023): R repetitions of U bytes
+        count as U R* (1 - exp(-R / R*)).
 
         Args:
             weights: in matrix products, the head included.
@@ -35,9 +35,9 @@ class Laws:
             unique: bytes of the text.
         """
         law = self.table["loss"]
-        data = _saturated(seen, unique, law["repeats"])
-        useful = _saturated(weights, law["weights_per_byte"] * unique, law["excess"])
-        few_weights = law["weights_scale"] * (useful / 1e6) ** -law["weights_exponent"]
+        repeats = max(0.0, seen / unique - 1)
+        data = min(seen, unique) * (1 - law["repeats"] * math.expm1(-repeats / law["repeats"]))
+        few_weights = law["weights_scale"] * (weights / 1e6) ** -law["weights_exponent"]
         little_data = law["data_scale"] * (data / 1e6) ** -law["data_exponent"]
         return float(law["irreducible"] + few_weights + little_data)
 
@@ -109,12 +109,6 @@ class Laws:
     def adamw_alone(self, width: int) -> float:
         """Return the peak learning rate where AdamW trains all weights (``optimizer=adamw``)."""
         return _two_digits(self.table["learning_rate"]["adamw_alone"] * 256 / width)
-
-
-def _saturated(amount: float, useful: float, most: float) -> float:
-    """Return an amount's worth where it exceeds the useful amount U by R times: U (1 + M (1 - exp(-R / M)))."""
-    more = max(0.0, amount / useful - 1)
-    return min(amount, useful) * (1 - most * math.expm1(-more / most))
 
 
 def _two_digits(value: float) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minillm.benchmarking.worker import MIB, Turns, Unavailable, Worker, resident
+from minillm.benchmarking.worker import Turns, Unavailable, Worker
 from minillm.errors import OutsideError, SettingError
+from minillm.memory import MIB, resident_mib
 
 
 def fill(turns: Turns, megabytes: int) -> None:
@@ -54,7 +55,7 @@ def test_turns_come_one_by_one_and_the_peak_is_the_process_s_own(tmp_path: Path)
     assert (first["total"], second["total"]) == (40, 80)
     assert 40 <= first["memory"]["training"] < 60
     assert 80 <= second["memory"]["training"] < 100
-    assert second["memory"]["peak"] < resident()
+    assert second["memory"]["peak"] < resident_mib()
     assert second["memory"]["peak"] == pytest.approx(second["memory"]["imports"] + second["memory"]["training"])
     assert "a library's hello" in (tmp_path / "log").read_text()
     assert ballast.any()

@@ -21,7 +21,7 @@ def test_the_trials_are_as_good_as_the_law_expects() -> None:
         if trial.corpus == "sample" and trial.adamw_lr > 0.008:
             seen = trial.tokens * outcome.train_bytes / outcome.train_tokens
             expected = laws().bits_per_byte(outcome.parameters, seen, outcome.train_bytes)
-            assert math.isclose(outcome.val, expected, rel_tol=0.04), trial
+            assert math.isclose(outcome.val, expected, rel_tol=0.05), trial
 
 
 def test_a_table_of_trials_is_read_as_it_was_written(tmp_path: Path) -> None:
