@@ -38,7 +38,7 @@ BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer 
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRECISIONS = defaultdict(lambda: ["32-true"], {device: ["32-true", "bf16-mixed"] for device in ("cpu", "cuda")})
 # The network that the machine is measured with.
-VOCABULARY, LENGTH, LAYERS = 2048, 256, 2
+LENGTH, LAYERS = 256, 2
 ROWS, ROWS_ON_GPU = 8, 32
 
 
@@ -231,24 +231,27 @@ def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataMo
     text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
     device = trainer.strategy.root_device
     precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS[device.type]
-    machine = measure_machine(
-        lambda form: _probe(settings, form, data, device), forms(given), device, precisions, trainer.world_size
-    )
+
+    def probe(form: Form) -> Probe:
+        entries = laws().vocab_size(form.weights, form.embedding_dim, text.train_bytes)
+        return _probe(settings, form, given.get("data.vocab_size", entries), data, device)
+
+    machine = measure_machine(probe, forms(given), device, precisions, trainer.world_size)
     return choose(machine, text, seconds_of(settings["budget"]), laws(), given)
 
 
-def _probe(settings: dict[str, Any], form: Form, data: TextDataModule, device: torch.device) -> Probe:
+def _probe(settings: dict[str, Any], form: Form, vocab_size: int, data: TextDataModule, device: torch.device) -> Probe:
     """Return a training of the configured model in a form, small enough to measure in a moment."""
     model = dict(settings["model"])
     sizes = {name: getattr(form, name) for name in ("embedding_dim", "num_heads", "num_kv_heads")}
     sizes |= {"num_layers": LAYERS, "max_length": LENGTH, "tie_head": True}
     model.update({name: value for name, value in sizes.items() if name in model})
-    network = build_network(model, VOCABULARY).to(device)
+    network = build_network(model, vocab_size).to(device)
     config = OmegaConf.create(settings)
     parts = {name: instantiate(config, name) for name in ("optimizer", "scheduler")}
     module = instantiate(config, "training", network=network, tokenizer=data.unfitted_tokenizer, **parts).to(device)
     shape = (ROWS_ON_GPU if device.type == "cuda" else ROWS, LENGTH)
-    ids = torch.randint(len(SPECIAL_TOKENS), VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    ids = torch.randint(len(SPECIAL_TOKENS), vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     documents = (torch.arange(LENGTH, device=device) >= LENGTH // 2).long().expand(shape)
     none = torch.zeros((), dtype=torch.long)
     batch = {"inputs": ids, "targets": ids, "documents": documents, "bytes": none, "unknown_bytes": none}
