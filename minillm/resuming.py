@@ -1,4 +1,4 @@
-"""Going on with a training: from which checkpoint, with whose settings, and which of them may be others by then."""
+"""Resuming a training: its checkpoint, its settings, and which of them may change."""
 
 import functools
 import logging
@@ -29,20 +29,20 @@ from minillm.signals import NOTHING_YET
 
 log = logging.getLogger(__name__)
 
-# The settings that may differ from those of the run that is gone on with; they take effect from there on. All else
-# decides what is learned from what: mixed, it would be neither the old training nor the new one.
+# Settings that may change when a run is resumed; they take effect from there on. All others decide what is learned:
+# mixed, the result would be neither the old training nor the new one.
 MAY_CHANGE = (
-    # What is asked for here and now
+    # This command's own
     "resume",
     "ckpt_path",
     # Where things are
     "paths.*",
     "data.data_dir",
-    "data.source.path",  # moved text: other text is noticed, for its vocabulary is another
+    "data.source.path",  # for moved text; other text is detected by its vocabulary
     "trainer.default_root_dir",
     "callbacks.*.dirpath",
     "callbacks.pruning.*",
-    # On which machine. Another device draws other random numbers and rounds otherwise: the weights will differ.
+    # The machine. Another device draws other random numbers and rounds differently, so the weights will differ.
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -60,9 +60,9 @@ MAY_CHANGE = (
     "data.source.contact",
     "data.source.pages_per_request",
     "data.source.streaming",
-    # How long. The schedule of the learning rate spans the whole training: from the next step on the rate is that which
-    # a run of the new length would have there, so it jumps where the curve falls to an end (linear, cosine, wsd), and a
-    # run that was at its end, at a rate of 0, learns again.
+    # The length. The learning rate's schedule spans the whole training: from the next step on the rate is that of a run
+    # of the new length. So it jumps where the curve falls to an end (linear, cosine, wsd), and a finished run, at a
+    # rate of 0, learns again.
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.min_epochs",
@@ -73,7 +73,7 @@ MAY_CHANGE = (
     "callbacks.early_stopping._target_",
     "callbacks.early_stopping.patience",
     "callbacks.early_stopping.min_delta",
-    # What is looked at, and how often
+    # What is measured, and how often
     "trainer.val_check_interval",
     "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches",
@@ -96,13 +96,13 @@ MAY_CHANGE = (
     "callbacks.timely_validation.*",
     "data.max_test_tokens",
     "callbacks.timely_validation.*",
-    # Which checkpoints are kept; monitor and mode say what the best one so far is
+    # When checkpoints are written; monitor and mode stay, since they decide which is the best so far
     "callbacks.checkpointing.every_*",
 )
 
-# What `trainer=gpu` and the like say: the machine. The length that stands in the same file is not said by it.
+# The settings that a choice such as `trainer=gpu` decides: the machine, not the length in the same file.
 OF_A_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "started_by")
-# Groups of several objects: a choice says which there are, and not what each is set to.
+# Groups of several objects: a choice decides which objects there are, not their settings.
 GROUPS_OF_MANY = ("callbacks", "logger")
 
 MISSING = object()
@@ -140,7 +140,7 @@ def find_run(resume: str, outputs: str | Path = "outputs") -> Path:
 
 
 def last_checkpoint(folder: str | Path) -> Path:
-    """Return where a run keeps the checkpoint to go on from.
+    """Return the checkpoint from which a run resumes.
 
     That is ``last.ckpt``; of a run that was killed between its first validation and the end of its first epoch, or that
     lost it, ``best.ckpt``, which says as well from where training goes on.
@@ -151,7 +151,7 @@ def last_checkpoint(folder: str | Path) -> Path:
 
 
 def how_to_go_on(folder: str | Path) -> str:
-    """Return what to do to go on with a run that was stopped."""
+    """Return how to resume a stopped run."""
     last, shown = last_checkpoint(folder), os.path.relpath(folder)
     if not last.is_file():
         return NOTHING_YET
@@ -159,10 +159,10 @@ def how_to_go_on(folder: str | Path) -> str:
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line on which ``resume=RUN`` has the run's folder for its own.
+    """Return a command line on which ``resume=RUN`` uses the run's folder.
 
     Raises:
-        SettingError: no such run, or a command line that asks for more than to go on with it.
+        SettingError: no such run, or a command line that does more than resume it.
     """
     arguments = list(arguments)
     places = [number for number, argument in enumerate(arguments) if argument.startswith("resume=")]
@@ -188,7 +188,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def completed(config: DictConfig) -> DictConfig:
-    """Return the config of a run that goes on: its own, from its last checkpoint, with what the command line changes.
+    """Return the config of a resumed run: that of its last checkpoint, with the command line's changes.
 
     Args:
         config: as composed. Without ``resume`` it is returned as it is.
@@ -228,7 +228,7 @@ def completed(config: DictConfig) -> DictConfig:
 
 
 def check_resumable(ckpt_path: str | Path, config: dict[str, Any]) -> None:
-    """Check that a run can go on from a checkpoint with a config: only what may change is another, see `MAY_CHANGE`.
+    """Check that a run can resume from a checkpoint with a config: only settings in `MAY_CHANGE` differ.
 
     Args:
         ckpt_path: the setting.
@@ -251,7 +251,7 @@ def check_resumable(ckpt_path: str | Path, config: dict[str, Any]) -> None:
 
 
 def check_vocabulary(ckpt_path: str | Path, tokenizer_json: str) -> None:
-    """Check that the data gave the vocabulary that a checkpoint was trained with.
+    """Check that the data has the checkpoint's vocabulary.
 
     Args:
         ckpt_path: the setting.
@@ -266,7 +266,7 @@ def check_vocabulary(ckpt_path: str | Path, tokenizer_json: str) -> None:
 
 
 def record(config: DictConfig) -> None:
-    """Bring the run's ``.hydra/`` up to date, where others read what its settings and its command line were."""
+    """Update the run's ``.hydra/``, from which others read its settings and command line."""
     if is_further_process():
         return
     folder = Path(config.resume) / ".hydra"
@@ -296,7 +296,7 @@ def _read(checkpoint: str | Path, setting: str, value: str | Path) -> dict[str, 
 
 
 def _check(changes: Iterable[str], before: Leaves, after: Leaves, whose: str, advice: str) -> None:
-    """Refuse the first change that may not be."""
+    """Refuse the first change that is not allowed."""
     refused = [key for key in changes if not any(fnmatchcase(key, pattern) for pattern in MAY_CHANGE)]
     if not refused:
         return
@@ -310,7 +310,7 @@ def _check(changes: Iterable[str], before: Leaves, after: Leaves, whose: str, ad
 
 
 def _named(words: Iterable[Override], before: Leaves, after: Leaves) -> Iterable[str]:
-    """Yield the settings that the command line names."""
+    """Yield the settings on the command line."""
     for word in words:
         name = word.key_or_group
         below = [key for key in {**after, **before} if f"{key}.".startswith(f"{name}.")]
@@ -324,7 +324,7 @@ def _named(words: Iterable[Override], before: Leaves, after: Leaves) -> Iterable
 
 
 def _moved(config: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Return a run's config where its folder is now: what lies in the folder moves with it."""
+    """Return a run's config with the paths of its present folder."""
     old = str(config["paths"]["output_dir"])
 
     def move(value: Any) -> Any:
@@ -338,7 +338,7 @@ def _moved(config: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _literal(value: Any) -> Any:
-    """Return values of which OmegaConf resolves nothing: they were resolved when the run began."""
+    """Return values without interpolations: they were resolved when the run began."""
     if isinstance(value, dict):
         return {key: _literal(child) for key, child in value.items()}
     if isinstance(value, list):
@@ -347,7 +347,7 @@ def _literal(value: Any) -> Any:
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    """Set a setting by its full name; take it out where it is missing, and what is empty without it."""
+    """Set a setting by its full name; if missing, remove it and groups that become empty."""
     *path, last = key.split(".")
     nodes = [config]
     for name in path:

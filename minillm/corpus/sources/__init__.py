@@ -1,4 +1,4 @@
-"""Where articles come from: one source a file, all behind one protocol."""
+"""Sources of articles: one per file, all with one protocol."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["DumpSource", "FilesSource", "HubSource", "InParts", "SampleSource", 
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # only the libraries of the source that is asked for are loaded
+    if name in __all__:  # imports the libraries of the requested source only
         module = "source" if name in ("Source", "InParts") else name.removesuffix("Source").lower()
         return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""One large text, such as a book, cut into articles while it is read: nothing holds it whole."""
+"""Cutting one large text, such as a book, into articles as a stream: it is never in memory whole."""
 
 import re
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from typing import BinaryIO, NamedTuple
 
 from minillm.errors import SettingError
 
-VERSION = 1  # raised when the same text would be cut elsewhere
+VERSION = 1  # raised when the same text is cut elsewhere
 LONGEST_LINE = 1 << 16  # bytes; a longer line is cut at a space
 NEVER = 1 << 62
-MOST = 1_000_000  # characters of an article, wherever it may be cut: it is in memory whole
-HEADING = 80  # characters; a longer line is no heading
-MARKED = re.compile(r"(?:#{1,6}\s|={2,6}[^=]+={2,6}$)")  # as Markdown and wikis have them
+MAX_ARTICLE = 1_000_000  # characters; an article is in memory whole
+MAX_HEADING = 80  # characters
+MARKED = re.compile(r"(?:#{1,6}\s|={2,6}[^=]+={2,6}$)")  # headings of Markdown and of wikis
 SENTENCE_ENDS = (".", ",", ";", ":", "!", "?", "…", "-", "—", '"', "»", "”", "'", "’", ")")
 
 
@@ -20,8 +20,8 @@ class Part(NamedTuple):
     """A part of a text.
 
     Attributes:
-        line: the number of its first line, from 1.
-        middle: where its middle stands in the file, in bytes.
+        line: number of its first line, from 1.
+        middle: position of its middle in the file, in bytes.
         content: its bytes.
     """
 
@@ -32,38 +32,38 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a text may be cut as soon as a part has so many characters: before a heading, at a blank line, or anywhere.
+    """Where a text may be cut, by the length of the current part: before a heading, at a blank line, or anywhere.
+
+    A part of twice ``line`` characters is cut within a line.
 
     Args:
-        heading: characters from which on the next heading begins another part.
+        heading: characters after which the next heading begins a new part.
         blank: the same for the next blank line.
         line: the same for the next line.
-
-    A part that has twice ``line`` is cut within a line.
     """
 
     heading: int
     blank: int
-    line: int = MOST
+    line: int = MAX_ARTICLE
 
     @classmethod
     def at(cls, cut: str | int) -> "Cut":
-        """Return what a setting means: headings, blank_lines, or characters that a part has, about.
+        """Return the cuts of a setting: headings, blank_lines, or the approximate characters per part.
 
         Raises:
-            SettingError: it means nothing.
+            SettingError: it is none of these.
         """
         if cut == "headings":
             return cls(heading=1, blank=NEVER)
         if cut == "blank_lines":
             return cls(heading=1, blank=1)
-        if isinstance(cut, int) and not isinstance(cut, bool) and 1 <= cut <= MOST // 2:
+        if isinstance(cut, int) and not isinstance(cut, bool) and 1 <= cut <= MAX_ARTICLE // 2:
             return cls(heading=max(1, cut // 2), blank=cut, line=2 * cut)
-        advice = f"must be auto, null (a file is an article), headings, blank_lines, or characters, up to {MOST // 2:,}"
-        raise SettingError("cut", cut, f"{advice}, such as 4000")
+        advice = "must be auto, null (a file is an article), headings, blank_lines, or characters, up to"
+        raise SettingError("cut", cut, f"{advice} {MAX_ARTICLE // 2:,}, such as 4000")
 
     def parts(self, file: BinaryIO) -> Iterator[Part]:
-        """Yield the parts of a file in order; together they are the file but for what is blank between them.
+        """Yield the parts of a file in order; together they are the file without the blank lines between them.
 
         Args:
             file: open for reading, at its beginning. A line ends with a line feed.
@@ -93,19 +93,19 @@ class Cut:
 
 
 def _may_be_heading(text: str) -> bool:
-    """Tell whether a line that comes after a blank one looks like a heading: short, and no sentence ends it.
+    """Return whether a line after a blank one looks like a heading: short, and without a sentence's end.
 
-    A verse or a line of a dialogue may look like one, too; then a part begins there, which does no harm.
+    A verse or a line of a dialogue may look like one, too; a part that begins there does no harm.
     """
     text = text.strip("\ufeff \t\r\n\f")
     if MARKED.match(text):
         return True
-    short = len(text) <= HEADING and not text.endswith(SENTENCE_ENDS)
+    short = len(text) <= MAX_HEADING and not text.endswith(SENTENCE_ENDS)
     return short and (text[0].isupper() or text[0].isdigit()) and any(map(str.isalnum, text))
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield lines with their numbers; a long one in pieces, each of which ends at a space or between two characters."""
+    """Yield lines with their numbers; long ones in pieces, cut at a space or between two characters."""
     number, rest = 1, b""
     while line := rest + file.readline(LONGEST_LINE - len(rest)):
         rest = b""
@@ -117,7 +117,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _between(line: bytes) -> int:
-    """Return the last place at which no character of UTF-8 is parted."""
+    """Return the last position that does not split a UTF-8 character."""
     for end in range(len(line) - 1, max(0, len(line) - 5), -1):
         if line[end] & 0b1100_0000 != 0b1000_0000:
             return end

@@ -1,4 +1,4 @@
-"""Articles from a dump of a wiki: pages-articles XML, .bz2 or plain, in one file or in parts."""
+"""Articles from a wiki's dump: pages-articles XML, .bz2 or plain, in one file or in parts."""
 
 import bz2
 import contextlib
@@ -20,7 +20,7 @@ from minillm.corpus.article import Article, sha256
 from minillm.corpus.fingerprint import libraries
 from minillm.corpus.ids import IdSet
 from minillm.corpus.sources.export import DamagedExportError, Export, Left, NoExportError, Page
-from minillm.corpus.sources.left_out import WARNINGS, LeftOut
+from minillm.corpus.sources.left_out import MAX_WARNINGS, LeftOut
 from minillm.corpus.sources.paths import files_at
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
@@ -30,12 +30,12 @@ from minillm.progress import Reading, reading
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raised when the same dump would yield other articles
-LICENCE = "CC BY-SA 4.0"  # of every Wikipedia; a dump does not tell
-EDGE = 1 << 20  # bytes at a file's beginning and end by which it is told from others, with its size
-CHUNK = 1 << 20  # bytes of XML that are unpacked ahead
+VERSION = 2  # raised when the same dump yields other articles
+LICENCE = "CC BY-SA 4.0"  # of every Wikipedia; dumps do not name it
+EDGE = 1 << 20  # bytes at a file's beginning and end that identify it, with its size
+CHUNK = 1 << 20  # bytes of XML that are decompressed ahead
 BATCH = 64  # pages that a process converts at a time
-HEAVY = 1 << 20  # characters; with so many a batch has fewer pages
+HEAVY = 1 << 20  # characters; a batch with more has fewer pages
 DUMP_NAME = re.compile(r"\.xml(?:-p\d+p\d+)?(?:\.bz2)?$", re.IGNORECASE)
 PAGES = re.compile(r"-p(\d+)p(\d+)(?:\.bz2)?$", re.IGNORECASE)  # the first and the last page_id that a part may hold
 NUMBER = re.compile(r"(\d+)")
@@ -45,18 +45,18 @@ NUMBER = re.compile(r"(\d+)")
 class DumpSource:
     """The articles of a dump: main namespace, no redirects, no disambiguation pages, in the dump's order.
 
-    The XML is read as a stream in constant memory. A run that was broken off reads it from the beginning again, which
-    is quick: only what it does not hold yet is made plain text of. The parts of one dump are read side by side and give
-    what one file with the same pages in the order of the parts would give.
+    The XML is read as a stream in constant memory. An interrupted run reads it from the beginning again, which is fast:
+    it converts only the pages that it does not have yet. The parts of one dump are read side by side, with the same
+    result as one file with their pages in the order of the parts.
 
-    A page that cannot be used (without an id, title or time; one from which no text can be made) is named in a warning
-    and counted, and so is one that is too long or comes twice; the others are read.
+    Unusable pages (without id, title or time, or with wikitext that cannot be converted) are named in a warning and
+    counted, and so are pages that are too long or repeated; all others are read.
 
     Args:
         path: the dump, such as eswiki-latest-pages-articles.xml.bz2; a folder, or a glob, of its parts, which are read
             in the order of their names and of the numbers in them.
-        processes: processes that make text of wikitext, beside the one that reads one file or collects what comes of
-            several parts; 1 does it all in that one; None for as many as there are cores.
+        processes: processes that convert wikitext, beside the one that reads the file or joins the parts; 1: that one
+            does all; None: one per core.
         max_page_bytes: a page whose wikitext has more UTF-8 bytes is too long; it is never in memory whole.
 
     Raises:
@@ -106,7 +106,7 @@ class DumpSource:
         return [(file.absolute(), 1 if len(files) > 1 else self.processes) for file in files]
 
     def read(self, part: tuple[Path, int | None]) -> Iterator[Article | Left]:
-        """Yield what becomes of each page of the main namespace in a file; see `InParts.read`."""
+        """Yield an outcome for each page of the main namespace in a file; see `InParts.read`."""
         file, processes = part
         return chain.from_iterable(self._converted((), file, lambda position: None, processes or cores()))
 
@@ -127,12 +127,12 @@ class DumpSource:
                         left_out.add(outcome.name, outcome.problem)
             left_out.sum_up()
         finally:
-            # One that only fetches a damaged article again does not come as far as an earlier one did.
+            # A run that only replaces a damaged article does not read as far as an earlier one.
             if counts.total() >= sum(held.get_meta("counts", {}).values()):
                 held.set_meta("counts", dict(counts))
 
     def _outcomes(self, files: list[Path], held: Held, progress: Reading) -> Iterator[Article | Left]:
-        """Yield what becomes of each page of the main namespace, in order."""
+        """Yield an outcome for each page of the main namespace, in order."""
         read = functools.partial(self._converted, IdSet(held.page_ids()))
         processes = self.processes or cores()
         if len(files) == 1:
@@ -142,7 +142,7 @@ class DumpSource:
         return chain.from_iterable(shares)
 
     def _each_once(self, outcomes: Iterable[Article | Left]) -> Iterator[Article | Left]:
-        """Yield the outcomes; a page that came before is left out. What cannot be used stands in no other's way."""
+        """Yield the outcomes without repeated pages; an unusable page does not count as the first."""
         seen = IdSet()
         for outcome in outcomes:
             has_id = isinstance(outcome, Article) or (outcome.page_id >= 0 and not outcome.problem)
@@ -153,7 +153,7 @@ class DumpSource:
                 yield Left("repeated", outcome.page_id, f"{self.path}: {page} (id {outcome.page_id})", "comes twice")
 
     def _files(self) -> list[Path]:
-        """Return the files in the order of their names and of the numbers in them."""
+        """Return the files, sorted by their names and the numbers in them."""
         path = Path(self.path or "").expanduser()
         found = files_at(path)
         if found is None or path.is_file():
@@ -185,13 +185,13 @@ class DumpSource:
         return {"size": size, "edges": digest.hexdigest()}
 
     def _check_headers(self, files: list[Path]) -> None:
-        """Refuse files that are no dumps, or of different wikis, before any of them is read."""
+        """Refuse files that are no dumps, or of different wikis, before reading any."""
         wikis = {}
         for file in files:
             with self._opened(file) as export:
                 wikis[file] = export.dialect, export.base
                 if export.strange and file == files[0]:
-                    keys = ", ".join(repr(key[:80]) for key in export.strange[:WARNINGS])
+                    keys = ", ".join(repr(key[:80]) for key in export.strange[:MAX_WARNINGS])
                     log.warning("%s: left out: namespaces with keys that are no numbers (%s)", file, keys)
             if wikis[file] != wikis[files[0]]:
                 raise self._unusable(
@@ -201,7 +201,7 @@ class DumpSource:
     def _converted(
         self, held: Container[int], file: Path, told: Callable[[int], None], processes: int = 1
     ) -> Iterator[list[Article | Left]]:
-        """Yield, some at a time, what becomes of each page of the main namespace in a file.
+        """Yield, in batches, an outcome for each page of the main namespace in a file.
 
         Args:
             held: ids of pages that are not read.
@@ -222,7 +222,7 @@ class DumpSource:
     def _opened(
         self, file: Path, held: Container[int] = (), told: Callable[[int], None] = lambda position: None
     ) -> Iterator[Export]:
-        """Open a file of the dump; while it is open, its faults become errors that name it."""
+        """Open a file of the dump; errors while it is open name it."""
         begun = False
         try:
             with file.open("rb") as packed, ThreadPoolExecutor(1) as ahead:
@@ -244,7 +244,7 @@ class DumpSource:
 
 
 def _chunks(packed: BinaryIO, ahead: ThreadPoolExecutor, told: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield a dump's XML, whether it is packed or not; the next piece is unpacked meanwhile, on another core."""
+    """Yield a dump's XML, decompressed if necessary; the next chunk is decompressed meanwhile on another core."""
     is_packed = packed.read(3) == b"BZh"
     packed.seek(0)
     file = cast(BinaryIO, bz2.BZ2File(packed)) if is_packed else packed
@@ -260,13 +260,13 @@ def _weight(page: Page | Left) -> int:
 
 
 def _in_natural_order(file: Path) -> list[tuple[int, str]]:
-    """Return a key by which part 2 comes before part 10."""
+    """Return a sorting key that puts part 2 before part 10."""
     pieces = NUMBER.split(str(file))  # text and numbers in turn
     return [(int(piece), "") if place % 2 else (0, piece) for place, piece in enumerate(pieces)]
 
 
 def _converted(file: str, dialect: Dialect, base: str, pages: list[Page | Left]) -> list[Article | Left]:
-    """Return what becomes of pages: articles, and why the others are none."""
+    """Return an outcome for each page: an article, or why it is none."""
     outcomes: list[Article | Left] = []
     for page in pages:
         if isinstance(page, Left):
@@ -274,8 +274,8 @@ def _converted(file: str, dialect: Dialect, base: str, pages: list[Page | Left])
         else:
             try:
                 outcome = _outcome(page, dialect, base)
-            except Exception as error:  # whatever one page does, the others are read
-                problem = f"cannot be made plain text ({type(error).__name__})"  # the error's words may hold the page's
+            except Exception as error:  # one bad page must not stop the others
+                problem = f"cannot be made plain text ({type(error).__name__})"  # its message may hold the page's text
                 outcome = Left("unusable", page.page_id, f"{file}: the page {page.title[:80]!r}", problem)
         outcomes.append(outcome)
     return outcomes
@@ -289,5 +289,5 @@ def _outcome(page: Page, dialect: Dialect, base: str) -> Article | Left:
         return Left("disambiguation", page_id)
     url = f"{base}/{quote(title.replace(' ', '_'), safe='/:(),')}"
     text = plain_text(source, dialect)
-    text.encode()  # half of a surrogate pair would be no text
+    text.encode()  # half of a surrogate pair is no text
     return Article(page_id, title, text, revision_id, url, timestamp, LICENCE, sha256(source))

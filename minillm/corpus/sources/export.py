@@ -1,7 +1,6 @@
 """The XML of a wiki's dump, read as a stream; see https://www.mediawiki.org/wiki/Help:Export.
 
-What is not wanted is never held: pages of other namespaces, earlier revisions, and a text beyond the limit take no
-memory, however long they are.
+Pages of other namespaces, earlier revisions, and text beyond the limit take no memory, however long they are.
 """
 
 from collections.abc import Container, Iterator
@@ -12,7 +11,7 @@ from minillm.corpus.ids import VALID, number_of
 from minillm.corpus.wikitext import Dialect
 
 LONGEST_FIELD = 4096  # characters of a title, a number or a time; MediaWiki's titles have at most 255 bytes
-LONGEST_TAG = 1 << 24  # bytes of a tag or comment, which the parser holds whole
+LONGEST_TAG = 1 << 24  # bytes of a tag or comment, which the parser keeps in memory
 DEEPEST = 100  # elements within elements; a dump has six
 WANTED = {  # elements by their parent's name and their own
     ("siteinfo", "base"),
@@ -29,7 +28,7 @@ REVISION = ("revision id", "revision timestamp", "revision text")
 
 
 class Page(NamedTuple):
-    """A page of the main namespace that is no redirect, in its last revision."""
+    """A page of the main namespace in its last revision; no redirect."""
 
     page_id: int
     revision_id: int
@@ -42,10 +41,10 @@ class Left(NamedTuple):
     """A page that is left out.
 
     Attributes:
-        reason: the name under which it is counted; "held" is counted nowhere.
-        page_id: its id; -1 where it has none.
-        name: its title, or its place in the file.
-        problem: what is wrong with it, where its user should know of it.
+        reason: the name under which it is counted; "held" is not counted.
+        page_id: its id; -1: it has none.
+        name: its title, or its position in the file.
+        problem: what is wrong with it, if the user should know.
     """
 
     reason: str
@@ -55,7 +54,7 @@ class Left(NamedTuple):
 
 
 class NoExportError(Exception):
-    """The file does not begin as a dump does."""
+    """The file does not begin like a dump."""
 
 
 class DamagedExportError(Exception):
@@ -71,9 +70,9 @@ class Export:
         held: ids of pages that are not read.
 
     Attributes:
-        dialect: the names that the wiki uses.
+        dialect: the wiki's names.
         base: address of the wiki's pages, without their titles.
-        strange: keys of namespaces that are no numbers; the dialect does not know these namespaces.
+        strange: keys of namespaces that are no numbers; the dialect lacks these namespaces.
 
     Raises:
         NoExportError: it is no dump.
@@ -91,10 +90,10 @@ class Export:
         self._collected: str | None = None  # the field whose text is being read
         self._depth = 0  # of the element that holds it
         self._pieces: list[str] = []
-        self._room = 0  # characters that the field may still have
-        self._place = 0  # byte of the XML at which the page begins
+        self._room = 0  # characters that the field can still take
+        self._place = 0  # position in the XML at which the page begins, in bytes
         self._ready: list[Page | Left] = []
-        self._fault: DamagedExportError | None = None  # after what is ready
+        self._fault: DamagedExportError | None = None  # raised after the finished pages
         self._key = "0"  # of the namespace that is being read
         self._namespaces: list[tuple[str, str]] = []
         self._has_header = False
@@ -124,7 +123,7 @@ class Export:
             raise self._fault
 
     def _parse(self) -> bool:
-        """Parse the next chunk; return whether there may be something after it."""
+        """Parse the next chunk; return whether another may follow."""
         chunk = next(self._chunks, b"")
         self._fed += len(chunk)
         try:
@@ -139,7 +138,7 @@ class Export:
         return bool(chunk)
 
     def _refuse(self, *doctype: object) -> None:
-        # It could declare entities that grow without end.
+        # It could declare entities that expand without limit.
         raise NoExportError("it declares a document type, as no dump does")
 
     def _start(self, name: str, attributes: list[str]) -> None:
@@ -149,7 +148,7 @@ class Export:
         if (parent, name) in WANTED:
             self._collect(f"revision {name}" if parent == "revision" else name, attributes)
         elif name == "revision":
-            for field in REVISION:  # of an earlier one
+            for field in REVISION:  # of an earlier revision
                 self._fields.pop(field, None)
             self._fields[name] = ""
         elif len(path) > DEEPEST:
@@ -178,7 +177,7 @@ class Export:
     def _data(self, piece: str) -> None:
         self._room -= len(piece)
         if self._room < 0:
-            self._pieces.clear()  # from here on nothing of it is held
+            self._pieces.clear()  # frees the rest of the text
         else:
             self._pieces.append(piece)
 

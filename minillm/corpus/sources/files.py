@@ -1,4 +1,4 @@
-"""One's own text: .txt, .jsonl and .parquet files."""
+"""Articles from the user's own .txt, .jsonl and .parquet files."""
 
 import contextlib
 import functools
@@ -26,17 +26,17 @@ from minillm.corpus.split import uniform
 from minillm.errors import SettingError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-VERSION = 2  # raised when the same files would yield other articles
-LARGE = 100_000  # bytes of a .txt file that is more than an article: thirty pages of a book
-PART = 4000  # characters that the articles have which it is cut into, about: two pages
+VERSION = 2  # raised when the same files yield other articles
+LARGE = 100_000  # bytes; a longer .txt file is cut into articles: thirty pages of a book
+PART = 4000  # approximate characters of an article that a long file is cut into: two pages
 TOGETHER, BLOCKS = "together", "blocks"
-PLACE = object()  # no name that a field of a record can have
+PLACE = object()  # unlike any field name of a record
 ONE = 1 - 2**-53  # the largest place
 
 
 @dataclass(frozen=True)
 class FilesSource:
-    """Articles from a file, from all files under a folder, or from those that a glob names.
+    """Articles from a file, from all files under a folder, or from the files of a glob.
 
     A .txt file is one article, titled by the file's name, or it is cut into several; a line of a .jsonl file or a row
     of a .parquet file is one article, whose ``url``, ``timestamp`` and ``revision_id`` are read too where it has them.
@@ -88,7 +88,7 @@ class FilesSource:
             raise SettingError("parts", self.parts, f"must be auto, {TOGETHER} or {BLOCKS}")
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings with each file's name and SHA-256; reads the files once, about a second a gigabyte.
+        """Return the settings with each file's name and SHA-256; reads the files once, at about a gigabyte per second.
 
         ``cut`` is there where a file is cut: where, how many files, and how their articles are split.
         """
@@ -105,7 +105,7 @@ class FilesSource:
         return described
 
     def _cut(self, file: Path, files: int) -> Cut | None:
-        """Return where a file, of so many, is cut; None: nowhere."""
+        """Return where a file is cut, given the number of files; None: nowhere."""
         if self.cut is None or file.suffix.lower() != ".txt":
             return None
         if self.cut == "auto":
@@ -121,12 +121,12 @@ class FilesSource:
         yield from self.joined(chain.from_iterable(map(self.read, self.pieces())), limit, held)
 
     def pieces(self) -> list[tuple[str, Path, int]]:
-        """Return the files, each with its name and how many there are; see `InParts.pieces`."""
+        """Return the files, each with its name and the number of files; see `InParts.pieces`."""
         files = self._files()
         return [(name, file.absolute(), len(files)) for name, file in files.items()]
 
     def read(self, part: tuple[str, Path, int]) -> Iterator[Article | Left]:
-        """Yield what becomes of each record of a file; see `InParts.read`."""
+        """Yield an outcome for each record of a file; see `InParts.read`."""
         name, file, files = part
         for line, load in self._records(name, file, files):
             try:
@@ -136,7 +136,7 @@ class FilesSource:
             yield outcome
 
     def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Container[int]) -> Iterator[Article]:
-        """Yield the articles; one whose identity comes again gets another one; see `InParts.joined`."""
+        """Yield the articles; a repeated identity is replaced by another one; see `InParts.joined`."""
         new = (article for article in self._each_itself(outcomes) if article.page_id not in held)
         yield from islice(new, limit)
 
@@ -173,11 +173,11 @@ class FilesSource:
 
     def _cut_records(self, name: str, file: Path, cut: Cut, parts: str) -> Iterator[tuple[int, Callable[[], Any]]]:
         size, number = file.stat().st_size, 0
-        together = uniform("split", _identity(name, file.stem))  # the side of the uncut file
+        together = uniform("split", _identity(name, file.stem))  # the split of the uncut file
         with file.open("rb") as content:
             for number, part in enumerate(cut.parts(content), 1):
                 fields = {self.title_field: f"{file.stem} ({number})", self.id_field: f"{name}#{number}"}
-                # A file that grows while it is read has parts behind what was its end.
+                # A file that grows while it is read has parts after its former end.
                 place = together if parts == TOGETHER else min(part.middle / max(1, size), ONE)
                 yield part.line, functools.partial(self._plain, part.content, {**fields, PLACE: place})
         if not number:
@@ -209,7 +209,7 @@ class FilesSource:
         if any("\ud800" <= char <= "\udfff" for char in set(title + text + url + timestamp)):
             raise ValueError("is not Unicode (half of a surrogate pair)")
         revision_id = record.get("revision_id")
-        if isinstance(revision_id, int) and number_of(revision_id) is None:  # also where it is true or false
+        if isinstance(revision_id, int) and number_of(revision_id) is None:  # true and false are integers in Python
             raise ValueError(f"has a revision_id that is no number {VALID}")
         return Article(
             page_id=_identity(title, text) if key is None else _identity(str(key), title or name),
@@ -223,7 +223,7 @@ class FilesSource:
         )
 
     def _left(self, file: Path, line: int, error: Exception) -> Left:
-        """Refuse a record that cannot be used, or say what is wrong with it."""
+        """Return why a record cannot be used."""
         problem = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnicodeDecodeError):
             line += error.object.count(b"\n", 0, error.start)
@@ -234,7 +234,7 @@ class FilesSource:
         return Left("unusable", -1, f"{file}:{line}", problem)
 
     def _files(self) -> dict[str, Path]:
-        """Return the files by their names within the folder, in the order of these names."""
+        """Return the files by their names within the folder, sorted by name."""
         found = files_at(self.path or "")
         if found is None:
             raise self._unusable("does not exist; name a file, a folder or a glob")
@@ -272,7 +272,7 @@ def _row(batch: pyarrow.RecordBatch, row: int) -> dict[str, Any]:
         return {column: batch.column(column)[row].as_py() for column in batch.schema.names}
     except UnicodeDecodeError:
         raise
-    except Exception as error:  # a time that Python has not, a time zone that nobody knows: each has its own kind
+    except Exception as error:  # invalid times and unknown time zones raise different errors
         raise ValueError(f"has a value that cannot be read ({error})") from error
 
 

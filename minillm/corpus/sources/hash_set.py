@@ -8,7 +8,7 @@ RECENT = 1 << 16  # hashes that are not yet in a sorted run
 class HashSet:
     """A set of 63-bit hashes, in eight bytes each.
 
-    New ones are in a Python set; when it is full it becomes a sorted run, and runs of about one length are joined.
+    New hashes are in a Python set; a full set becomes a sorted run, and runs of similar length are merged.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class HashSet:
         return number in self._recent or any(_is_in(run, number) for run in self._runs)
 
     def add(self, number: int) -> bool:
-        """Put a hash in; return False where it is there already."""
+        """Add a hash; return whether it is new."""
         if number in self:
             return False
         self._recent.add(number)

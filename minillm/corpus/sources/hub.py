@@ -24,10 +24,10 @@ from minillm.progress import track
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the same dataset would yield other articles
+VERSION = 1  # raised when the same dataset yields other articles
 COLUMNS = ("id", "url", "title", "text")
-LICENCE = "CC BY-SA 3.0"  # as the dataset's card says of all its articles
-PATIENCE = 10.0  # seconds until the hub is taken for unreachable when it is asked for a revision
+LICENCE = "CC BY-SA 3.0"  # of all its articles, by the dataset's card
+REVISION_TIMEOUT = 10.0  # seconds that the hub has to answer a request for a revision
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class HubSource:
         return [file.absolute() for file in self._files()]
 
     def read(self, part: Path) -> Iterator[Article | Left]:
-        """Yield what becomes of each row of a file; see `InParts.read`."""
+        """Yield an outcome for each row of a file; see `InParts.read`."""
         return map(self._outcome, self._read([part]))
 
     def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Held) -> Iterator[Article]:
@@ -95,14 +95,14 @@ class HubSource:
         left_out.sum_up()
 
     def _rows(self, held: Held) -> tuple[int | None, Iterator[dict[str, Any]]]:
-        """Return how many rows there are, where that is known, and the rows."""
+        """Return the number of rows, if known, and the rows."""
         if self._folder:
             return self._local_rows()
         revision = self._commit(held)
         chosen = {"revision": revision} if revision else {}
         try:
             dataset = load_dataset(self.path, self.config, split="train", streaming=self.streaming, **chosen)
-        except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises, with and without network
+        except (OSError, ValueError, RuntimeError) as error:  # the errors of `datasets`, with and without a network
             problem = " ".join(str(error).split())[:200]
             advice = "is the name right and the network up? a folder of parquet files or data=sample works offline"
             raise OutsideError(f"{self.path} ({self.config}) cannot be had: {problem}; {advice}") from error
@@ -111,11 +111,11 @@ class HubSource:
         return total, self._outside(iter(dataset))
 
     def _commit(self, held: Held) -> str | None:
-        """Return the commit to read: the one that was begun with, or the one that the hub has now; None: unknown."""
+        """Return the commit to read: that of the first reading, or the hub's current one; None: unknown."""
         if origin := held.get_meta("origin"):
             return str(origin["revision"])
         try:
-            commit = HfApi().dataset_info(self.path, revision=self.revision, timeout=PATIENCE).sha
+            commit = HfApi().dataset_info(self.path, revision=self.revision, timeout=REVISION_TIMEOUT).sha
         except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
             log.warning(
                 "the hub does not tell the revision of %s (%s): none is recorded", self.path, type(error).__name__
@@ -154,7 +154,7 @@ class HubSource:
         url, title, text = row["url"], row["title"], row["text"]
         if (page_id := number_of(row["id"])) is None:
             return Left("unusable", -1, problem=f"has no id {VALID}")
-        if page_id in held:  # skipped by its id alone, without a look at its text
+        if page_id in held:  # skipped by its id, without reading its text
             return Left("held", page_id)
         if not (isinstance(title, str) and isinstance(text, str) and isinstance(url or "", str)):
             return Left("unusable", page_id, problem="has a title, text or url that is no text")
@@ -167,7 +167,7 @@ class HubSource:
 
     @property
     def _folder(self) -> Path | None:
-        """The folder, where the path is one: it exists, or is written as only a path can be."""
+        """The folder, if the path is one: it exists, or cannot be a dataset's name."""
         path = Path(self.path).expanduser()
         return path if path.exists() or path.is_absolute() or self.path.startswith((".", "~")) else None
 

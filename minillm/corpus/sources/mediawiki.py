@@ -1,4 +1,4 @@
-"""A client of the MediaWiki Action API (https://www.mediawiki.org/wiki/API) that asks little and gives up late.
+"""A client of the MediaWiki Action API (https://www.mediawiki.org/wiki/API) with few requests and many retries.
 
 It keeps to the API's etiquette (https://www.mediawiki.org/wiki/API:Etiquette): a User-Agent that says who asks, gzip,
 ``maxlag``, one request at a time, Retry-After honoured, exponential backoff with jitter otherwise.
@@ -22,21 +22,21 @@ from minillm.errors import MiniLLMError, OutsideError, SettingError
 
 log = logging.getLogger(__name__)
 
-MOST_PAGES = 50  # what the API takes a request from ordinary clients: of titles, pageids and revids
-FIRST_RETRIES = 3  # at an address that never answered as a wiki does
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled from the first to the longest, and jitter
-LONGEST_ASKED_WAIT = 3600.0  # seconds that we let the server ask us to wait
-MAXLAG = 5  # seconds that the wiki's database copies may be behind before we make room for others
+MOST_PAGES = 50  # the API's limit per request for ordinary clients: titles, pageids and revids
+FIRST_RETRIES = 3  # at an address that has not yet answered as a wiki
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries, doubled each time, with jitter
+LONGEST_ASKED_WAIT = 3600.0  # seconds; longer requested waits are cut to this
+MAXLAG = 5  # seconds; requests wait while the wiki's database replicas lag more
 PASSING_CODES = ("maxlag", "ratelimited", "readonly", "internal_api_error")  # error codes (or their beginnings)
 PASSING_STATUSES = (408, 425, 429)  # and every 5xx
 
 
 class _PassingError(Exception):
-    """A fault that another try may get over.
+    """A fault after which another try may succeed.
 
     Args:
         problem: what happened.
-        wait: seconds that the server asked us to wait; 0 where it did not say.
+        wait: seconds that the server asked us to wait; 0: it did not.
     """
 
     def __init__(self, problem: str, wait: float = 0.0) -> None:
@@ -49,12 +49,12 @@ class MediaWiki:
 
     Args:
         api_url: address of its api.php.
-        contact: whom the wiki's operators can write to (an e-mail or web address); goes into the User-Agent.
+        contact: an e-mail or web address for the wiki's operators, in the User-Agent.
         timeout: seconds to wait for a connection, and for each next piece of an answer.
-        retries: further tries of a request that met a passing fault.
+        retries: further tries after a passing fault.
 
     Attributes:
-        known: whether there is a MediaWiki API at the address: it gave an answer once.
+        known: whether the address has answered as a MediaWiki API.
         counts: ``requests`` made, ``bytes`` of content received and ``seconds`` spent, failed tries included.
     """
 
@@ -83,10 +83,10 @@ class MediaWiki:
         self._client.close()
 
     def get(self, **parameters: Any) -> dict[str, Any]:
-        """Return the API's answer to one request, made again while the faults that it meets are passing ones.
+        """Return the API's answer to one request; passing faults are retried.
 
         Args:
-            parameters: of the API; lists are joined by ``|``, and what is None is left out.
+            parameters: of the API; lists are joined by ``|``, and None is left out.
 
         Raises:
             SettingError: there is no MediaWiki API at the address.
@@ -110,10 +110,10 @@ class MediaWiki:
             raise self._failure(fault) from fault
 
     def pages(self, resume: dict[str, Any], **parameters: Any) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
-        """Yield the pages of a query, one batch at a time, and where the next batch begins; follow it to its end.
+        """Yield the pages of a query in batches, each with the position of the next batch, to the query's end.
 
         Args:
-            resume: where to begin: empty for the beginning, or what came with the batch before.
+            resume: where to begin: empty: at the beginning; or a position that came with a batch.
             parameters: of the query.
         """
         while True:
@@ -121,7 +121,7 @@ class MediaWiki:
             complete = False
             while not complete:
                 answer = self.get(action="query", **(parameters | resume))
-                # A large batch comes in parts: each page's properties are put together.
+                # The answer to a large batch comes in parts, so each page's properties are merged.
                 for page in answer.get("query", {}).get("pages", []):
                     pages.setdefault(page.get("pageid", -1 - len(pages)), {}).update(page)
                 resume = answer.get("continue", {})
@@ -131,11 +131,11 @@ class MediaWiki:
                 return
 
     def _try(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Make one request; raise _PassingError where another may fare better."""
+        """Make one request; raise _PassingError if another try may succeed."""
         start = time.monotonic()
         self.counts["requests"] += 1
         try:
-            # Titles may be long: fifty of them do not fit in an address.
+            # Fifty long titles do not fit in an address.
             if "titles" in values:
                 response = self._client.post(self.api_url, data=values)
             else:
@@ -171,7 +171,7 @@ class MediaWiki:
         return content
 
     def _failure(self, fault: _PassingError) -> MiniLLMError:
-        """Return what a fault amounts to that no further try got over."""
+        """Return the error for a fault that no further try overcame."""
         tries = f"after {self._tries(fault)} tries"
         if isinstance(fault.__cause__, httpx.ConnectError):
             advice = "is the address right and the network up? data=sample works offline"
@@ -181,7 +181,7 @@ class MediaWiki:
         return OutsideError(f"{self.api_url} failed {tries} ({fault})")
 
     def _tries(self, fault: BaseException | None) -> int:
-        """Return how many tries a fault is worth: few where nothing tells that there is a wiki at the address."""
+        """Return the number of tries after a fault: few while the address has not answered as a wiki."""
         if not self.known and isinstance(fault and fault.__cause__, httpx.ConnectError | ValueError):
             return min(self.retries, FIRST_RETRIES) + 1
         return self.retries + 1
@@ -209,4 +209,4 @@ def _retry_after(response: httpx.Response) -> float:
             seconds = (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         except (OverflowError, TypeError, ValueError):
             return 0.0
-    return min(seconds, LONGEST_ASKED_WAIT) if seconds > 0 else 0.0  # also where it is not a number
+    return min(seconds, LONGEST_ASKED_WAIT) if seconds > 0 else 0.0  # also for NaN

@@ -1,11 +1,11 @@
-"""The files that a path stands for."""
+"""The files of a path."""
 
 import glob
 from pathlib import Path
 
 
 def files_at(path: str | Path) -> dict[str, Path] | None:
-    """Return the files by their names within the folder; None where the path leads nowhere.
+    """Return the files by their names within the folder; None if nothing is there.
 
     Args:
         path: a file, a folder with all files under it, or a glob; hidden files are left aside.

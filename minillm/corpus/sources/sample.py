@@ -14,7 +14,7 @@ from minillm.corpus.article import Article
 
 @dataclass(frozen=True)
 class SampleSource:
-    """479 Spanish encyclopedia articles that come with the package, 1.1 MB, in an order that mixes their themes."""
+    """479 Spanish encyclopedia articles in the package, 1.1 MB, in an order that mixes their topics."""
 
     name: ClassVar[str] = "sample"
 

@@ -1,4 +1,4 @@
-"""What every source of articles offers."""
+"""The protocols of sources of articles."""
 
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from minillm.corpus.sources.export import Left
 
 
 class Held(Container[int], Protocol):
-    """What a corpus has already: the page_ids of its articles, and what their source keeps to go on from."""
+    """What a corpus already has: the page_ids of its articles, and its source's notes for resuming."""
 
     @property
     def folder(self) -> Path:
@@ -22,22 +22,22 @@ class Held(Container[int], Protocol):
         """Return the value kept under a key, or the default."""
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Keep a plain JSON value under a key; it survives whatever becomes of the process."""
+        """Store a plain JSON value under a key, durably."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where articles come from."""
+    """A source of articles."""
 
     @property
     def name(self) -> str:
-        """One word that names the kind of source."""
+        """The source's kind, in one word."""
 
     def describe(self) -> dict[str, Any]:
-        """Return, as plain JSON-able values, everything that decides which articles the source yields.
+        """Return everything that decides which articles the source yields, as plain JSON values.
 
-        Equal descriptions share one raw store. What can change without the source being told, such as a wiki's
-        articles, is left out: the store keeps what was read first.
+        Equal descriptions share one raw store. What can change unnoticed, such as a wiki's articles, is left out: the
+        store keeps the first version that was read.
 
         Raises:
             SettingError: a setting names something that does not exist.
@@ -46,53 +46,53 @@ class Source(Protocol):
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
         """Yield articles that are not held yet, lazily, each with a page_id of its own.
 
-        An article that was yielded once and is not held any more comes before new ones. Under the key ``counts`` a
-        source may keep what it had to do so far, by name, such as requests and bytes: it is shown with the funnel.
-        Under ``origin`` it may keep exactly what it reads, such as a dataset's revision: the corpus's lock names it.
+        An article that was yielded before and is no longer held comes before new ones. Under the key ``counts`` a
+        source may store counts of its work, such as requests and bytes, which the funnel shows; under ``origin``, what
+        exactly it reads, such as a dataset's revision, which the corpus's lock names.
 
-        A source with an order of its own keeps to it, so that a corpus grows by its next articles. When the iterator
-        ends before ``limit``, the source has nothing more to give. The caller keeps each article before it asks for
-        the next, so ``held`` grows meanwhile.
+        A source with an order keeps it, so that a corpus grows by the next articles. If the iterator ends before
+        ``limit``, the source has no more articles. The caller stores each article before it takes the next, so
+        ``held`` grows meanwhile.
 
         Args:
-            limit: yield at most so many articles; None for all there are.
-            held: what the corpus has already.
+            limit: the most articles; None: all.
+            held: what the corpus already has.
 
         Raises:
             SettingError: the source's settings, or the input they name, cannot be used.
-            OutsideError: a fault outside the program; what was yielded so far is good.
+            OutsideError: a fault outside the program; earlier outcomes are good.
         """
 
 
 @runtime_checkable
 class InParts(Source, Protocol):
-    """A source whose input is in parts that can be read each on its own, on whatever machine sees it.
+    """A source whose input has parts that can be read independently, also on other machines.
 
     ``joined(chain.from_iterable(map(read, pieces())), ...)`` is what ``articles(...)`` yields.
     """
 
     def pieces(self) -> list[Any]:
-        """Return what `read` takes, in the order of the articles; empty where it cannot be read in parts.
+        """Return the parts for `read`, in the order of the articles; empty: it cannot be read in parts.
 
         Raises:
-            SettingError: the input cannot be used, as far as its beginning tells.
+            SettingError: the input's beginning shows that it cannot be used.
         """
 
     def read(self, part: Any) -> Iterator[Article | Left]:
-        """Yield what becomes of each record of a part, in order.
+        """Yield an outcome for each record of a part, in order.
 
         Raises:
             SettingError: the input cannot be used.
-            OutsideError: a fault outside the program; what was yielded so far is good.
+            OutsideError: a fault outside the program; earlier outcomes are good.
         """
 
     def joined(self, outcomes: Iterable[Article | Left], limit: int | None, held: Held) -> Iterator[Article]:
-        """Yield the articles of the outcomes of all parts: what the parts cannot know of each other is settled here.
+        """Yield the articles of all parts' outcomes; resolves what depends on several parts, such as repeated ids.
 
-        Nothing is taken of the outcomes ahead of the article that is yielded, and an article's text is not looked at.
+        Reads no outcome ahead of the yielded article, and no article's text.
 
         Args:
             outcomes: of all parts, in order.
-            limit: yield at most so many articles; None for all there are.
-            held: what the corpus has already.
+            limit: the most articles; None: all.
+            held: what the corpus already has.
         """

@@ -12,7 +12,7 @@ from minillm.corpus import wikitext
 from minillm.corpus.article import Article, sha256
 from minillm.corpus.fingerprint import fingerprint, libraries
 from minillm.corpus.lock import LockedRevision, read_lock
-from minillm.corpus.sources.left_out import WARNINGS
+from minillm.corpus.sources.left_out import MAX_WARNINGS
 from minillm.corpus.sources.mediawiki import MOST_PAGES, MediaWiki
 from minillm.corpus.sources.source import Held
 from minillm.corpus.wikitext import Dialect, is_disambiguation, is_redirect, plain_text
@@ -20,9 +20,9 @@ from minillm.errors import OutsideError, SettingError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raised when the same settings would select or yield other articles
+VERSION = 1  # raised when the same settings select or yield other articles
 LONGEST_TIMEOUT = 86_400  # seconds: a day
-ABOUT = {  # what tells whether a page is an article, and which revision of it we have
+ABOUT = {  # shows whether a page is an article, and its revision
     "prop": ["info", "pageprops", "revisions"],
     "inprop": "url",
     "ppprop": "disambiguation",
@@ -36,10 +36,10 @@ Page = dict[str, Any]
 
 @dataclass(frozen=True)
 class WikipediaSource:
-    """Articles of a wiki: chosen at random, by category, by title, or as another corpus had them.
+    """Articles of a wiki: chosen at random, by category, by title, or by another corpus's lock.
 
-    What was chosen is kept before the first text is fetched. So a run that was broken off goes on with the same
-    choice, and asks for nothing that it has.
+    The choice is stored before the first text is fetched, so an interrupted run resumes with the same choice, and
+    requests nothing again.
 
     Args:
         api_url: address of the wiki's api.php.
@@ -88,7 +88,7 @@ class WikipediaSource:
             raise SettingError("depth", self.depth, "must be at least 0 levels of subcategories")
         if self.pages_per_request < 1:
             raise SettingError("pages_per_request", self.pages_per_request, f"must be 1 to {MOST_PAGES}")
-        if not 0 < self.timeout <= LONGEST_TIMEOUT:  # nor is it then "not a number"
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:  # also refuses NaN
             raise SettingError(
                 "timeout", self.timeout, f"must be above 0 and at most {LONGEST_TIMEOUT} seconds, such as 30"
             )
@@ -111,7 +111,7 @@ class WikipediaSource:
         return settings
 
     def articles(self, limit: int | None, held: Held) -> Iterator[Article]:
-        """Yield articles, first those chosen earlier and not held yet; see `Source.articles`."""
+        """Yield articles, first the chosen ones that are not held yet; see `Source.articles`."""
         with MediaWiki(self.api_url, self.contact, self.timeout, self.retries) as wiki:
             yield from islice(_Reading(self, wiki, held).articles(limit), limit)
 
@@ -144,7 +144,7 @@ class WikipediaSource:
 
 
 class _Reading:
-    """One reading of a wiki: goes on from what ``held`` keeps and keeps there how far it came.
+    """One reading of a wiki: resumes from the notes in ``held``, and stores its progress there.
 
     Kept are ``counts`` and ``site``; ``selection/0``, ``selection/1``, ...: the page_ids of each batch that was chosen;
     ``selection``: the number of these batches and where the next one begins; ``left_out``: what turned out no article.
@@ -157,12 +157,12 @@ class _Reading:
         self.dialect = Dialect.of_siteinfo(self.site)
         self.about = CONTENT if source.text == "wikitext" else ABOUT
         self.licence = self.site["rightsinfo"].get("text") or self.site["rightsinfo"].get("url") or "CC BY-SA 4.0"
-        self.left_out = held.get_meta("left_out", [])  # page_ids of what was chosen and is no article
+        self.left_out = held.get_meta("left_out", [])  # page_ids of chosen pages that are no articles
         self.came = 0  # articles yielded
-        self.gone = 0  # pages that the wiki does not have any more
+        self.gone = 0  # pages that the wiki no longer has
 
     def articles(self, limit: int | None) -> Iterator[Article]:
-        """Yield the articles that were chosen and are not held, then choose more while fewer than the limit came."""
+        """Yield the chosen articles that are not held, then choose more up to the limit."""
         if self.source.lock:
             yield from self._locked()
             return
@@ -178,7 +178,7 @@ class _Reading:
             log.warning("%s has no more articles: %d of %d asked for came", self.source.api_url, self.came, limit)
 
     def _site(self) -> dict[str, Any]:
-        """Return what the wiki says about itself; it is asked once."""
+        """Return the wiki's description of itself, requested once."""
         if site := self.held.get_meta("site"):
             self.wiki.known = True
             return dict(site)
@@ -203,13 +203,13 @@ class _Reading:
     # Choosing
 
     def _chosen(self) -> list[int]:
-        """Return the page_ids that were chosen earlier and are not held, in the order of choice."""
+        """Return the chosen page_ids that are not held, in the order of choice."""
         batches = self.held.get_meta("selection", {"batches": 0})["batches"]
         chosen = (page_id for number in range(batches) for page_id in self.held.get_meta(f"selection/{number}"))
         return [page_id for page_id in chosen if page_id not in self.held and page_id not in self.left_out]
 
     def _choose(self, limit: int | None) -> Iterator[list[Page]]:
-        """Choose pages, a batch at a time, until enough articles came; each batch is kept before it is yielded."""
+        """Choose pages in batches until there are enough articles; each batch is stored before it is yielded."""
         state = self.held.get_meta("selection") or {"batches": 0, "place": self._start()}
         while state["place"] is not None and (limit is None or self.came < limit):
             size = self.source.batch if limit is None else min(self.source.batch, limit - self.came)
@@ -222,7 +222,7 @@ class _Reading:
             yield pages
 
     def _start(self) -> dict[str, Any]:
-        """Return the place where choosing begins: plain JSON values, other ones for each kind of selection."""
+        """Return the position where choosing begins: plain JSON values that depend on the selection."""
         if self.source.selection == "titles":
             return {"done": 0}
         if self.source.selection == "category":
@@ -230,7 +230,7 @@ class _Reading:
         return {"continue": {}}
 
     def _next_pages(self, place: dict[str, Any], size: int) -> tuple[list[Page], dict[str, Any] | None]:
-        """Return the pages from a place on, and the place after them; None after the last."""
+        """Return the pages from a position on, and the next position; None: there is none."""
         if self.source.selection == "titles":
             titles = self.source.all_titles[place["done"] : place["done"] + size]
             answer: list[Page] = []
@@ -279,7 +279,7 @@ class _Reading:
         return str(pages[0]["title"])
 
     def _is_article(self, page: Page) -> bool:
-        """Tell whether a page is an article; count why it is not, and ask for it no more."""
+        """Return whether a page is an article; otherwise count the reason, and never request it again."""
         if "pageid" not in page or "revisions" not in page:
             self._leave_out(page, "missing")
         elif "redirect" in page:
@@ -299,13 +299,13 @@ class _Reading:
 
     def _miss(self, name: str) -> None:
         self.gone += 1
-        if self.gone <= WARNINGS:
+        if self.gone <= MAX_WARNINGS:
             log.warning("%s has no page %s (any more)", self.source.api_url, name)
 
     # Fetching
 
     def _texts_of(self, page_ids: list[int]) -> Iterator[Article]:
-        """Yield the articles that were chosen earlier, in the order asked for."""
+        """Yield the chosen articles, in order."""
         if self.source.text == "extracts":
             yield from self._texts([{"pageid": page_id} for page_id in page_ids])
             return
@@ -318,7 +318,7 @@ class _Reading:
             )
 
     def _texts(self, pages: list[Page]) -> Iterator[Article]:
-        """Yield the articles that pages hold."""
+        """Yield the articles of pages."""
         for page in pages:
             article = (
                 self._extract(page) if self.source.text == "extracts" else self._from_wikitext(page, _newest(page))
@@ -328,7 +328,7 @@ class _Reading:
                 yield article
 
     def _extract(self, page: Page) -> Article | None:
-        """Return an article as the wiki renders it: whole extracts come one a request."""
+        """Return an article as the wiki renders it; the API gives one whole extract per request."""
         if self.site["extracts"] is False:
             raise SettingError(
                 "data.source.text", "extracts", "the wiki lacks the TextExtracts extension; use wikitext"
@@ -337,7 +337,7 @@ class _Reading:
         return self._article(answer, _newest(answer), answer.get("extract", "")) if self._is_article(answer) else None
 
     def _from_wikitext(self, page: Page, revision: dict[str, Any]) -> Article | None:
-        """Return the article that a revision holds; None where it is hidden, or is none."""
+        """Return the article of a revision; None: it is hidden, or no article."""
         source = revision.get("slots", {}).get("main", {}).get("content")
         if source is None:
             self._leave_out(page, "missing")
@@ -364,7 +364,7 @@ class _Reading:
     # A lock
 
     def _locked(self) -> Iterator[Article]:
-        """Yield the revisions that the lock names, in its order; report those that are gone or came out otherwise."""
+        """Yield the lock's revisions in its order; report those that are gone or differ."""
         locked = [revision for revision in self.source.revisions if revision.page_id not in self.held]
         if not all(revision.wikitext for revision in locked):
             log.warning(
