@@ -1,4 +1,4 @@
-"""A trained model in the formats of other programs, and back."""
+"""Export a trained model to other programs' formats, and load theirs."""
 
 from minillm.export.exporting import ExportFormat, TrainedRun, check_target, export
 

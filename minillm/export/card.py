@@ -30,19 +30,19 @@ LICENCES = {
 
 
 def _line(value: object) -> str:
-    """Return text as one line of Markdown in which nothing is a tag, a code fence or a table's edge."""
+    """Return text as one line of Markdown without tags, code fences or table edges."""
     text = " ".join(str(value).split())
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 
 
 def write_card(run: TrainedRun, folder: Path, form: str, settings: dict[str, Any]) -> None:
-    """Write ``README.md``, and where the prepared text is at hand copy its attribution and its lock.
+    """Write ``README.md``; copy the attribution and the lock of the prepared text, if it is there.
 
     Args:
         run: the model.
-        folder: where to.
+        folder: the exported folder.
         form: the class that opens it in transformers.
-        settings: what was learned from what, as plain values.
+        settings: of the training, as plain values.
     """
     model, evaluation = run.model, run.evaluation
     data = model.config.get("data") or {}
@@ -66,7 +66,7 @@ def write_card(run: TrainedRun, folder: Path, form: str, settings: dict[str, Any
     known = [LICENCES.get(licence, "other") for licence in licences] or ["other"]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("minillm.export"),
-        autoescape=False,  # Markdown: `line` escapes what comes from outside
+        autoescape=False,  # Markdown: `line` escapes text from outside
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""What all formats share: what they are given, and that their folder is there whole or not at all."""
+"""What all formats share: their input, and a folder that is written completely or not at all."""
 
 import importlib
 import importlib.util
@@ -19,13 +19,13 @@ from minillm.language_model import LanguageModel, load
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A trained model with what is known about it.
+    """A trained model, its evaluation and its data.
 
     Attributes:
-        model: network, tokenizer and configuration, on the processor.
-        checkpoint: where it comes from.
-        evaluation: what was written of this very checkpoint; None: it was not evaluated.
-        data_dir: folder of the caches, where the text that it learned from may be.
+        model: network, tokenizer and configuration, on the CPU.
+        checkpoint: its file.
+        evaluation: of this checkpoint; None: it was not evaluated.
+        data_dir: folder of the caches, which may have its training text.
         trusted: as for `minillm.load`.
     """
 
@@ -37,7 +37,7 @@ class TrainedRun:
 
     @classmethod
     def of(cls, ckpt: str, data_dir: str | Path = "outputs/data", trusted: Collection[str] = ()) -> "TrainedRun":
-        """Return the run that a checkpoint belongs to.
+        """Return the run of a checkpoint.
 
         Args:
             ckpt: a checkpoint's path, or ``latest``.
@@ -51,25 +51,25 @@ class TrainedRun:
         checkpoint = find_checkpoint(ckpt)
         model = load(checkpoint, device="cpu", trusted=trusted)
         evaluation = read_evaluation(checkpoint.parent.parent)
-        # The folder's evaluation is of the best checkpoint: of another one it says nothing.
+        # The folder's evaluation is of the best checkpoint only.
         if evaluation is not None and Path(evaluation["checkpoint"]).name != checkpoint.name:
             evaluation = None
         return cls(model, checkpoint, evaluation, Path(data_dir), tuple(trusted))
 
     def data(self) -> TextDataModule:
-        """Return the text that the model was trained and tested with, prepared.
+        """Return the prepared text of the model's training and test.
 
         Raises:
-            SettingError: it is not at hand.
+            SettingError: it is not there.
         """
         return training_data(self.model, self.data_dir, self.trusted)
 
 
 class ExportFormat(Protocol):
-    """What a file in ``conf/format/`` names: writes a model as another program reads it."""
+    """A format of ``conf/format/``: writes a model for another program."""
 
     def __call__(self, run: TrainedRun, folder: Path) -> None:
-        """Write the files into a folder that is there and empty.
+        """Write the files into an empty folder.
 
         Raises:
             SettingError: the model, or its tokenizer, cannot be expressed.
@@ -77,10 +77,10 @@ class ExportFormat(Protocol):
 
 
 def check_target(path: str | None) -> Path:
-    """Return where an export shall be, after a check that nothing is there yet.
+    """Return the folder of an export after a check that it is new or empty.
 
     Raises:
-        SettingError: no path, a file, or a folder that holds something.
+        SettingError: no path, a file, or a folder with content.
     """
     if not path or not path.strip():
         raise SettingError("path", path, "must name the folder to write, such as my_model/")
@@ -94,15 +94,15 @@ def check_target(path: str | None) -> Path:
 
 
 def export(run: TrainedRun, chosen: ExportFormat, path: str | Path) -> Path:
-    """Write a model into a new folder, whole or not at all, with a ``SHA256SUMS`` of its files.
+    """Write a model into a new folder, completely or not at all, with a ``SHA256SUMS`` of its files.
 
     Args:
         run: the model.
-        chosen: how it is written.
+        chosen: the format.
         path: the folder; it must not exist, or be empty.
 
     Raises:
-        SettingError: the folder holds something, or the format cannot express the model.
+        SettingError: the folder has content, or the format cannot express the model.
         OutsideError: it cannot be written.
     """
     target = check_target(str(path))
@@ -116,12 +116,12 @@ def export(run: TrainedRun, chosen: ExportFormat, path: str | Path) -> Path:
 
 
 def library(name: str, purpose: str, extra: str = "export") -> Any:
-    """Return a library that is an extra, imported now.
+    """Import and return an optional library.
 
     Args:
         name: of the module.
         purpose: the setting that needs it, such as ``format=gguf``.
-        extra: the extra of pyproject.toml that brings it.
+        extra: its extra in pyproject.toml.
 
     Raises:
         SettingError: it is not installed.

@@ -1,4 +1,4 @@
-"""The way back: a folder in transformers' form as a model of this project; nothing in it is run."""
+"""Load a folder of transformers as a model of this project, without running any code in it."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -19,17 +19,17 @@ from minillm.language_model import LanguageModel, check_shapes
 from minillm.numerics import all_finite
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What only this project reads.
+# Files that only this project reads.
 OWN, OWN_TENSORS = "minillm.json", "minillm.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
-PROBED = 64  # tokens on which the least expected one is found
+PROBE_TOKENS = 64  # on which the least expected token is found
 
 
 def load_folder(path: str | Path, device: str, trusted: Collection[str] = ()) -> LanguageModel:
     """Return the model of a folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
 
-    A folder of this project gives the very network that was exported, to the bit. Of another one, in GPT-2's or Qwen3's
-    form, the logits are those of transformers; the vocabulary is put in the project's order, see `open_tokenizer`.
+    A folder of this project gives the exported network, bit for bit. Other folders, in the form of GPT-2 or Qwen3, give
+    the logits of transformers; the vocabulary gets this project's order, see `open_tokenizer`.
 
     Args:
         path: the folder.
@@ -37,8 +37,8 @@ def load_folder(path: str | Path, device: str, trusted: Collection[str] = ()) ->
         trusted: as for `minillm.load`.
 
     Raises:
-        SettingError: another form, weights that are not safetensors, that are missing, too many, of other shapes, or no
-            finite numbers, or a tokenizer that cannot be used.
+        SettingError: another form; weights that are not in safetensors, missing, too many, of other shapes or not
+            finite; or a tokenizer that cannot be used.
         OutsideError: a file cannot be read.
     """
     folder = Path(path)
@@ -77,7 +77,7 @@ def _short(value: Any) -> str:
 
 
 def _check_whole(folder: Path) -> None:
-    """Check that what is read of a folder with sums is as it was written."""
+    """Check the SHA-256 of the files that are read, if the folder has sums."""
     read = {WEIGHTS, INDEX, OWN, OWN_TENSORS, "config.json", "tokenizer.json", "tokenizer_config.json", SUMS}
     if not (folder / SUMS).is_file():
         return
@@ -104,7 +104,7 @@ def _read_if_there(path: Path) -> dict[str, Any] | None:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of a folder, as float32 where they are of less precision.
+    """Return all tensors of a folder, in float32.
 
     Raises:
         SettingError: there are none in safetensors, or they are damaged.
@@ -137,7 +137,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise SettingError("ckpt", path, f"is damaged, or no safetensors ({_short(error)})") from error
     for name, tensor in tensors.items():
         if name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue  # masks of old files
+            continue  # masks in old files
         if not tensor.is_floating_point():
             advice = f"has {_short(name)} in {tensor.dtype}; only weights that are plain numbers are read"
             raise SettingError("ckpt", path, advice)
@@ -164,7 +164,7 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Opened:
 def _own_network(
     folder: Path, own: dict[str, Any], state: dict[str, Tensor], opened: Opened, trusted: Collection[str]
 ) -> nn.Module | None:
-    """Return the network that was exported; None: the weights are not those of it any more."""
+    """Return the exported network; None: its weights have changed since."""
     model = own.get("model")
     if not isinstance(model, dict):
         raise SettingError("ckpt", folder / OWN, "is damaged: it describes no model")
@@ -180,12 +180,12 @@ def _own_network(
 def _filled(
     model: dict[str, Any], vocab_size: int, state: dict[str, Tensor], trusted: Collection[str] = ()
 ) -> nn.Module:
-    """Return a network with these weights.
+    """Return a network with the given weights.
 
     Raises:
-        TypeError: they are others than its own.
+        TypeError: their names or shapes are not the network's.
     """
-    # Without memory: a file of a kilobyte could describe a network that fills the machine's.
+    # On the meta device: a small file could describe a network that fills the memory.
     with torch.device("meta"):
         outline = build_network(model, vocab_size, trusted)
     if outline.head.weight is outline.embedding.weight and "embedding.weight" in state:  # type: ignore[union-attr]
@@ -199,11 +199,10 @@ def _filled(
 def _their_network(
     node: dict[str, Any], config: Mapping[str, Any], state: dict[str, Tensor], opened: Opened
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of somebody else's folder, in the order of the tokenizer's ids, and what describes it.
+    """Return the network of another project's folder, in the order of the tokenizer's ids, and its ``model`` node.
 
-    Where a special token is none of theirs the head gets weights of its own, so that beginning and end can be told
-    apart, and the new token's row is that of the least expected token: what it takes from the others' probabilities is
-    next to nothing.
+    If the folder lacks a special token, the head is untied, so that beginning and end stay distinct, and the new
+    token's row is that of the least expected token: it takes almost nothing from the other probabilities.
     """
     size = config.get("vocab_size")
     embedding = state.get("embedding.weight")
@@ -218,7 +217,7 @@ def _their_network(
     head = theirs.get_parameter("head.weight").detach()
     lacks = None in opened.predicted
     if lacks:
-        seen = embedded[torch.linspace(0, len(embedded) - 1, min(PROBED, len(embedded))).long()]
+        seen = embedded[torch.linspace(0, len(embedded) - 1, min(PROBE_TOKENS, len(embedded))).long()]
         with torch.inference_mode():
             expected = theirs(seen[:, None])[:, 0].log_softmax(dim=-1).amax(dim=0)
         least = int(expected[embedded].argmin())

@@ -1,8 +1,8 @@
 """The project's networks in transformers' two forms, GPT2LMHeadModel and Qwen3ForCausalLM, and back.
 
-- `MiniGPTModern` is Qwen3, `GPT2` is GPT-2: names differ, and GPT-2's matrices stand transposed (its Conv1D).
-- `MiniGPT` becomes GPT-2 exactly: its embedding times sqrt(dim) is theirs, its sinusoidal table their learned
-  positions, their activation is GELU itself and their head not tied.
+- `MiniGPTModern` is Qwen3, `GPT2` is GPT-2: names differ, and GPT-2's matrices are transposed (Conv1D).
+- `MiniGPT` becomes GPT-2 exactly: its embedding times sqrt(dim) becomes the embedding, its sinusoidal table the learned
+  positions, with the exact GELU and an untied head.
 
 Nothing here needs transformers: a form is a `config.json` and tensors by name.
 """
@@ -41,7 +41,7 @@ GPT2_MATRICES = {
 GELUS = {"none": "gelu", "tanh": "gelu_new"}
 FORMS = ("GPT2LMHeadModel", "Qwen3ForCausalLM")
 
-# What the networks cannot do, and the one value of each setting that says that it is not done.
+# Settings of features that the networks lack, with the value that turns each off.
 QWEN3_ONLY = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -61,10 +61,10 @@ GPT2_ONLY = {
 
 
 def to_form(network: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the ``config.json`` and the tensors that make transformers compute what a network computes.
+    """Return the ``config.json`` and the tensors with which transformers computes the same as a network.
 
     Args:
-        network: a `MiniGPT`, `GPT2` or `MiniGPTModern`; no subclass, which may compute anything.
+        network: a `MiniGPT`, `GPT2` or `MiniGPTModern`; no subclass, which could compute something else.
 
     Raises:
         SettingError: another network.
@@ -103,7 +103,7 @@ def qwen3_config(network: MiniGPTModern) -> dict[str, Any]:
 
 
 def qwen3_state_dict(network: MiniGPTModern) -> dict[str, Tensor]:
-    """Return a network's weights under Qwen3's names; the numbers are the same."""
+    """Return a network's weights under Qwen3's names, unchanged."""
     state = {
         "model.embed_tokens.weight": network.embedding.weight,
         "model.norm.weight": network.norm.weight,
@@ -157,7 +157,7 @@ def _gpt2(network: GPT2 | MiniGPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def unscaled(embedding: Tensor) -> Tensor:
-    """Return what `MiniGPT` multiplies by sqrt(dim) for an embedding in GPT-2's form, but for a last bit."""
+    """Return `MiniGPT`'s embedding for one in GPT-2's form: divided by sqrt(dim), up to rounding."""
     return embedding / math.sqrt(embedding.size(1))
 
 
@@ -165,7 +165,7 @@ def node_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``model`` node that describes the network of a ``config.json``, without dropout.
 
     Raises:
-        SettingError: another form than GPT-2's and Qwen3's, or a variant of them that the networks do not compute.
+        SettingError: another form than GPT-2's and Qwen3's, or a variant that the networks do not have.
     """
     kind = config.get("model_type")
     if kind not in ("gpt2", "qwen3"):
@@ -228,8 +228,8 @@ def _number(config: Mapping[str, Any], name: str, default: int) -> int:
 def from_form(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of a form under the names of the network that `node_of` describes.
 
-    Buffers that old files hold besides are left out, and so is a head that is the embedding anyway; what is missing or
-    too much is kept as it is, for whoever compares names and shapes.
+    Leaves out buffers in old files, and a head that equals the embedding. Missing and surplus tensors stay, for the
+    caller's comparison of names and shapes.
     """
     return {_ours(name, config): _turned(name, value, config) for name, value in state.items() if not _is_buffer(name)}
 
@@ -246,7 +246,7 @@ def _turned(name: str, value: Tensor, config: Mapping[str, Any]) -> Tensor:
 
 
 def _ours(name: str, config: Mapping[str, Any]) -> str:
-    """Return a tensor's name in the project's networks; itself where it has none."""
+    """Return a tensor's name in the project's networks, or its own name if there is none."""
     if config.get("model_type") == "gpt2":
         name = name.removeprefix("transformer.")
         outside = {"wte": "embedding", "wpe": "position_embedding", "ln_f": "norm", "lm_head": "head"}
@@ -267,11 +267,11 @@ def _ours(name: str, config: Mapping[str, Any]) -> str:
 
 
 def as_minigpt(state: Mapping[str, Tensor], embedding: Tensor | None = None) -> dict[str, Tensor] | None:
-    """Return `MiniGPT`'s weights from those of `GPT2`; None: they are not those of one any more.
+    """Return `MiniGPT`'s weights from those of `GPT2`; None: these are no longer a MiniGPT's.
 
     Args:
         state: as `from_form` returns them.
-        embedding: MiniGPT's own, as the folder keeps it where division does not give it back; None: there is none.
+        embedding: MiniGPT's own, which the folder keeps if the division rounds; None: there is none.
     """
     table, scaled = state.get("position_embedding.weight"), state.get("embedding.weight")
     if table is None or scaled is None or table.ndim != 2 or scaled.ndim != 2 or scaled.size(1) % 2:

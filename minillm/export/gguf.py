@@ -1,4 +1,4 @@
-"""One file for llama.cpp, Ollama and their kin: `format=gguf`."""
+"""One file for llama.cpp, Ollama and others: `format=gguf`."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ from minillm.tokenization import BOS, EOS, PAD, UNK, BPETokenizer, Tokenizer
 
 PURPOSE = "format=gguf"
 NAME = "model.gguf"
-PRE_TOKENIZER = "gpt-2"  # what llama.cpp calls the pattern that parts a text as ours does
+PRE_TOKENIZER = "gpt-2"  # llama.cpp's name of our splitting pattern
 
 
 class Gguf:
     """Writes ``model.gguf`` in float32: MiniGPTModern as architecture qwen3, GPT2 and MiniGPT as gpt2.
 
-    What is written is read back and compared number by number before the folder gets its name.
+    The file is read back and compared bit for bit before the folder gets its name.
 
-    llama.cpp's graph of gpt2 has the tanh form of GELU, MiniGPT the exact one; ``gguf.json`` says how far that moves a
-    logit. Texts are parted by patterns that it knows by name, so only plain BPE can be expressed.
+    llama.cpp's gpt2 has the tanh form of GELU, MiniGPT the exact one; ``gguf.json`` says how much that changes a logit.
+    llama.cpp splits text by patterns that it knows by name, so only plain BPE can be expressed.
     """
 
     def __call__(self, run: TrainedRun, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Gguf:
 
         Raises:
             SettingError: the gguf package is missing, or llama.cpp cannot run such a network or tokenizer.
-            OutsideError: what was written reads otherwise.
+            OutsideError: the written file differs.
         """
         library("gguf", PURPOSE)
         network, tokenizer = run.model.network, run.model.tokenizer
@@ -51,10 +51,10 @@ class Gguf:
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> dict[str, list[str]]:
-    """Return the tokens in order of their ids, and the merges in the order that they were learned.
+    """Return the tokens by id, and the merges in the order of learning.
 
     Raises:
-        SettingError: llama.cpp cannot encode a text as this tokenizer does.
+        SettingError: llama.cpp cannot encode text like this tokenizer.
     """
     if not isinstance(tokenizer, BPETokenizer):
         advice = "needs tokenizer=bpe: llama.cpp has no vocabulary of whole words, so it would read other ids"
@@ -69,9 +69,9 @@ def vocabulary_of(tokenizer: Tokenizer) -> dict[str, list[str]]:
 
 
 def described(network: nn.Module) -> tuple[str, dict[str, Any], dict[str, NDArray[np.float32]]]:
-    """Return the architecture that llama.cpp runs a network as, its sizes, and its weights by the file's names.
+    """Return a network's architecture in llama.cpp, its sizes, and its weights by the file's names.
 
-    Both forms of `minillm.export.forms` are llama.cpp's too.
+    llama.cpp has both forms of `minillm.export.forms`.
 
     Raises:
         SettingError: the network has neither.
@@ -102,7 +102,7 @@ def described(network: nn.Module) -> tuple[str, dict[str, Any], dict[str, NDArra
             "head_count": config["n_head"],
             "layer_norm_eps": config["layer_norm_epsilon"],
         }
-        # transformers has the matrices of GPT-2 transposed.
+        # transformers transposes GPT-2's matrices.
         matrices = tuple(f"{name}.weight" for name in GPT2_MATRICES.values())
         state = {name: weight.T if name.endswith(matrices) else weight for name, weight in state.items()}
     names = package.get_tensor_name_map(architecture, layers)
@@ -113,7 +113,7 @@ def described(network: nn.Module) -> tuple[str, dict[str, Any], dict[str, NDArra
 
 @torch.no_grad()
 def cost_of_tanh(network: nn.Module, vocab_size: int, max_length: int) -> float:
-    """Return how far the logits move where GELU is taken in its tanh form, at most, over random tokens."""
+    """Return the largest change of a logit through the tanh form of GELU, over random tokens."""
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (8, max_length)))
     exact = network(ids)
     modules = [module for module in network.modules() if isinstance(module, nn.GELU)]
@@ -177,7 +177,7 @@ def write(
 
 
 def check(path: Path, tensors: dict[str, NDArray[np.float32]], vocabulary: dict[str, list[str]]) -> None:
-    """Check that a file holds what was to be written, bit for bit.
+    """Check that a file has the intended content, bit for bit.
 
     Raises:
         OutsideError: it does not.

@@ -20,7 +20,7 @@ from minillm.training.predictions import predict
 
 NAME = "minillm_test"
 WINDOWS_AT_ONCE = 32
-NO_LIMIT = 1_000_000_000  # tokens: the harness cuts a text itself, and is not to be warned of a long one
+NO_LIMIT = 1_000_000_000  # tokens: no warnings about long texts, which the harness cuts itself
 COLUMNS = ("page_id", "title", "url", "revision_id", "licence", "text")
 
 TASK = """\
@@ -84,11 +84,11 @@ It should print **{harness:.4f}** bits per byte; of the same text `lm.score` say
 
 
 class Harness:
-    """Writes a task that needs nothing of this project: ``lm_eval --tasks minillm_test --include_path FOLDER``.
+    """Writes a task that works without this project: ``lm_eval --tasks minillm_test --include_path FOLDER``.
 
     Args:
-        max_tokens: of the test split at most, the articles with the smallest hashes; null: all.
-        batch_size: windows at once.
+        max_tokens: most tokens of the test split: the articles with the smallest hashes; null: all.
+        batch_size: windows per batch.
     """
 
     def __init__(self, max_tokens: int | None = 2_000_000, batch_size: int = WINDOWS_AT_ONCE) -> None:
@@ -131,7 +131,7 @@ class Harness:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a tokenizer for transformers that ends a text with [EOS], and puts nothing before it."""
+    """Write a tokenizer for transformers that ends a text with [EOS] and adds nothing before it."""
     state = json.loads(tokenizers.to_json(tokenizer))
     end = SPECIAL_TOKENS[EOS]
     state["post_processor"]["single"] = [
@@ -153,8 +153,7 @@ def rolling_windows(length: int, max_length: int) -> Iterator[tuple[int, int, in
         max_length: tokens of context.
 
     Yields:
-        Of each window the first token that is read, the first that is predicted, and the one after the last: of a
-        document that starts with [BOS], whose first token to predict is 1.
+        For each window: the first token that is read, the first that is predicted, and the end. Token 0 is [BOS].
 
     >>> list(rolling_windows(7, 3))
     [(0, 1, 4), (3, 4, 7), (4, 7, 8)]
@@ -172,14 +171,14 @@ def rolling_nats(
 
     Args:
         network: maps ids (B, T) to logits (B, T, V), in eval mode, on the processor.
-        documents: what to predict.
+        documents: to predict.
         max_length: tokens of context.
-        batch_size: windows at once.
+        batch_size: windows per batch.
     """
     total, rows = 0.0, list[tuple[NDArray[np.int64], NDArray[np.int64]]]()
 
     def flush() -> float:
-        """Predict the windows that have come together."""
+        """Predict the collected windows."""
         width = max(len(read) for read, _ in rows)
         inputs, targets = np.full((2, len(rows), width), PAD, dtype=np.int64)
         for row, (read, predicted) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The network as an ONNX graph, for onnxruntime and what builds on it: `format=onnx`."""
+"""The network as an ONNX graph, for onnxruntime and other runtimes: `format=onnx`."""
 
 import json
 from pathlib import Path
@@ -18,18 +18,18 @@ from minillm.tokenization import BOS, EOS, PAD
 
 PURPOSE = "format=onnx"
 GRAPH, INT8 = "model.onnx", "model_int8.onnx"
-OPSET = 18  # of 2023: old enough for the runtimes in use, and the first that has all that the networks need
-SHORTEST = 3  # tokens of context: a size of 1 PyTorch takes for a constant, and free is what is 2 and more
+OPSET = 18  # of 2023: known to current runtimes, and the first with all operations that the networks need
+SHORTEST = 3  # tokens of context: PyTorch takes a size of 1 for a constant, and free sizes start at 2
 TOLERANCE = 1e-4  # of a logit, in float32
-LARGE = 1_900_000_000  # bytes: a file of protocol buffers holds less than 2 GiB, the weights of more stand beside it
+LARGE = 1_900_000_000  # bytes: protocol buffers hold under 2 GiB, so larger weights go into a file beside the graph
 
 
 class Onnx:
     """Writes ``model.onnx``: ``input_ids`` (batch, length) int64 to ``logits`` (batch, length, V) float32.
 
-    Batch and length are free; what is written is opened with onnxruntime and compared with the network before the
-    folder gets its name. Rows of different length are padded at their end with [PAD], and what stands there is not
-    looked at: attention is causal. There is no cache of keys and values.
+    Batch and length are free. The graph is opened with onnxruntime and compared with the network before the folder gets
+    its name. Shorter rows are padded at the end with [PAD], which causal attention ignores. There is no cache of keys
+    and values.
 
     Args:
         int8: also write ``model_int8.onnx``, in which the matrices are 8-bit integers (onnxruntime's dynamic
@@ -82,7 +82,7 @@ class Onnx:
 
 
 class GraphNetwork(nn.Module):
-    """A graph that onnxruntime runs on the processor, in a network's place.
+    """A graph that onnxruntime runs on the CPU, in place of a network.
 
     Args:
         path: the file.
@@ -99,7 +99,7 @@ class GraphNetwork(nn.Module):
         options.log_severity_level = 3  # errors
         try:
             self.session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime has a class of its own for each state
+        except Exception as error:  # the runtime has a class of error per state
             raise OutsideError(f"onnxruntime does not open the graph: {' '.join(str(error).split())}") from error
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ def write_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path
     """Write a network as a graph of free batch and length.
 
     Args:
-        network: maps ids (B, T) to logits (B, T, V), on the processor.
+        network: maps ids (B, T) to logits (B, T, V), on the CPU.
         vocab_size: V.
         max_length: the longest T.
-        path: where to.
+        path: the file to write.
 
     Raises:
-        SettingError: PyTorch cannot make a graph of it.
+        SettingError: PyTorch cannot export it.
     """
     if max_length < SHORTEST:
         advice = f"cannot be with a context of {max_length}: for PyTorch its length would be a constant; train with"
@@ -137,7 +137,7 @@ def write_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # whatever a network of one's own makes PyTorch stumble over
+    except Exception as error:  # a user's network can fail in any way
         what = type(network).__name__
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise SettingError("format", "onnx", f"PyTorch cannot make a graph of {what}: {first.strip()}") from error
@@ -147,16 +147,16 @@ def write_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path
 
 
 def check_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path) -> float:
-    """Return the largest difference of a logit between a graph and its network, over shapes that it was not made with.
+    """Return the largest difference of a logit between a graph and its network, over shapes unlike the exported one.
 
     Args:
-        network: maps ids (B, T) to logits (B, T, V), on the processor.
+        network: maps ids (B, T) to logits (B, T, V), on the CPU.
         vocab_size: V.
         max_length: the longest T.
         path: the graph.
 
     Raises:
-        OutsideError: it is more than `TOLERANCE`, or the graph takes one shape alone.
+        OutsideError: it exceeds `TOLERANCE`, or the graph takes one shape only.
     """
     graph = GraphNetwork(path)
     shape = graph.session.get_inputs()[0].shape
@@ -183,11 +183,11 @@ def check_graph(network: nn.Module, vocab_size: int, max_length: int, path: Path
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write a graph whose matrices are 8-bit integers; activations become such as they come.
+    """Write a graph with matrices of 8-bit integers; activations are quantized at run time.
 
     Args:
         source: the graph in float32.
-        path: where to.
+        path: the file to write.
     """
     quantization = library("onnxruntime.quantization", PURPOSE)
     size = sum(file.stat().st_size for file in source.parent.glob(f"{source.name}*"))
@@ -198,7 +198,7 @@ def write_int8(source: Path, path: Path) -> None:
 
 
 def _forget_sources(model: Any) -> None:
-    """Take out of a graph where in whose files each operation was written."""
+    """Remove the source locations of operations from a graph."""
     traversal = library("onnx_ir.traversal", PURPOSE)
     for node in traversal.RecursiveGraphIterator(model.graph):
         node.metadata_props.clear()

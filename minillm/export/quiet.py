@@ -1,4 +1,4 @@
-"""Libraries that talk to their own developers."""
+"""Silencing other libraries."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and what is logged, short of errors, from the terminal; what the libraries raise goes on."""
+    """Suppress warnings and log messages below errors; exceptions pass."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The run's own test split, for the formats that measure something on it."""
+"""The run's test split, for formats that measure on it."""
 
 import re
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from minillm.export.exporting import TrainedRun
 
 
 class HeldOut(NamedTuple):
-    """Articles that a model was tested with.
+    """Articles of a model's test split.
 
     Args:
         documents: their tokens.
         articles: the articles, with the columns of `minillm.corpus.Article`.
-        whole: whether they are the whole split.
+        whole: whether these are all of the split.
     """
 
     documents: EncodedDocuments
@@ -33,15 +33,15 @@ class HeldOut(NamedTuple):
 
 
 def held_out(run: TrainedRun, purpose: str, max_tokens: int | None) -> HeldOut:
-    """Return the articles that a model was tested with, those with the smallest hashes where they are many.
+    """Return the articles of a model's test split; of a large one those with the smallest hashes.
 
     Args:
         run: the model.
         purpose: the setting that needs them, such as ``format=harness``.
-        max_tokens: tokens at most; None: the whole split.
+        max_tokens: most tokens; None: the whole split.
 
     Raises:
-        SettingError: they are not at hand, or there are none.
+        SettingError: the split is not there, or empty.
     """
     setting, _, value = purpose.partition("=")
     if max_tokens is not None and max_tokens < 1:

@@ -1,4 +1,4 @@
-"""Tokenizers as other programs open them, and theirs as the project's own."""
+"""Tokenizers in other programs' formats, and theirs in this project's."""
 
 import json
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from minillm.errors import MiniLLMError, OutsideError, SettingError
 from minillm.tokenization import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Tokenizer, load_tokenizer
 from minillm.tokenization.tokenizer import parse
 
-# [UNK] is not among them: whoever decodes without special tokens would lose the sign that a word is unknown.
+# Without [UNK]: decoding without special tokens would hide unknown words.
 DECLARED = (PAD, BOS, EOS)
 
 
 def to_json(tokenizer: Tokenizer) -> str:
     """Return a ``tokenizer.json`` that puts [BOS] first and leaves special tokens out on decoding.
 
-    All else is the tokenizer itself. [EOS] is put nowhere: a prompt has none.
+    The rest is the tokenizer itself. [EOS] is not added: a prompt has none.
     """
     state = json.loads(tokenizer.to_json())
     state["added_tokens"] = [
@@ -44,9 +44,9 @@ def to_json(tokenizer: Tokenizer) -> str:
 
 
 def settings(max_length: int) -> dict[str, Any]:
-    """Return the ``tokenizer_config.json``: what transformers asks besides.
+    """Return the ``tokenizer_config.json`` for transformers.
 
-    With ``split_special_tokens`` a text that says "[EOS]" is text, as in training.
+    With ``split_special_tokens`` the text "[EOS]" is plain text, as in training.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -60,13 +60,13 @@ def settings(max_length: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A tokenizer with what its ids were in the folder.
+    """A tokenizer and its ids in the folder.
 
     Attributes:
-        tokenizer: as the project's own.
-        embedded: for each of its ids the folder's id whose embedding it has.
-        predicted: for each of its ids the folder's id that the head's row is of; None: the token was none there, and
-            must not be expected.
+        tokenizer: in this project's form.
+        embedded: for each id, the folder's id with its embedding.
+        predicted: for each id, the folder's id with its row of the head; None: the folder lacks the token, and the
+            model must not predict it.
     """
 
     tokenizer: Tokenizer
@@ -77,8 +77,8 @@ class Opened:
 def open_tokenizer(text: str, said: Mapping[str, Any], config: Mapping[str, Any]) -> Opened:
     """Return the tokenizer of a folder.
 
-    One of the project's keeps its ids. A byte-level BPE of others gets the ids that the project counts on, 0 to 3 for
-    [PAD], [UNK], [BOS] and [EOS], and the rest in the old order; the text of every other token stays what it was.
+    This project's tokenizers keep their ids. Another byte-level BPE gets ids 0 to 3 for [PAD], [UNK], [BOS] and [EOS],
+    and keeps the order and the text of all other tokens.
 
     Args:
         text: content of ``tokenizer.json``.
@@ -120,7 +120,7 @@ def open_tokenizer(text: str, said: Mapping[str, Any], config: Mapping[str, Any]
         old = roles[role]
         if old is not None and old not in taken.values():
             taken[own[role]] = old
-    # A token that is not there: what stands at a text's beginning is then what stands between texts, the end.
+    # Without a token for the beginning, the end, which separates texts, takes its place.
     embedded = [taken.get(special, begin if special == BOS and begin is not None else end) for special in range(4)]
     predicted: list[int | None] = [taken.get(special) for special in range(4)]
     rest = sorted((old, token) for token, old in known.items() if old not in taken.values())
@@ -143,7 +143,7 @@ def open_tokenizer(text: str, said: Mapping[str, Any], config: Mapping[str, Any]
 
 
 def _role(role: str, said: Mapping[str, Any], config: Mapping[str, Any], known: Mapping[str, int]) -> int | None:
-    """Return the id of the token that a folder has for a purpose; None: it has none."""
+    """Return the id of a folder's token for a role; None: it has none."""
     token = said.get(f"{role}_token")
     token = token.get("content") if isinstance(token, dict) else token
     if isinstance(token, str):

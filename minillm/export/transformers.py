@@ -1,4 +1,4 @@
-"""A folder that transformers opens with nothing of this project installed: `format=transformers`."""
+"""A folder that transformers opens without this project: `format=transformers`."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from minillm.models import MiniGPT
 from minillm.tokenization import BOS, EOS, PAD
 
 VERSION = 1
-# Parts of the configuration that say what was learned from what; the rest names folders of the machine.
+# Parts of the configuration about model, data and training; the rest names folders of this machine.
 TOLD = ("data", "tokenizer", "model", "optimizer", "scheduler", "training", "seed", "init_from")
 
 
@@ -36,8 +36,8 @@ def write_model(model: LanguageModel, folder: Path) -> None:
     """Write weights, configuration and tokenizer of a model into a folder.
 
     Args:
-        model: one whose network `minillm.export.forms` knows.
-        folder: is there.
+        model: its network has a form in `minillm.export.forms`.
+        folder: exists.
 
     Raises:
         SettingError: another network.
@@ -76,7 +76,7 @@ def write_model(model: LanguageModel, folder: Path) -> None:
 
 
 def _not_given_back(network: torch.nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights that the form does not give back to the last bit: a division by sqrt(dim) may round."""
+    """Return the weights that the form does not restore bit for bit: a division by sqrt(dim) may round."""
     if not isinstance(network, MiniGPT):
         return {}
     embedding = network.embedding.weight.detach().cpu()
@@ -86,7 +86,7 @@ def _not_given_back(network: torch.nn.Module, state: dict[str, Tensor]) -> dict[
 
 
 def told(value: Any) -> Any:
-    """Return the settings that say what was learned from what, without the folders of the machine they come from."""
+    """Return the settings of model, data and training, without folders of this machine."""
 
     def clean(node: Any) -> Any:
         if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""The page that `scripts/demo.py` opens: a model writes, reads, attends and is audited before one's eyes.
+"""The page of `scripts/demo.py`: a model's writing, reading, attention and audit.
 
-`labels` has its words, `render` makes HTML of what `asking` finds out, `blocks` puts it together, `server` serves it.
+`labels` has its words, `asking` queries the model, `render` makes HTML, `blocks` builds the page, `server` serves it.
 """

@@ -1,4 +1,4 @@
-"""What the page asks a model, and what it knows of it."""
+"""The page's queries to a model, and its facts about it."""
 
 import logging
 import math
@@ -25,16 +25,16 @@ from minillm.writing import evaluation_of
 log = logging.getLogger(__name__)
 
 ALTERNATIVES = 10  # shown at each token
-COUNTED = 2_000_000  # training tokens that the unigram and bigram models are counted on
+COUNTED = 2_000_000  # training tokens of the unigram and bigram models
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text that a visitor has had written: the visitor's own, and never changed.
+    """A visitor's generated text; immutable.
 
     Args:
-        prompt: how it begins.
-        steps: the tokens after it.
+        prompt: its beginning.
+        steps: the tokens after the prompt.
     """
 
     prompt: str = ""
@@ -51,17 +51,17 @@ class Draft:
         return bool(self.steps) and self.steps[-1].id == EOS
 
     def pieces(self) -> Iterator[tuple[str, Step]]:
-        """Yield each token with what it added to the text: nothing where it ended the article."""
+        """Yield each token with the text that it added; nothing at the end of the article."""
         before = self.prompt
         for step in self.steps:
-            # A character of several bytes is there with its last token alone; until then the bytes are shown.
+            # A character of several bytes is complete with its last token; until then its bytes are shown.
             whole = step.text.rstrip("\N{REPLACEMENT CHARACTER}")
             piece = step.text[len(before) :] if whole == step.text else step.token
             yield ("" if step.id == EOS else piece), step
             before = whole
 
     def instead(self, model: LanguageModel, place: int, choice: int) -> "Draft":
-        """Return the text up to a token, with one of its candidates in its place.
+        """Return the text up to a token, with the token replaced by one of its candidates.
 
         Args:
             model: wrote it.
@@ -83,12 +83,12 @@ class Draft:
 
 
 class Place(NamedTuple):
-    """A token of a text that was read.
+    """A token of a text that the model reads.
 
     Attributes:
-        gap: what stands between it and the token before.
-        surface: what it is in the text; empty for the end of the article.
-        unknown: whether the model reads [UNK] there.
+        gap: the text between it and the token before.
+        surface: its text; empty at the end of the article.
+        unknown: whether the model reads [UNK].
         bits, rank, probability, alternatives: see `LanguageModel.surprisal`.
     """
 
@@ -107,8 +107,8 @@ class Reading:
 
     Attributes:
         places: its tokens.
-        bits_per_byte: of the model, and, where the text that it learned from is at hand, of "unigram" and "bigram" in
-            the same tokens; all charge an unknown word for its letters.
+        bits_per_byte: of the model, and, if its training text is there, of "unigram" and "bigram" models of the same
+            tokens; all charge the letters of unknown words.
     """
 
     places: list[Place]
@@ -117,14 +117,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is shown.
+    """A model on the page.
 
     Attributes:
-        name: by which the page calls it.
+        name: on the page.
         model: network and tokenizer.
-        checkpoint: where it comes from.
-        evaluation: of this very checkpoint; None: there is none.
-        ngrams: what counting its training text gives; None: the text is not at hand.
+        checkpoint: its file.
+        evaluation: of this checkpoint; None: there is none.
+        ngrams: n-gram models of its training text; None: the text is not there.
     """
 
     name: str
@@ -135,10 +135,10 @@ class Subject:
 
     @classmethod
     def of(cls, setting: str, ckpt: str, data_dir: str | Path, trusted: Collection[str] = ()) -> "Subject":
-        """Open a checkpoint, with what was written and prepared of it.
+        """Open a checkpoint with its evaluation and training text.
 
         Args:
-            setting: the name under which the user gave it.
+            setting: the setting that named it.
             ckpt: its path, or ``latest``.
             data_dir: folder of the caches.
             trusted: as for `minillm.load`.
@@ -159,7 +159,7 @@ class Subject:
 
     @property
     def language(self) -> str:
-        """The language of the text that it learned from, as its settings say; Spanish where they do not."""
+        """The language of its training text by its settings; by default Spanish."""
         found: Any = self.model.config
         for name in ("data", "quality", "language"):
             found = found.get(name) if isinstance(found, dict) else None
@@ -175,28 +175,28 @@ class Subject:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst that its audit found."""
+        """The worst verdict of its audit."""
         return verdict_of(self.evaluation) if self.evaluation else "none"
 
     @property
     def checks(self) -> list[tuple[str, dict[str, Any]]]:
-        """The audit's checks by name, those first that a reader must see first."""
+        """The audit's checks by name, the most important first."""
         audit = cast(dict[str, dict[str, Any]], self.evaluation["audit"] if self.evaluation else {})
         return sorted(audit.items(), key=lambda check: ORDER.index(check[1]["verdict"]))
 
     def write(self, draft: Draft, tokens: int, sampling: Sampling, seed: int | None) -> Iterator[Draft]:
-        """Yield a text with one token more each time.
+        """Yield a text, each time with one more token.
 
         Args:
-            draft: what is there.
-            tokens: how many more at most.
-            sampling: how they are chosen.
-            seed: of the draws; None: other ones each time.
+            draft: the text so far.
+            tokens: the most new tokens.
+            sampling: how they are drawn.
+            seed: of the draws; None: a new one each time.
 
         Raises:
             MiniLLMError: as `LanguageModel.steps` does.
         """
-        # One that goes on draws otherwise than where it began, else it could repeat itself.
+        # A continuation draws differently from the beginning, since it could repeat itself otherwise.
         seed = None if seed is None else seed + len(draft.steps)
         steps = self.model.steps(draft.prompt, tokens, **vars(sampling), seed=seed, k=ALTERNATIVES, written=draft.ids)
         for step in steps:
@@ -216,7 +216,7 @@ class Subject:
         for token, start, end, bits, rank, probability, alternatives, name in zip(
             *(table[column].tolist() for column in columns), strict=True
         ):
-            # Where a character takes several tokens, the first shows it and the others their bytes.
+            # Of a character's several tokens, the first shows the character and the others their bytes.
             surface = "" if token == EOS and end == len(text) else text[max(start, read) : end] or name
             gap = text[read:start]
             places.append(Place(gap, surface, token == UNK, bits, rank, probability, alternatives))
@@ -235,7 +235,7 @@ class Subject:
 
 
 def _counted(model: LanguageModel, data_dir: str | Path, trusted: Collection[str]) -> NgramBaselines | None:
-    """Return the n-gram models of the text that a model learned from; None where it is not at hand."""
+    """Return the n-gram models of a model's training text; None: it is not there."""
     try:
         data = training_data_if_at_hand(model, data_dir, trusted)
     except OutsideError as error:

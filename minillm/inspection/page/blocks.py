@@ -1,4 +1,4 @@
-"""The page itself: four tabs, and what each button does."""
+"""The page: four tabs, and the action of each button."""
 
 import logging
 import time
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 CSS = Path(__file__).with_name("page.css")
 ATTENDED = 64  # tokens of a heat map
-SHARE = 0.15  # of the time of writing that pictures of the text may take: a slow model's tokens come one by one
-AT_ONCE = 4  # visitors who are answered at the same time; the others wait in a queue
-QUEUED = 64  # who comes after that many is told that the page is busy
-OWN: dict[str, Any] = {"api_visibility": "private"}  # nothing that another program could ask for
-# Buttons in a component's HTML; its listener stays while what it shows comes and goes.
-# One stop of the Tab key for a whole text: within it the arrows go from token to token.
+SHARE = 0.15  # of the writing time, for updates of the text: a slow model's tokens appear one by one
+AT_ONCE = 4  # visitors served at the same time; the others wait in a queue
+QUEUED = 64  # visitors in the queue; later ones are told that the page is busy
+OWN: dict[str, Any] = {"api_visibility": "private"}  # hidden from other programs
+# Buttons in a component's HTML; the listener stays while the content changes.
+# One Tab stop for a whole text; within it the arrow keys move between tokens.
 ARROWS = """
 element.addEventListener('keydown', event => {
   const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity}[event.key]
@@ -40,7 +40,7 @@ element.addEventListener('focusin', event => {
   event.target.tabIndex = 0
 })
 """
-# Who asked for alternatives gets to them: they stand below the text, out of sight on a phone.
+# Scrolls to the alternatives: they are below the text, out of sight on a phone.
 REACHED = """
 watch('value', () => {
   const section = element.querySelector('section')
@@ -48,7 +48,7 @@ watch('value', () => {
   section?.focus({preventScroll: true})
 })
 """
-# The button of the alternative that was chosen is gone: the keyboard goes on from the text, not from the page's top.
+# The chosen alternative's button is gone, so the focus returns to the text, not to the top of the page.
 RETURNED = "() => {if (document.activeElement == document.body) document.querySelector('#written .passage')?.focus()}"
 PRESSED = """
 element.addEventListener('click', event => {
@@ -71,11 +71,11 @@ for (const kind of ['mouseover', 'focusin', 'click']) element.addEventListener(k
 
 @dataclass(frozen=True)
 class Limits:
-    """What a visitor may ask for.
+    """Limits of a visitor's requests.
 
     Args:
-        characters: of a text that is typed or pasted.
-        tokens: that a text is continued by.
+        characters: of a typed or pasted text.
+        tokens: of a continuation.
     """
 
     characters: int = 4000
@@ -91,9 +91,9 @@ class Page:
     """The page in one language.
 
     Args:
-        subjects: the models that it shows: one, or two to be compared.
+        subjects: its models: one, or two to compare.
         labels: its words.
-        limits: what a visitor may ask for.
+        limits: of a visitor's requests.
     """
 
     def __init__(self, subjects: list[Subject], labels: Labels, limits: Limits) -> None:
@@ -141,7 +141,7 @@ class Page:
         alternatives = _shown("", elem_id="alternatives", js=PRESSED + REACHED)
         settings = [which, temperature, top_k, top_p, seed, tokens]
         outputs = [text, status, alternatives, draft]
-        # The model's work is bounded for all that use it together, and each click's text replaces the one before.
+        # The model's work is bounded for all visitors together, and each click's text replaces the one before.
         writes: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "concurrency_id": "model"}
         begun = gr.on([write.click, prompt.submit], self._begin, [prompt, *settings], api_name="write", **writes)
         gone_on = go_on.click(self._go_on, [draft, *settings], **writes, **OWN)
@@ -173,7 +173,7 @@ class Page:
         gr.on([layer.input, head.input, which.input], self._attend, asked, shown, concurrency_id="model", **OWN)
 
     def _which(self) -> gr.Radio:
-        """Return the choice of a model, which is seen where there is one."""
+        """Return the choice of a model, visible if there are several."""
         choices = [(subject.name, number) for number, subject in enumerate(self.subjects)]
         return gr.Radio(choices, value=0, label=self.labels.model, visible=len(choices) > 1)
 
@@ -215,10 +215,9 @@ class Page:
         seed: float | None,
         tokens: float,
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield what the tab shows while a text is written: the text, how it goes, the alternatives, the draft.
+        """Yield the tab's content while a text is written: text, progress, alternatives, draft.
 
-        The draft goes to the visitor's browser session with each picture, so that a text that is stopped is the one
-        that is seen.
+        The browser session gets the draft with each update, so a stopped text is the visible one.
         """
         draft: Draft | None = None
         labels, render = self.labels, self.render
@@ -288,7 +287,7 @@ class Page:
         return self.subjects[which]
 
     def _checked(self, text: str) -> str:
-        """Return a visitor's text where there is one, and no more of it than the page takes."""
+        """Return a visitor's text after a check of its length."""
         if not text.strip():
             raise _RefusedError(self.labels.empty)
         if len(text) > self.limits.characters:
@@ -298,7 +297,7 @@ class Page:
             )
         try:
             text.encode()
-        except UnicodeEncodeError:  # half a character, which a browser's script can send
+        except UnicodeEncodeError:  # half of a surrogate pair, which a script can send
             raise _RefusedError(self.labels.not_unicode) from None
         return text
 
@@ -307,7 +306,7 @@ class Page:
             raise _RefusedError(self.labels.too_many_tokens.format(tokens=tokens, most=most))
 
     def _excused(self, error: Exception) -> str:
-        """Return a sentence for whatever went wrong; what is no visitor's mistake is told on the terminal."""
+        """Return a sentence for an error; errors that are not the visitor's are logged."""
         if isinstance(error, _RefusedError | MiniLLMError):
             return self.render.message(str(error), alert=True)
         log.error("the page could not answer", exc_info=error)
@@ -315,7 +314,7 @@ class Page:
 
 
 class _RefusedError(Exception):
-    """What a visitor asked for cannot be had; the sentence, in the visitor's language, says why."""
+    """A request that is refused; the message, in the visitor's language, says why."""
 
 
 def _shown(value: str, elem_id: str | None = None, js: str | None = None) -> gr.HTML:
@@ -323,7 +322,7 @@ def _shown(value: str, elem_id: str | None = None, js: str | None = None) -> gr.
 
 
 def _sizes(subject: Subject) -> tuple[int, int]:
-    """Return how many layers and heads a model has; one where its attention cannot be seen, as the tab then says."""
+    """Return a model's layers and heads; one each if its attention cannot be shown, which the tab then says."""
     try:
         layers, heads, *_ = subject.model.attention("").shape
     except SettingError:

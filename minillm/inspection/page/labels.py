@@ -9,7 +9,7 @@ Language = Literal["es", "en"]
 
 @dataclass(frozen=True)
 class Labels:
-    """Every word that the page shows in one language; names in braces are filled in."""
+    """All words of the page in one language; names in braces are filled in."""
 
     language: Language
     title: str
@@ -269,7 +269,7 @@ LABELS: Mapping[Language, Labels] = {"es": ES, "en": EN}
 
 
 def preferred(accepted: str) -> Language:
-    """Return the language that a browser asks for.
+    """Return a browser's preferred language.
 
     Args:
         accepted: its Accept-Language header.

@@ -1,4 +1,4 @@
-"""HTML of what a model was asked: whatever a visitor or a model writes is text in it, and nothing else."""
+"""HTML of a model's answers; text of visitors and models is always escaped."""
 
 import math
 import shlex
@@ -18,9 +18,9 @@ from minillm.tokenization import EOS
 MOST_BITS = 16.0  # the darkest colour
 LEGEND = (0, 2, 4, 8, 12, 16)
 MARKS = {"fault": "✗", "weak": "!", "fine": "✓", "none": "–"}
-# Of these a page shows nothing, or they turn the text around.
+# Invisible characters, and those that change the direction of text.
 UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-# Gradio makes a template of its own of what a component shows; these begin its parts.
+# Gradio treats a component's content as a template; these characters begin its expressions.
 BRACES = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;"}
 
 _templates = jinja2.Environment(
@@ -33,11 +33,11 @@ _templates = jinja2.Environment(
 
 
 def visible(text: str, in_lines: bool = False) -> Markup:
-    r"""Return a text with a sign for every character that nobody would see.
+    r"""Return a text with a sign for each invisible character.
 
     Args:
         text: any.
-        in_lines: whether a line that ends does so here too.
+        in_lines: whether line breaks stay.
 
     >>> str(visible("a\tb\n<i>\u202e\x00")), str(visible("a\nb", in_lines=True))
     ('a⇥b↵&lt;i&gt;U+202EU+0000', 'a↵\nb')
@@ -55,23 +55,23 @@ class Renderer:
 
     Args:
         labels: its words.
-        text_language: of what the models write and read, such as "es".
+        text_language: of the models' text, such as "es".
     """
 
     def __init__(self, labels: Labels, text_language: str) -> None:
         self.labels, self.text_language = labels, text_language
 
     def percent(self, share: float) -> str:
-        """Return a share as a percentage, in the language's digits."""
+        """Return a share as a percentage, in the language's number format."""
         digits = 1 if share >= 0.001 or share == 0 else 4
         return self._in_digits(f"{100 * share:.{digits}f}") + " %"
 
     def count(self, number: int) -> str:
-        """Return a whole number, in the language's digits."""
+        """Return a whole number, in the language's number format."""
         return f"{number:,}".replace(",", "." if self.labels.language == "es" else ",")
 
     def message(self, text: str, alert: bool = False) -> str:
-        """Return a sentence; a screen reader says it at once."""
+        """Return a sentence that screen readers announce at once."""
         return self._part("message", text=text, alert=alert)
 
     def head(self, subjects: list[Subject], other: Labels) -> str:
@@ -80,25 +80,25 @@ class Renderer:
         return self._part("head", subjects=subjects, other_language=language, other_page=f"../{language}/")
 
     def written(self, draft: Draft, busy: bool) -> str:
-        """Return a text that was written, each token a button.
+        """Return a generated text, each token a button.
 
         Args:
             draft: the text.
-            busy: whether more is to come.
+            busy: whether more tokens follow.
         """
         return self._part("written", draft=draft, busy=busy)
 
     def alternatives(self, draft: Draft, place: int) -> str:
-        """Return the candidates at a token as buttons."""
+        """Return a token's candidates as buttons."""
         return self._part("alternatives", step=draft.steps[place], place=place)
 
     def speed(self, tokens: int, seconds: float, first: float) -> str:
-        """Return how fast tokens were written.
+        """Return the speed of writing.
 
         Args:
-            tokens: how many.
-            seconds: that they took.
-            first: seconds until the first one was there.
+            tokens: their number.
+            seconds: of writing them.
+            first: seconds until the first token.
         """
         return self.labels.written.format(
             tokens=tokens,
@@ -108,10 +108,10 @@ class Renderer:
         )
 
     def readings(self, readings: list[tuple[Subject, Reading]]) -> str:
-        """Return a text as models read it, side by side.
+        """Return models' readings of a text, side by side.
 
         Args:
-            readings: the models, and what each read.
+            readings: models, each with its reading.
         """
         names = {"unigram": self.labels.unigram, "bigram": self.labels.bigram}
         shown = [
@@ -129,11 +129,11 @@ class Renderer:
         return self._part("readings", readings=shown)
 
     def heat(self, tokens: list[str], weights: Any, layer: int, head: int) -> str:
-        """Return where a head looks, as a table.
+        """Return a head's attention as a table.
 
         Args:
-            tokens: T of them, [BOS] first.
-            weights: (T, T), a row per token that looks.
+            tokens: T tokens, [BOS] first.
+            weights: (T, T), one row per query.
             layer: from 1 on.
             head: from 1 on.
         """
@@ -142,11 +142,11 @@ class Renderer:
         return self._part("heat", tokens=named, weights=weights, layer=layer, head=head, ahead=ahead)
 
     def audit(self, subjects: list[Subject]) -> str:
-        """Return what the audits of the models say."""
+        """Return the models' audits."""
         return self._part("audit", subjects=subjects)
 
     def _details(self, place: Place) -> str:
-        """Return all that is known of a token in a sentence."""
+        """Return a sentence with all figures of a token."""
         token = visible(_apart(place.surface)[1]).unescape() or self.labels.end_of_article
         return self.labels.details.format(
             token=f"{token} ({self.labels.unknown})" if place.unknown else token,
@@ -159,11 +159,11 @@ class Renderer:
         )
 
     def _named(self, token_id: int, token: str) -> str:
-        """Return a token as it is called where it stands alone."""
+        """Return a token's name."""
         return self.labels.end_of_article if token_id == EOS else _alone(token)
 
     def _about(self, model: LanguageModel) -> str:
-        """Return what a model is, in a few words."""
+        """Return a short description of a model."""
         labels, network = self.labels, model.network
         parameters = self.count(sum(parameter.numel() for parameter in network.parameters()))
         about = labels.about.format(
@@ -201,13 +201,13 @@ _templates.filters["visible"] = visible
 
 
 def _apart(piece: str) -> tuple[str, str]:
-    """Return the space that a token begins with, where a line may end, and the rest of it."""
+    """Return a token's leading space, where a line may break, and the rest."""
     own = piece.lstrip(" ") or piece
     return piece[: len(piece) - len(own)], own
 
 
 def _alone(token: str) -> str:
-    """Return a token that stands alone, where its space would not be seen: with and without one it is another token."""
+    """Return a token shown alone, with a visible sign for its space: with and without it, it is another token."""
     gap, own = _apart(token)
     return "␣" * len(gap) + visible(own).unescape().replace(" ", "␣")
 
@@ -222,5 +222,5 @@ def _bits(probability: float) -> float:
 
 
 def _share(bits: float) -> str:
-    """Return how dark a token is, 0 to 100."""
+    """Return a token's darkness, 0 to 100."""
     return f"{100 * min(bits, MOST_BITS) / MOST_BITS:.0f}"

@@ -1,11 +1,11 @@
-"""Serves the page on this machine, and nothing else."""
+"""Serve the page on this machine."""
 
 import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
-# Before Gradio is imported: it reports its use, and asks for newer versions, where nothing says no.
+# Set before Gradio is imported, which otherwise reports its use and looks for newer versions.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "HF_HUB_OFFLINE": "1"}
 
 import gradio as gr
@@ -19,15 +19,15 @@ from minillm.inspection.page.asking import Subject
 from minillm.inspection.page.blocks import CSS, Limits, Page
 from minillm.inspection.page.labels import LABELS, Language, preferred
 
-FIRST_PORT, LAST_PORT = 7860, 7959  # as Gradio's own
-LARGEST_REQUEST = 4 << 20  # bytes; what the page itself sends is far smaller
-# A browser keeps to it whatever stands in the page. Gradio builds functions from text, hence unsafe-eval.
+FIRST_PORT, LAST_PORT = 7860, 7959  # Gradio's own range
+LARGEST_REQUEST = 4 << 20  # bytes; the page's own requests are far smaller
+# Browsers enforce it for all content of the page. Gradio builds functions from text, hence unsafe-eval.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-# Of Gradio's own addresses these take or give files, and the page has none.
+# Gradio's addresses for files, which the page does not need.
 FILES = ("/gradio_api/upload", "/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream", "/gradio_api/deep_link")
 
 
@@ -35,10 +35,10 @@ def serve(subjects: Sequence[Subject], listening: socket.socket, lang: Language 
     """Serve the page until a signal ends the program.
 
     Args:
-        subjects: the models that it shows.
-        listening: where.
+        subjects: its models.
+        listening: the socket.
         lang: of the page; None: each browser's own.
-        limits: what a visitor may ask for.
+        limits: of a visitor's requests.
     """
     config = uvicorn.Config(
         application(list(subjects), lang, limits), log_config=None, log_level="critical", timeout_graceful_shutdown=1
@@ -47,12 +47,12 @@ def serve(subjects: Sequence[Subject], listening: socket.socket, lang: Language 
 
 
 def application(subjects: list[Subject], lang: Language | None, limits: Limits) -> FastAPI:
-    """Return the page in both languages with what belongs to it: ``/`` leads to one of them, ``/report/0`` is a report.
+    """Return the web application: the page in both languages, ``/`` redirects to one, ``/report/0`` is a report.
 
     Args:
-        subjects: as for `serve`, also the next two.
-        lang: see there.
-        limits: see there.
+        subjects: as for `serve`.
+        lang: as for `serve`.
+        limits: as for `serve`.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -60,7 +60,7 @@ def application(subjects: list[Subject], lang: Language | None, limits: Limits) 
     async def guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         if any(path in request.url.path for path in FILES):
             return Response(status_code=404)
-        # Of a body that comes in pieces nobody knows how large it gets.
+        # The size of a chunked body is unknown.
         size = "" if "transfer-encoding" in request.headers else request.headers.get("content-length", "0")
         if not size.isdecimal() or int(size) > LARGEST_REQUEST:
             labels = LABELS["es" if request.url.path.startswith("/es/") else "en"]
@@ -86,7 +86,7 @@ def application(subjects: list[Subject], lang: Language | None, limits: Limits) 
     async def icon() -> Response:
         return Response(status_code=204)
 
-    @app.get("/manifest.json")  # which Gradio's page asks for
+    @app.get("/manifest.json")  # which Gradio's page requests
     async def manifest() -> dict[str, str]:
         return {"name": "miniLLM", "start_url": "/", "display": "browser"}
 
@@ -110,14 +110,14 @@ def application(subjects: list[Subject], lang: Language | None, limits: Limits) 
 
 
 def listen(host: str, port: int | None) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Args:
         host: name or address of this machine.
         port: 0: any free one; None: the first free one from 7860 on.
 
     Raises:
-        SettingError: the host is not this machine's, or the port cannot be had.
+        SettingError: the host is not this machine's, or the port is taken.
     """
     if port is not None and not 0 <= port < 1 << 16:
         raise SettingError("port", port, "must be at least 0 (any free one) and at most 65535, such as 7860")
@@ -144,7 +144,7 @@ def listen(host: str, port: int | None) -> socket.socket:
 
 
 def address_of(listening: socket.socket) -> str:
-    """Return the address at which a browser on this machine finds the page."""
+    """Return the page's address for a browser on this machine."""
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
