@@ -62,7 +62,7 @@ def show_data(manifest: Mapping[str, Any], corpus: Path | None = None, console: 
 
 
 def _told_of(manifest: Mapping[str, Any], corpus: Path | None) -> list[str]:
-    """Return what there is to know of a corpus beside its numbers: what was dropped, its language, what was cut."""
+    """Return sentences about a corpus: dropped articles, its language, cut files."""
     told = []
     dropped = {reason: count for reason, count in manifest["funnel"].items() if reason in BLAMED and count}
     if dropped and corpus and (corpus / DROPPED).exists():
@@ -109,12 +109,12 @@ def show_plan(
     sentences: Iterable[str],
     console: Console | None = None,
 ) -> None:
-    """Show what a budget chose, and why.
+    """Show a budget's choice and its reasons.
 
     Args:
-        budget: as the user said it.
-        settings: a name, a value and a reason each.
-        sentences: what they come to.
+        budget: as the user wrote it.
+        settings: name, value and reason of each.
+        sentences: about what is expected.
         console: where to show it.
     """
     table = Table(title=f"Plan for {escape(budget)}", title_justify="left")

@@ -71,7 +71,7 @@ class Session:
 
     Args:
         config: the composed config.
-        rounds: how often everybody has a turn.
+        rounds: turns of each contestant.
         scratch: folder for what is not kept.
     """
 
@@ -126,7 +126,7 @@ class Session:
     def compete(
         self, contestants: Mapping[str, Contestant], abouts: Sequence[dict[str, Any]] = ({},), rounds: int | None = None
     ) -> dict[str, Outcome]:
-        """Let contestants take turns, and return what each reached, by name.
+        """Let contestants take turns; return each one's figures, by name.
 
         Args:
             contestants: who takes part, by name.
@@ -213,7 +213,7 @@ class Part(Protocol):
 
 
 def choose(parts: Mapping[str, Part], names: Sequence[str]) -> dict[str, Part]:
-    """Return the parts that were asked for.
+    """Return the requested parts.
 
     Raises:
         SettingError: there is none, or not such a one.
@@ -232,7 +232,7 @@ def run(config: DictConfig, parts: Mapping[str, Part], rounds: int, folder: Path
     Args:
         config: the composed config.
         parts: by name.
-        rounds: how often everybody has a turn.
+        rounds: turns of each contestant.
         folder: where ``benchmark.json`` and ``benchmark.png`` go.
         console: where the tables go.
 

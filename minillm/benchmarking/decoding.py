@@ -29,7 +29,7 @@ class DecodingSpeed:
 
     Args:
         prompts: how many at once; each number is measured. 1 is always among them.
-        new_tokens: tokens behind each prompt.
+        new_tokens: tokens after each prompt.
 
     Raises:
         SettingError: a number under 1, or too few tokens to take a difference.

@@ -111,7 +111,7 @@ class Endless:
 
 
 class Step(Protocol):
-    """What is done behind the gradient."""
+    """The update after the gradient."""
 
     def step(self) -> Any:
         """Take a step."""
@@ -197,7 +197,7 @@ def take_part_in_decoding(
         network: what decodes, in eval mode.
         write: continues prompts by a number of tokens.
         prompts: in the contestant's own form, by their number.
-        new_tokens: tokens to write behind each.
+        new_tokens: tokens to write after each.
         max_length: tokens of one forward.
         device: where the network is.
     """

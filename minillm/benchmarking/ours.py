@@ -102,7 +102,7 @@ def train(
 class _Rounds(L.Callback):
     """Has the training stop and wait between one's turns.
 
-    A turn lasts from behind one batch to behind another, so whatever a step costs falls into some turn.
+    A turn lasts from the end of one batch to the end of another, so all costs of a step fall into some turn.
     """
 
     batches: Endless
@@ -152,7 +152,7 @@ def decode(
         settings: the composed config, as plain values.
         tokenizer: path of the tokenizer.
         prompts: by their number.
-        new_tokens: tokens to write behind each.
+        new_tokens: tokens to write after each.
         device: where to.
     """
     turns.imported(device)

@@ -155,7 +155,7 @@ def decode(
         library: transformers.
         sizes: of the network, see `Sizes`.
         prompts: their ids, by their number.
-        new_tokens: tokens to write behind each.
+        new_tokens: tokens to write after each.
         device: where to.
     """
     prepare_device(device)

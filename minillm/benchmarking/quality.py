@@ -119,7 +119,7 @@ class QualityOverTime:
         with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("train/seconds")]
         logged = [int(row["step"]) + 1 for row in rows], [float(row["train/seconds"]) for row in rows]
-        # Between two logged steps time passes evenly; behind the last one as fast as on the whole.
+        # Between two logged steps time passes evenly; after the last one at the mean speed.
         whole = logged[1][-1] / logged[0][-1]
         return folder, [float(np.interp(step, *logged)) + max(0, step - logged[0][-1]) * whole for step in times_at]
 

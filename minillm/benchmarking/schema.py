@@ -112,13 +112,13 @@ class Decoded(TypedDict):
     forward_ms: Spread
     """One forward over max_length tokens, batch 1."""
     token_ms: Spread
-    """One token behind a cached prompt."""
+    """One token after a cached prompt."""
     tokens_per_second: dict[str, Spread]
     """By number of prompts that are continued at once, the reading of the prompts included."""
 
 
 class Decoding(TypedDict):
-    """Greedy decoding with a cache, everybody behind the same prompts."""
+    """Greedy decoding with a cache, all after the same prompts."""
 
     new_tokens: int
     prompt_tokens: dict[str, float]
@@ -212,7 +212,7 @@ class Corpus(TypedDict):
 
 
 class TrainingProcesses(TypedDict):
-    """Training with DDP in so many processes, each on a core."""
+    """DDP training in several processes, one per core."""
 
     processes: int
     parameters: int
@@ -223,7 +223,7 @@ class TrainingProcesses(TypedDict):
 
 
 class PreparedBy(Prepared):
-    """Preparing a dump in so many processes."""
+    """Preparing a dump in several processes."""
 
     processes: int
 

@@ -164,7 +164,7 @@ class _Given:
 
 
 class _Nothing:
-    """What a source is told when nothing is held yet."""
+    """A corpus without articles."""
 
     folder = Path(tempfile.gettempdir())
 

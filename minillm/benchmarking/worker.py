@@ -1,4 +1,4 @@
-"""Processes that work in turns: each contestant has one of its own, and while one works the others wait.
+"""Processes that work in turns: one per contestant, and while one works the others wait.
 
 So a contestant's peak memory is its own, what it sets (the allocator, the threads) touches nobody else, and a machine
 that is slow for a minute is slow for all of them. A worker is told what to do as a line of JSON, and answers with one
@@ -50,11 +50,11 @@ class Turns:
         self._imports = 0.0 if device.startswith("cuda") else resident_mib()
 
     def ready(self, **facts: Any) -> None:
-        """Tell that the warm-up is over, and what is known now."""
+        """Report that the warm-up is over, with the facts known by then."""
         self._answer({"ready": facts})
 
     def wait(self) -> dict[str, Any]:
-        """Wait for one's turn; end the process when there is none any more. Return what the turn is about."""
+        """Wait for the next turn and return its content; end the process after the last."""
         line = self._orders.readline()
         if not line:
             sys.exit(0)
@@ -163,7 +163,7 @@ class Worker:
         return dict(answer[expected])
 
     def _death(self) -> str:
-        """Return what is known of a process that ended without a word."""
+        """Return a description of a process that ended without an answer."""
         status = self._process.wait()
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
