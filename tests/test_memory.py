@@ -3,16 +3,20 @@
 import subprocess
 import sys
 
-import numpy as np
+from minillm.memory import MIB
 
-from minillm.memory import MIB, peak_mib, resident_mib
-
-CHILD = "from minillm.memory import peak_mib; print(peak_mib())"
+ALLOCATING = f"""
+import subprocess, sys, numpy
+from minillm.memory import peak_mib
+command = [sys.executable, "-c", "from minillm.memory import peak_mib; print(peak_mib())"]
+before = peak_mib()
+assert numpy.ones(300 * {MIB}, dtype=numpy.uint8).any()
+print(before, peak_mib(), subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode())
+"""
 
 
 def test_the_peak_stays_when_the_memory_is_freed_and_no_child_inherits_it() -> None:
-    before = resident_mib()
-    assert np.ones(300 * MIB, dtype=np.uint8).any()
-    assert peak_mib() >= before + 290
-    child = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)
-    assert 5 < float(child.stdout) < 150
+    ended = subprocess.run([sys.executable, "-c", ALLOCATING], capture_output=True, text=True, check=True)
+    before, after, childs = map(float, ended.stdout.split())
+    assert after >= before + 290
+    assert 5 < childs < 150

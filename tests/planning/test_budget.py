@@ -119,7 +119,7 @@ def test_a_choice_that_varies_another_one_keeps_its_sizes(run_script: Run) -> No
             ["budget=30s", "hydra.mode=MULTIRUN"],
             "budget=30s: chooses for one run, and hydra.mode=MULTIRUN asks for many",
         ),
-        (["budget=30s", "init_from=latest"], "budget=30s: chooses for weights that begin anew"),
+        (["budget=30s", "init_from=latest"], "budget=30s: chooses for new weights"),
         (["budget=30s", "ckpt_path=a.ckpt"], "budget=30s: chooses settings, and ckpt_path goes on with others"),
         (["budget=30s", "model.num_layers=0"], "model.num_layers=0: must be at least 1"),
         (["budget=30s", "data.min_length=10000000"], "data.min_length=10000000: leaves no article of 60"),
