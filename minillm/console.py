@@ -30,6 +30,21 @@ BLEU: tuple[Literal["bleu1", "bleu2", "bleu3", "bleu4"], ...] = ("bleu1", "bleu2
 GIVEN = "given"  # in a plan: what the user has decided
 
 
+def number_table(title: str, first: str, *columns: str, style: str = "none") -> Table:
+    """Return an empty table; all columns but the first contain numbers.
+
+    Args:
+        title: above the table.
+        first: heading of the first column.
+        columns: headings of the other columns.
+        style: of the text.
+    """
+    table = Table(first, title=title, title_justify="left", style=style)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
 @rank_zero_only
 def show_data(manifest: Mapping[str, Any], corpus: Path | None = None, console: Console | None = None) -> None:
     """Show the data funnel, from articles read to articles kept, and the size of the splits.
@@ -39,17 +54,14 @@ def show_data(manifest: Mapping[str, Any], corpus: Path | None = None, console: 
         corpus: the prepared corpus's folder, which says what was dropped.
         console: where to show it.
     """
-    funnel = Table("", "articles", title="Data funnel", title_justify="left")
-    funnel.columns[1].justify = "right"
+    funnel = number_table("Data funnel", "", "articles")
     for step, count in manifest["corpus"]["reading"].items():
         unit = {"bytes": " B", "seconds": " s"}.get(step, "")
         funnel.add_row(step, "all" if count is None else f"{count:,.0f}{unit}")
     funnel.add_section()
     for step, count in manifest["corpus"]["funnel"].items():
         funnel.add_row(step, f"{count:,}")
-    splits = Table("split", "articles", "tokens", "bytes", "\\[UNK]", title="Splits", title_justify="left")
-    for column in splits.columns[1:]:
-        column.justify = "right"
+    splits = number_table("Splits", "split", "articles", "tokens", "bytes", "\\[UNK]")
     for name, size in manifest["splits"].items():
         splits.add_row(
             name, f"{size['articles']:,}", f"{size['tokens']:,}", f"{size['bytes']:,}", f"{size['unk_rate']:.1%}"
@@ -132,8 +144,7 @@ def show_plan(
 @rank_zero_only
 def show_network(network: nn.Module, console: Console | None = None) -> None:
     """Show how many parameters each part of a network has."""
-    table = Table("part", "parameters", title=type(network).__name__, title_justify="left")
-    table.columns[1].justify = "right"
+    table = number_table(type(network).__name__, "part", "parameters")
     for name, count in parameters_by_part(network).items():
         table.add_row(name, f"{count:,}")
     table.add_section()
@@ -164,9 +175,7 @@ def show_results(metrics: Mapping[str, float], console: Console | None = None) -
         metrics: by logged name, such as ``val/loss``.
         console: where to show them.
     """
-    table = Table("best checkpoint", "val", "test", title="Results (not audited)", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table("Results (not audited)", "best checkpoint", "val", "test")
     for name in LOGGED:
         label, form = LABELS[name]
         cells = [metrics.get(f"{split}/{name}") for split in ("val", "test")]
@@ -191,9 +200,7 @@ def show_evaluation(evaluation: Evaluation, console: Console | None = None, name
     )
     splits = evaluation["splits"]
     title = "Results" if trusted else "[bold red]Results: NOT TO BE TRUSTED, see the findings[/]"
-    table = Table(escape(name), *splits, title=title, title_justify="left", style="none" if trusted else "red")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = number_table(title, escape(name), *splits, style="none" if trusted else "red")
     figures = cast(Mapping[str, Mapping[str, float | None]], splits)
     has_unknown_words = any(figures[split].get("unk_rate") for split in splits)
     for name in EVALUATED:

@@ -1,5 +1,6 @@
 """Available memory, checks that something will fit into it, and the memory that this process takes."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,20 @@ def peak_mib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # macOS counts in bytes
+
+
+def family_mib(pid: int, worked: dict[int, float]) -> float:
+    """Return the memory that a process and those it has started take now, in MiB; what they share counts once.
+
+    Args:
+        pid: of the process.
+        worked: receives the CPU seconds of each process, by its id.
+    """
+    total = 0
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        for member in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                info, times = member.memory_full_info(), member.cpu_times()
+                total += getattr(info, "pss", info.uss)  # without PSS: only what each has for itself
+                worked[member.pid] = times.user + times.system
+    return total / MIB

@@ -35,10 +35,14 @@ def cores() -> int:
     return max(1, min(int(share), available)) if share.isdecimal() else available
 
 
-def environment() -> dict[str, str]:
-    """Return environment variables for a worker: it finds this package and uses one thread."""
+def environment(one_thread: bool = True) -> dict[str, str]:
+    """Return environment variables for a worker: it finds this package and uses one thread.
+
+    Args:
+        one_thread: whether its libraries use one thread.
+    """
     path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
-    return {**ONE_THREAD, "PYTHONPATH": path}
+    return {**(ONE_THREAD if one_thread else {}), "PYTHONPATH": path}
 
 
 def processes_for(size: int) -> int:
@@ -108,12 +112,12 @@ def in_order(
         for batch in items:
             yield from zip(batch, function(batch), strict=True)
         return
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def work(batch: list[Item]) -> list[Result]:
         worker = idle.get()
         try:
-            return worker.work(batch)
+            return list(worker.work(batch))
         finally:
             idle.put(worker)
 
@@ -123,7 +127,7 @@ def in_order(
         given = _UntilError(items)
         for number, batch in enumerate(given):
             if number < processes:
-                worker = _Worker(function)
+                worker = Worker(function)
                 ending.callback(worker.end)  # called before the pool waits for its threads
                 idle.put(worker)
             in_progress.append((batch, threads.submit(work, batch)))
@@ -152,11 +156,11 @@ def apart(
     Raises:
         Exception: the function's error.
     """
-    workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    started: list[_Worker] = []
+    workers: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    started: list[Worker] = []
 
     def start() -> None:
-        started.append(_Worker(function))
+        started.append(Worker(function))
         workers.put(started[-1])
 
     def work(batch: list[Item]) -> None:
@@ -231,7 +235,7 @@ def side_by_side(
         for number, item in enumerate(items):
             yield from function(item, partial(told, number))
         return
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def work(item: Item, number: int, results: _OnDisk) -> None:
         worker = idle.get()
@@ -251,7 +255,7 @@ def side_by_side(
         kept = [ending.enter_context(_OnDisk(folder)) for _ in items]
         threads = ending.enter_context(ThreadPoolExecutor(processes))  # each waits for one worker
         for _ in range(processes):
-            worker = _Worker(function, _serve_streams)
+            worker = Worker(function, _serve_streams)
             ending.callback(worker.end)
             idle.put(worker)
         waiting = zip(items, range(len(items)), kept, strict=True)
@@ -328,32 +332,42 @@ class _OnDisk:
             raise self._error
 
 
-class _Worker:
+class Worker:
     """A worker process that applies a function to batches or items.
 
     Args:
         function: the function.
-        serve: what the process runs: `_serve` or `_serve_streams`.
+        serve: what the process runs: `_serve`, `_serve_streams` or `serve_turns`.
+        one_thread: whether its libraries use one thread.
+        log: file for what it prints; None: this process's standard error.
     """
 
-    def __init__(self, function: Callable[..., Any], serve: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        serve: Callable[[], None] | None = None,
+        one_thread: bool = True,
+        log: Path | None = None,
+    ) -> None:
         serve = serve or _serve
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import {serve.__name__} as serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment()},
-        )
+        with log.open("wb") if log else contextlib.nullcontext() as prints:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from {__name__} import {serve.__name__} as serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=prints,
+                env={**os.environ, **environment(one_thread)},
+            )
         self._function: Callable[..., Any] | None = function
 
-    def work(self, batch: list[Any]) -> list[Any]:
+    def work(self, batch: Any) -> Any:
         """Return the results of a batch."""
         with self._ends():
             self._send(batch)
             result, error = self._answer()
         if error is not None:
             raise error
-        return list(result)
+        return result
 
     def stream(self, item: Any) -> Iterator[tuple[bool, bytes]]:
         """Yield an item's pickled results and progress reports, each with whether it is a result."""
@@ -393,6 +407,10 @@ class _Worker:
         self._process.kill()
         self._process.wait()
 
+    def status(self) -> int:
+        """Return the exit status of a process that ends by itself."""
+        return self._process.wait()
+
 
 def _serve() -> None:
     """Run a worker that applies a function to batches, until the other side ends."""
@@ -413,6 +431,16 @@ def _serve_streams() -> None:
         except Exception as raised:
             error = _portable(raised)
         send((None, error))
+
+
+def serve_turns() -> None:
+    """Run a worker whose function takes its items itself: as an iterator, with a function that answers each."""
+    requests = _requests()
+    for function, _, send in requests:  # the first item only starts the function
+        try:
+            function((item for _, item, _ in requests), lambda answer, send=send: send((answer, None)))
+        except Exception as error:
+            send((None, _portable(error)))
 
 
 def _requests() -> Iterator[tuple[Callable[..., Any], Any, Callable[[Any], None]]]:

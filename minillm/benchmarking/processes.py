@@ -1,51 +1,49 @@
 """What a second process brings: training with DDP, and preparing a dump, each process on a core of its own."""
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from rich.console import Console
 from torch import Tensor, distributed, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from minillm.arithmetic import seconds
 from minillm.benchmarking import ours
 from minillm.benchmarking.benchmark import Session
-from minillm.benchmarking.costs import CorpusCosts
-from minillm.benchmarking.display import bars, shown, table
+from minillm.benchmarking.corpus import prepare
 from minillm.benchmarking.dumps import write_dump
-from minillm.benchmarking.loops import Endless
-from minillm.benchmarking.schema import Processes, TrainingProcesses
-from minillm.benchmarking.statistics import spread
-from minillm.benchmarking.worker import Unavailable
+from minillm.benchmarking.loops import Batch, Context, Job, Loss
+from minillm.benchmarking.report import Report, shown, spread
+from minillm.benchmarking.worker import Turns, Unavailable
+from minillm.console import number_table
 from minillm.errors import SettingError
+from minillm.models.sizes import check_sizes
+from minillm.training import TrainingModule
 
 
 @dataclass(frozen=True)
 class ProcessScaling:
-    """Trains with DDP in several processes, and prepares a dump with several, on the processor.
+    """Trains with DDP in several processes, and prepares a dump with several, on the CPU.
 
-    Each process is bound to one core and has one thread. Of each round the steps are taken twice: with the gradients
-    exchanged, and without (``no_sync``), so that what the exchange costs is measured at the same load of the machine.
+    Each process has one core and one thread. In each round the same steps are taken with the gradients exchanged and
+    without (``no_sync``), so that the cost of the exchange is measured at the same load of the machine. Of each number
+    of processes: tokens_per_second of one process, over rounds and processes; lost, the share of the time that the
+    exchange takes; the preparation's figures as of `CorpusCosts`.
 
     Args:
-        processes: how many at a time.
-        steps: training steps a round.
+        processes: their numbers.
+        steps: of training per round.
         warmup: steps before.
-        pages: of the dump, see `minillm.benchmarking.costs.CorpusCosts`; 0: nothing is prepared.
-        parts: files that the dump has.
+        pages: of the dump, see `write_dump`; 0: nothing is prepared.
+        parts: files of the dump.
         common: overrides of `scripts/prepare.py`.
 
     Raises:
-        SettingError: a number of processes or steps under 1, or fewer than 100 pages.
+        SettingError: a number under 1, or fewer than 100 pages.
     """
 
     processes: Sequence[int] = (1, 2)
@@ -56,138 +54,86 @@ class ProcessScaling:
     common: Sequence[str] = ("tokenizer=bpe",)
 
     def __post_init__(self) -> None:
-        if min(self.processes, default=0) < 1:
-            raise SettingError("processes", list(self.processes), "must be numbers from 1 on, such as [1, 2]")
-        for name in "steps", "warmup":
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "must be at least 1, such as 3")
+        smallest = min(self.processes, default=0)
+        check_sizes(processes=smallest, steps=self.steps, warmup=self.warmup, parts=self.parts)
         if self.pages and self.pages < 100:
             raise SettingError("pages", self.pages, "must be at least 100, such as 5000, or 0 to prepare nothing")
 
-    def measure(self, session: Session) -> Processes:
+    def measure(self, session: Session) -> Report:
         """Return the figures.
 
         Raises:
-            Unavailable: there are too few cores, or the system binds no process to one.
+            Unavailable: there are too few cores, or the system cannot bind processes to cores.
             OutsideError: `scripts/prepare.py` fails; the message is its own.
         """
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         if len(cores) < max(self.processes):
             raise Unavailable(f"it binds {max(self.processes)} processes to a core each, and here are {len(cores)}")
-        training = [self._training(session, cores[:number]) for number in self.processes]
-        preparation: Processes = {"training": training, "preparation": []}
-        if not self.pages:
-            return preparation
-        folder = session.new_path("dump")
-        folder.mkdir(parents=True)
-        size = write_dump([folder / f"dump-{n + 1}.xml.bz2" for n in range(self.parts)], self.pages)
-        costs = CorpusCosts(common=self.common)
-        for number in self.processes:
-            with _bound(cores[:number]):
-                prepared, _ = costs.prepare(folder / "dump-*.xml.bz2", size, folder / str(number))
-            preparation["preparation"].append({"processes": number, **prepared})
-        shutil.rmtree(folder)
-        return preparation
+        training = [self._train(session, cores[:number]) for number in self.processes]
+        preparation = self._prepare(session.new_path("dump"), cores) if self.pages else []
+        columns = ("tokens/s per process", "lost to the exchange, %", "preparing, MB/s of XML", "CPU seconds")
+        table = number_table("Processes, each on a core: training with DDP, scripts/prepare.py", "processes", *columns)
+        for place, row in enumerate(training):
+            costs = [(f"{cost['mb_per_second']:,.2f}", f"{cost['cpu_seconds']:,.0f}") for cost in preparation]
+            speed, lost = shown(row["tokens_per_second"]), shown(row["lost"], ".1f", 100)
+            table.add_row(str(row["processes"]), speed, lost, *(costs[place] if costs else ()))
+        speeds = {str(row["processes"]): row["tokens_per_second"] for row in training}
+        charts = {"tokens/s per process, by processes": speeds}
+        return Report({"training": training, "preparation": preparation}, table, charts)
 
-    def _training(self, session: Session, cores: Sequence[int]) -> TrainingProcesses:
-        settings = session.settings({"trainer.accelerator": "cpu"})
-        vocab_size = len(session.data.tokenizer)
-        about = (settings, session.tokenizer, vocab_size, session.rows(settings, vocab_size))
-        counts = (self.steps, self.warmup, session.rounds)
-        results = session.new_path("results")
-        results.mkdir(parents=True)
-        try:
-            spawn(_train, (list(cores), about, counts, results), nprocs=len(cores))
-        except Exception as error:
-            raise Unavailable(" ".join(f"training in {len(cores)} processes: {error}".split())[-500:]) from error
-        ranks = [torch.load(path, weights_only=True) for path in sorted(results.glob("rank-*.pt"))]
-        speeds = [rank["tokens"] / taken for rank in ranks for taken in rank["exchanged"]]
-        lost = [
-            1 - alone / exchanged
-            for rank in ranks
-            for alone, exchanged in zip(rank["alone"], rank["exchanged"], strict=True)
-        ]
+    def _prepare(self, folder: Path, cores: Sequence[int]) -> list[dict[str, float]]:
+        folder.mkdir(parents=True)
+        size = write_dump([folder / f"dump-{number + 1}.xml.bz2" for number in range(self.parts)], self.pages)
+        prepared = []
+        for number in self.processes:
+            cost, _ = prepare(folder / "dump-*.xml.bz2", size, folder / str(number), self.common, cores[:number])
+            prepared.append({"processes": number, **cost})
+        return prepared
+
+    def _train(self, session: Session, cores: Sequence[int]) -> dict[str, Any]:
+        job = replace(session.job(None, self.steps, self.warmup, accelerator="cpu"), device="cpu")
+        share = partial(_share, job=job, cores=cores, meeting=session.new_path("meeting"))
+        ranks = {f"process {rank + 1}": partial(share, rank=rank) for rank in range(len(cores))}
+        outcomes, skipped = session.compete(ranks, [{"exchange": True}, {"exchange": False}], together=True)
+        if skipped:
+            raise Unavailable(next(iter(skipped.values())))
+        pairs = [pair for turns in outcomes.values() for pair in zip(turns[1::2], turns[2::2], strict=True)]
         return {
             "processes": len(cores),
-            "parameters": ranks[0]["parameters"],
-            "tokens_per_second": spread(speeds),
-            "lost": spread(lost),
+            "parameters": outcomes["process 1"][0]["parameters"],
+            "tokens_per_second": spread([exchanged["tokens"] / exchanged["seconds"] for exchanged, _ in pairs]),
+            "lost": spread([1 - alone["seconds"] / exchanged["seconds"] for exchanged, alone in pairs]),
         }
 
-    def show(self, figures: Processes, console: Console) -> None:
-        """Show a line for each number of processes."""
-        prepared = {cost["processes"]: cost for cost in figures["preparation"]}
-        columns = ("tokens/s a process", "lost to the exchange, %", "preparing, MB/s of XML", "CPU seconds")
-        made = table("Processes, each on a core: training with DDP, scripts/prepare.py", "processes", *columns)
-        for row in figures["training"]:
-            cost = prepared.get(row["processes"])
-            costs = (f"{cost['mb_per_second']:,.2f}", f"{cost['cpu_seconds']:,.0f}") if cost else ("", "")
-            speed, lost = shown(row["tokens_per_second"]), shown(row["lost"], ".1f", 100)
-            made.add_row(str(row["processes"]), speed, lost, *costs)
-        console.print(made)
-        console.print()
 
-    def panels(self, figures: Processes) -> int:
-        """Return 1."""
-        return 1
+def _share(turns: Turns, job: Job, rank: int, cores: Sequence[int], meeting: Path) -> None:
+    """Be one of the processes of a training; they meet at a file."""
+    os.sched_setaffinity(0, {cores[rank]})
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=len(cores))
+    ours.train_in_loop(turns, job, _together)
 
-    def draw(self, figures: Processes, axes: Iterator[Axes]) -> None:
-        """Draw what each process trains."""
-        speeds = {f"{row['processes']}": row["tokens_per_second"] for row in figures["training"]}
-        bars(next(axes), "tokens/s a process, by processes", speeds)
+
+def _together(module: TrainingModule) -> tuple[Loss, Context]:
+    """Return a loss whose gradients are exchanged, except in turns without."""
+    shared = DistributedDataParallel(_Step(module))
+
+    @contextmanager
+    def exchange(turn: dict[str, Any]) -> Iterator[None]:
+        distributed.barrier()
+        with nullcontext() if turn["exchange"] else shared.no_sync():
+            yield
+
+    return shared, exchange
 
 
 class _Step(nn.Module):
-    """What DDP wraps: a training step is the forward whose gradients it exchanges."""
+    """What DDP wraps: a forward pass whose gradients it exchanges."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         loss: Tensor = self.module.training_step(batch, 0)
         return loss
-
-
-def _train(
-    rank: int,
-    cores: Sequence[int],
-    about: tuple[dict[str, Any], str, int, str],
-    counts: tuple[int, int, int],
-    results: Path,
-) -> None:
-    """Be one of the processes; write how long its steps took."""
-    os.sched_setaffinity(0, {cores[rank]})
-    torch.set_num_threads(1)
-    settings, tokenizer, vocab_size, rows = about
-    steps, warmup, rounds = counts
-    distributed.init_process_group("gloo", f"file://{results}/meeting", rank=rank, world_size=len(cores))
-    loop, facts = ours.plain_loop(settings, tokenizer, vocab_size)
-    shared = DistributedDataParallel(_Step(loop.network))
-    loop = replace(loop, loss=shared)
-    shared.train()
-    endless = Endless(ours.rows_of(settings, rows))
-    source = iter(endless)
-    loop.steps(source, warmup)
-    taken: dict[str, list[float]] = {"exchanged": [], "alone": []}
-    tokens = 0
-    for _ in range(rounds):
-        for kind in taken:
-            distributed.barrier()
-            endless.restart()
-            with shared.no_sync() if kind == "alone" else nullcontext():
-                taken[kind].append(seconds(lambda: loop.steps(source, steps), "cpu"))
-            tokens = endless.tokens
-    torch.save({"tokens": tokens, "parameters": facts["parameters"], **taken}, results / f"rank-{rank}.pt")
-    distributed.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _bound(cores: Sequence[int]) -> Iterator[None]:
-    """Let the processes that are started meanwhile use these cores alone."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -1,124 +1,105 @@
-"""How many megabytes of text go through each stage in a second: store, cleaning, filters, tokenizers, a dump."""
+"""How many megabytes of text each stage takes per second, on one core: cleaning, filter, tokenizers, a dump."""
 
-from collections.abc import Iterator, Sequence
+import math
+import os
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from rich.console import Console
-
-from minillm.benchmarking.benchmark import Contestant, Session
-from minillm.benchmarking.display import bars, curve, shown, table
-from minillm.benchmarking.machine import cores
-from minillm.benchmarking.schema import Spread, Text
-from minillm.benchmarking.stages import PARALLEL
-from minillm.benchmarking.statistics import spread
-from minillm.benchmarking.worker import Unavailable
+from minillm.arithmetic import seconds
+from minillm.benchmarking.benchmark import Session
+from minillm.benchmarking.report import Report, shown, spread
+from minillm.benchmarking.worker import Turns, Unavailable
+from minillm.console import number_table
+from minillm.corpus import Cleaner, DumpSource, QualityFilter, RawStore, SampleSource
 from minillm.errors import SettingError
-from minillm.tokenization import BPETokenizer
+from minillm.models.sizes import check_sizes
+from minillm.parallel import batches
+from minillm.tokenization import BPETokenizer, WordTokenizer
+
+MB = 1e6
 
 
 @dataclass(frozen=True)
 class TextSpeed:
-    """Sends the sample corpus, as often as need be, through each stage.
+    """Sends the sample corpus, repeated, through each stage.
 
     Args:
-        megabytes: sizes of the corpus; the largest has all rounds, the others one, for the curve.
+        megabytes: of text.
         vocab_size: of the tokenizers.
-        dump: a dump of a wiki (pages-articles XML, .bz2 or plain), to be made plain text of; None: no dump.
-        dump_articles: its articles that are read; None: all.
-        rounds: at most, if the benchmark has more.
+        dump: a pages-articles dump, .bz2 or plain, to convert to text; None: none.
+        dump_articles: number of its articles; None: all.
+        rounds: at most, since they take long.
 
     Raises:
-        SettingError: a size of 0, a vocabulary too small, or a dump that is not there.
+        SettingError: a number too small, or no such dump.
     """
 
-    megabytes: Sequence[float] = (1.0, 2.0, 4.0)
+    megabytes: float = 2.0
     vocab_size: int = 5000
     dump: str | None = None
     dump_articles: int | None = 2000
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        if not min(self.megabytes, default=0) > 0:
-            raise SettingError("megabytes", list(self.megabytes), "must be sizes over 0, such as [1, 2, 4]")
+        if not self.megabytes > 0:
+            raise SettingError("megabytes", self.megabytes, "must be over 0, such as 2")
         if self.vocab_size < BPETokenizer.smallest:
             raise SettingError("vocab_size", self.vocab_size, f"must be at least {BPETokenizer.smallest}, such as 5000")
         if self.dump is not None and not Path(self.dump).expanduser().is_file():
             raise SettingError("dump", self.dump, "is no file; give a pages-articles dump, .bz2 or plain")
-        if self.rounds < 1:
-            raise SettingError("rounds", self.rounds, "must be at least 1, such as 3")
-        if self.dump_articles is not None and self.dump_articles < 1:
-            raise SettingError("dump_articles", self.dump_articles, "must be at least 1, or null for all articles")
+        check_sizes(rounds=self.rounds, dump_articles=self.dump_articles)
 
-    def measure(self, session: Session) -> Text:
-        """Return MB/s of each stage, on one core and on all.
-
-        Raises:
-            Unavailable: a stage failed.
-        """
-        *smaller, largest = sorted(set(self.megabytes))
-
-        def contestant(megabytes: float, one_core: bool, with_dump: bool) -> Contestant:
-            arguments = {
-                "megabytes": megabytes,
-                "vocab_size": self.vocab_size,
-                "dump": self.dump if with_dump else None,
-                "dump_articles": self.dump_articles,
-                "processes": 1 if one_core else cores(),
-                "stages": None if one_core else PARALLEL,
-            }
-            return Contestant("minillm.benchmarking.stages:work_through", arguments, one_core)
-
-        pair = {"one core": contestant(largest, True, True), "all cores": contestant(largest, False, True)}
-        outcomes = session.compete(pair, rounds=min(self.rounds, session.rounds))
-        for outcome in outcomes.values():
-            if outcome.skipped:
-                raise Unavailable(outcome.skipped)
-        one, every = (_speeds(outcome.turns) for outcome in outcomes.values())
-        points: dict[str, dict[str, float]] = {name: {} for name in one if name != "dump"}
-        for megabytes in smaller:
-            found = session.compete({f"{megabytes:g} MB": contestant(megabytes, True, False)}, rounds=1)
-            [outcome] = found.values()
-            if outcome.skipped:
-                raise Unavailable(outcome.skipped)
-            for name, speed in _speeds(outcome.turns).items():
-                points[name][f"{megabytes:g}"] = speed["median"]
-        for name in points:
-            points[name][f"{largest:g}"] = one[name]["median"]
-        return {"megabytes": largest, "one_core": one, "all_cores": every, "curve": points}
-
-    def show(self, figures: Text, console: Console) -> None:
-        """Show the stages."""
-        title = f"Text: MB/s, {figures['megabytes']:g} MB of UTF-8"
-        made = table(title, "stage", "a core", "all cores")
-        for name, speed in figures["one_core"].items():
-            every = figures["all_cores"].get(name)
-            made.add_row(name, shown(speed, ",.2f"), shown(every, ",.2f") if every else "")
-        console.print(made)
-        console.print()
-
-    def panels(self, figures: Text) -> int:
-        """Return 2, or 1 where there is one size alone."""
-        return 2 if len(next(iter(figures["curve"].values()))) > 1 else 1
-
-    def draw(self, figures: Text, axes: Iterator[Axes]) -> None:
-        """Draw the stages, and how they change with the size of the corpus."""
-        bars(next(axes), "text, MB/s a core", figures["one_core"], "{:,.1f}")
-        if self.panels(figures) == 1:
-            return
-        place = next(axes)
-        for name in ("cleaning", "duplicates", "fitting, bpe", "encoding, bpe", "whole corpus"):
-            points = figures["curve"][name]
-            curve(
-                place, "text by size of the corpus in MB", [float(size) for size in points], list(points.values()), name
-            )
-        for line, color in zip(place.lines, ("#3f87d6", "#dd8327", "#3c9d63", "#d94a4a", "#8a63c9"), strict=True):
-            line.set_color(color)
-        place.set_ylabel("MB/s a core", color="black")
-        place.legend(frameon=False, fontsize=8)
+    def measure(self, session: Session) -> Report:
+        """Return MB/s of each stage."""
+        rounds = min(self.rounds, session.rounds)
+        outcomes, skipped = session.compete({"text": partial(_work, part=self)}, rounds=rounds)
+        if skipped:
+            raise Unavailable(skipped["text"])
+        turns = [turn["speeds"] for turn in outcomes["text"][1:]]
+        speeds = {stage: spread([turn[stage] for turn in turns]) for stage in turns[0]}
+        table = number_table(f"Text: MB/s on one core, {self.megabytes:g} MB of UTF-8", "stage", "MB/s")
+        for stage, speed in speeds.items():
+            table.add_row(stage, shown(speed, ",.2f"))
+        return Report({"megabytes": self.megabytes, "one_core": speeds}, table, {"text, MB/s on one core": speeds})
 
 
-def _speeds(turns: Sequence[dict[str, Any]]) -> dict[str, Spread]:
-    return {name: spread([turn["speeds"][name] for turn in turns]) for name in (turns[0]["speeds"] if turns else ())}
+def _work(turns: Turns, part: TextSpeed) -> None:
+    """Send text through all stages per turn, on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    sample = [article.text for article in SampleSource().articles(None, set())]
+    texts = [*islice(cycle(sample), math.ceil(len(sample) * part.megabytes / _megabytes(sample)))]
+    cleaner, quality, word, bpe = Cleaner(), QualityFilter(), WordTokenizer(), BPETokenizer()
+    clean = [cleaner.clean(text)[0] for text in texts]
+    quality.reason("", clean[0], clean[0])  # loads its language model
+    word.fit(clean, part.vocab_size)
+    bpe.fit(clean, part.vocab_size)
+    stages = {
+        "cleaning": lambda: [cleaner.clean(text) for text in texts],
+        "quality": lambda: [quality.reason("", *both) for both in zip(texts, clean, strict=True)],
+        "fitting, word": lambda: WordTokenizer().fit(clean, part.vocab_size),
+        "fitting, bpe": lambda: BPETokenizer().fit(clean, part.vocab_size),
+        "encoding, word": lambda: [word.encode_batch(batch) for batch in batches(clean, 500)],
+        "encoding, bpe": lambda: [bpe.encode_batch(batch) for batch in batches(clean, 500)],
+    }
+    sizes = {stage: _megabytes(texts if stage == "cleaning" else clean) for stage in stages}
+    with tempfile.TemporaryDirectory(prefix="benchmark_") as scratch:
+        if part.dump is not None:
+            source, nothing = DumpSource(part.dump, 1), RawStore(Path(scratch, "empty.sqlite"))
+
+            def read() -> float:
+                return _megabytes(article.text for article in source.articles(part.dump_articles, nothing))
+
+            stages["dump"], sizes["dump"] = read, read()
+        turns.ready()
+        for _ in turns:
+            turns.done(speeds={stage: sizes[stage] / seconds(work) for stage, work in stages.items()})
+
+
+def _megabytes(texts: Iterable[str]) -> float:
+    return sum(len(text.encode()) for text in texts) / MB

@@ -1,213 +1,124 @@
-"""How fast does training go, and in how much memory: the project beside its peers, on the same batches."""
+"""How fast training is, and in how much memory: the project beside other libraries, on the same batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
-from matplotlib.axes import Axes
-from rich.console import Console
-
-from minillm.benchmarking.benchmark import Contestant, Outcome, Session
-from minillm.benchmarking.display import bars, shown, table
-from minillm.benchmarking.ours import sizes_of
-from minillm.benchmarking.schema import Memory, Skipped, Trained, Training
-from minillm.benchmarking.statistics import overhead, ratio, spread
-from minillm.benchmarking.worker import Unavailable
+from minillm.benchmarking import ours, peers
+from minillm.benchmarking.benchmark import Session, left_out
+from minillm.benchmarking.loops import Job
+from minillm.benchmarking.report import Report, overhead, ratio, shown, spread
+from minillm.benchmarking.worker import Figures, Turns
+from minillm.console import number_table
 from minillm.errors import SettingError
+from minillm.models.sizes import check_sizes
 
-TRAINER, LOOP = "minillm", "minillm-loop"
+TRAINER, LOOP, DATA = "minillm", "minillm-loop", "minillm-data"
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
-Name = Literal[
-    "minillm",
-    "minillm-loop",
-    "transformers-float32",
-    "transformers-bf16",
-    "transformers-bf16-compiled",
-    "litgpt-float32",
-    "litgpt-bf16",
-    "litgpt-bf16-compiled",
-]
+Own = Literal["minillm", "minillm-loop", "minillm-data"]
+Name = Own | Literal["transformers-float32", "transformers-bf16", "litgpt-float32", "litgpt-bf16"]
 
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """Trains everybody in turn for some steps.
+    """Trains all contestants in turn.
+
+    Of each: step_ms, tokens_per_second (targets), mfu (share of the machine's matrix-product peak in its precision),
+    wait_share (of the step, for its batch) and memory (MiB: training is the peak without the imports). The speedup is
+    the project's tokens/s over each peer's, the overhead the share of the step that Trainer, callbacks and logging
+    take.
 
     Args:
-        contestants: who takes part. ``minillm`` trains through Lightning's Trainer with all callbacks and loggers,
-            ``minillm-loop`` the same module in a bare loop; peers are named by library and arithmetic.
-        steps: steps a turn.
+        contestants: ``minillm`` trains through Lightning's Trainer with all callbacks and loggers, ``minillm-loop`` the
+            same module in a plain loop, ``minillm-data`` through the Trainer on the data module's batches; peers are
+            named by library and precision.
+        steps: per turn.
         warmup: steps before the first turn.
-        vocabularies: others, for which memory alone is measured.
-        overrides: settings that differ from the composed config's, by dotted name.
-        vocab_size: of the networks; None: the tokenizer's.
-        gpu_only: do without it where there is no GPU.
+        vocab_size: of the networks, at least the tokenizer's; None: the tokenizer's.
 
     Raises:
-        SettingError: no contestant, or no step.
+        SettingError: no contestant, or a number under 1.
     """
 
-    contestants: Sequence[Name] = ("minillm", "minillm-loop")
+    contestants: Sequence[Name]
     steps: int = 10
     warmup: int = 5
-    vocabularies: Sequence[int] = ()
-    overrides: Mapping[str, Any] = field(default_factory=dict)
     vocab_size: int | None = None
-    gpu_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.contestants:
             raise SettingError("contestants", list(self.contestants), f"nobody takes part; [{TRAINER}] would do")
-        for name in "steps", "warmup":
-            if getattr(self, name) < 1:
-                raise SettingError(name, getattr(self, name), "must be at least 1, such as 10")
+        check_sizes(steps=self.steps, warmup=self.warmup, vocab_size=self.vocab_size)
 
-    def measure(self, session: Session) -> Training:
+    def measure(self, session: Session) -> Report:
         """Return speed and memory of each."""
-        if self.gpu_only and session.device == "cpu":
-            raise Unavailable("it needs a GPU")
-        vocab_size = self.vocab_size or len(session.data.tokenizer)
-        settings = session.settings(self.overrides)
-        outcomes = session.compete(
-            {name: self._contestant(session, name, vocab_size, self.steps, self.warmup) for name in self.contestants}
-        )
-        contestants = {name: self._trained(session, outcome) for name, outcome in outcomes.items()}
-        measured = {name: figures for name, figures in contestants.items() if "skipped" not in figures}
-        ours = measured.get(TRAINER)
-        peers = {name: figures for name, figures in measured.items() if name not in (TRAINER, LOOP)} if ours else {}
-        sizes = asdict(sizes_of(settings, vocab_size))
-        return {
-            "sizes": sizes,
-            "batch_size": settings["data"]["batch_size"],
+        job = session.job(self.vocab_size, self.steps, self.warmup)
+        outcomes, skipped = session.compete({name: _contestant(name, job) for name in self.contestants})
+        trained = {name: self._trained(session, outcome) for name, outcome in outcomes.items()}
+        figures: dict[str, Any] = {
+            "vocab_size": job.vocab_size,
             "steps": self.steps,
-            "contestants": contestants,
-            "overhead": overhead(ours["step_ms"], measured[LOOP]["step_ms"]) if ours and LOOP in measured else None,
-            "speedup": {
-                name: ratio(ours["tokens_per_second"], peer["tokens_per_second"])
-                for name, peer in peers.items()
-                if ours
-            },
-            "memory_ratio": {
-                name: {kind: ours["memory"][kind] / peer["memory"][kind] for kind in ("training", "peak")}
-                for name, peer in peers.items()
-                if ours
-            },
-            "vocabularies": self._vocabularies(session, measured, vocab_size),
+            "contestants": {**trained, **left_out(skipped)},
+            "overhead": None,
+            "speedup": {},
         }
+        own = trained.get(TRAINER)
+        if own and LOOP in trained:
+            figures["overhead"] = overhead(own["step_ms"], trained[LOOP]["step_ms"])
+        for name, peer in trained.items():
+            if own and not name.startswith(TRAINER):
+                figures["speedup"][name] = ratio(own["tokens_per_second"], peer["tokens_per_second"])
+        return _report(figures, trained, job)
 
-    def _contestant(self, session: Session, name: str, vocab_size: int, steps: int, warmup: int) -> Contestant:
-        settings = session.settings(self.overrides)
-        shared = {"steps": steps, "warmup": warmup, "rows": session.rows(settings, vocab_size)}
-        if name in (TRAINER, LOOP):
-            target = "train" if name == TRAINER else "loop"
-            own = {"settings": settings, "tokenizer": session.tokenizer, "vocab_size": vocab_size}
-            return Contestant(f"minillm.benchmarking.ours:{target}", {**own, **shared})
-        library, arithmetic, *compiled = name.split("-")
-        arguments = {
-            "library": library,
-            "precision": PRECISIONS[arithmetic],
-            "compiled": bool(compiled),
-            "sizes": asdict(sizes_of(settings, vocab_size)),
-            "batch_size": settings["data"]["batch_size"],
-            "device": session.device,
-            "optimizer": {"lr": 3e-4, "weight_decay": 0.01},
-        }
-        return Contestant("minillm.benchmarking.peers:train", {**arguments, **shared})
-
-    def _trained(self, session: Session, outcome: Outcome) -> Trained | Skipped:
-        if outcome.skipped:
-            return {"skipped": outcome.skipped}
-        facts = outcome.facts
-        speeds = [turn["tokens"] / turn["seconds"] for turn in outcome.turns]
+    def _trained(self, session: Session, outcome: list[Figures]) -> dict[str, Any]:
+        facts, *turns = outcome
+        speeds = [turn["tokens"] / turn["seconds"] for turn in turns]
         peak = session.peak(facts["precision"])
         return {
-            "precision": facts["precision"],
-            "dropout": facts["dropout"],
-            "parameters": facts["parameters"],
-            "flops_per_token": facts["flops_per_token"],
-            "step_ms": spread([1000 * turn["seconds"] / turn["steps"] for turn in outcome.turns]),
+            **facts,
+            "step_ms": spread([1000 * turn["seconds"] / self.steps for turn in turns]),
             "tokens_per_second": spread(speeds),
             "mfu": spread([speed * facts["flops_per_token"] / peak for speed in speeds]),
-            "memory": outcome.turns[-1]["memory"],
+            "wait_share": spread([turn["waited"] / turn["seconds"] for turn in turns]),
+            "memory": turns[-1]["memory"],
         }
 
-    def _vocabularies(
-        self, session: Session, measured: Mapping[str, Trained], vocab_size: int
-    ) -> dict[str, dict[str, Memory | Skipped]]:
-        """Return the memory with this and with other vocabularies; of the bare loop it is the Trainer's."""
-        found: dict[str, dict[str, Memory | Skipped]] = {}
-        for name in measured if self.vocabularies else ():
-            if name == LOOP and TRAINER in measured:
-                continue
-            found[name] = {str(vocab_size): measured[name]["memory"]}
-            for other in self.vocabularies:
-                contestant = self._contestant(session, name, other, steps=1, warmup=1)
-                [reached] = session.compete({f"{name}, vocabulary {other:,}": contestant}, rounds=1).values()
-                found[name][str(other)] = (
-                    {"skipped": reached.skipped} if reached.skipped else reached.turns[-1]["memory"]
-                )
-        return found
 
-    def show(self, figures: Training, console: Console) -> None:
-        """Show the contestants, and how the project stands beside each."""
-        size = figures["sizes"]
-        title = (
-            f"Training: {size['num_layers']} layers, {size['embedding_dim']} wide, vocabulary {size['vocab_size']:,}, "
-            f"batch {figures['batch_size']} x {size['max_length']}"
-        )
-        made = table(title, "", "tokens/s", "ms a step", "of peak", "MiB", "in all")
-        measured = {name: found for name, found in figures["contestants"].items() if "skipped" not in found}
-        for name, found in measured.items():
-            memory = found["memory"]
-            made.add_row(
-                name,
-                f"{found['tokens_per_second']['median']:,.0f}",
-                shown(found["step_ms"], ",.1f"),
-                f"{found['mfu']['median']:.1%}",
-                f"{memory['training']:,.0f}",
-                f"{memory['peak']:,.0f}",
-            )
-        console.print(made)
-        show_skipped(figures["contestants"], console)
-        forms = ", ".join(f"{name} {found['precision']}" for name, found in measured.items() if name in (TRAINER, LOOP))
-        told = "of peak: of the matrix products' speed; in all: with the memory that imports take"
-        console.print(f"{forms}; {told}", highlight=False)
-        if without := [name for name, found in measured.items() if found["dropout"] < size["dropout"]]:
-            console.print(f"without dropout, which it does not have: {', '.join(without)}", highlight=False)
-        if figures["overhead"]:
-            share = shown(figures["overhead"], ".1f", 100)
-            console.print(f"Trainer, callbacks and logging take {share} % of the step", highlight=False)
-        for name, speedup in figures["speedup"].items():
-            memory_ratio = figures["memory_ratio"][name]
-            console.print(
-                f"beside {name}: {shown(speedup, '.2f')} x the tokens/s, {memory_ratio['training']:.2f} x the memory "
-                f"({memory_ratio['peak']:.2f} x with imports)",
-                highlight=False,
-            )
-        for name, sizes in figures["vocabularies"].items():
-            taken = ", ".join(
-                f"{cast(Skipped, memory)['skipped']} at {int(vocab_size):,}"
-                if "skipped" in memory
-                else f"{memory['training']:,.0f} MiB at {int(vocab_size):,}"
-                for vocab_size, memory in sizes.items()
-            )
-            console.print(f"memory by vocabulary, {name}: {taken}", highlight=False)
-        console.print()
-
-    def panels(self, figures: Training) -> int:
-        """Return 2: speed and memory."""
-        return 2
-
-    def draw(self, figures: Training, axes: Iterator[Axes]) -> None:
-        """Draw speed and memory."""
-        measured = {name: found for name, found in figures["contestants"].items() if "skipped" not in found}
-        bars(next(axes), "training, tokens/s", {name: found["tokens_per_second"] for name, found in measured.items()})
-        memory = {name: spread([found["memory"]["training"]]) for name, found in measured.items()}
-        bars(next(axes), "training, peak memory without imports, MiB", memory)
+def _contestant(name: str, job: Job) -> Callable[[Turns], None]:
+    if name == LOOP:
+        return partial(ours.train_in_loop, job=job)
+    if name.startswith(TRAINER):
+        return partial(ours.train, job=replace(job, batches=None) if name == DATA else job)
+    library, precision = name.split("-")
+    return partial(peers.train, job=job, library=library, precision=PRECISIONS[precision])
 
 
-def show_skipped(contestants: Mapping[str, Any], console: Console) -> None:
-    """Show who was left out, and why."""
-    for name, found in contestants.items():
-        if "skipped" in found:
-            console.print(f"{name} is left out: {found['skipped']}", highlight=False, markup=False)
+def _report(figures: dict[str, Any], trained: Mapping[str, dict[str, Any]], job: Job) -> Report:
+    model, batch = job.settings["model"], f"{job.settings['data']['batch_size']} x {job.settings['data']['max_length']}"
+    table = number_table(
+        f"Training: {model['num_layers']} layers, {model['embedding_dim']} wide, vocabulary {job.vocab_size:,}, "
+        f"batch {batch}",
+        *("", "precision", "tokens/s", "ms per step", "of peak", "MiB", "in all"),
+    )
+    for name, found in trained.items():
+        speed, share = f"{found['tokens_per_second']['median']:,.0f}", f"{found['mfu']['median']:.1%}"
+        memory = [f"{found['memory'][kind]:,.0f}" for kind in ("training", "peak")]
+        table.add_row(name, found["precision"], speed, shown(found["step_ms"], ",.1f"), share, *memory)
+    notes = ["of peak: of the speed of matrix products; in all: with the memory that imports take"]
+    if model["dropout"] and any(name.startswith("litgpt") for name in trained):
+        notes.append("litgpt has no dropout")
+    if figures["overhead"]:
+        notes.append(f"Trainer, callbacks and logging take {shown(figures['overhead'], '.1f', 100)} % of the step")
+    if DATA in trained:
+        waits = shown(trained[DATA]["wait_share"], ".2f", 100)
+        notes.append(f"{DATA}: a step waits {waits} % of its time for the data module's batch")
+    for name, speedup in figures["speedup"].items():
+        notes.append(f"{TRAINER} has {shown(speedup, '.2f')} x the tokens/s of {name}")
+    charts = {
+        "training, tokens/s": {name: found["tokens_per_second"] for name, found in trained.items()},
+        "training, peak memory without imports, MiB": {
+            name: spread([found["memory"]["training"]]) for name, found in trained.items()
+        },
+    }
+    return Report(figures, table, charts, notes)

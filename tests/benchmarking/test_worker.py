@@ -1,5 +1,8 @@
 """Contestants' processes: turns, memory of their own, and failures that are told in one line."""
 
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,10 @@ from minillm.memory import MIB, resident_mib
 
 def fill(turns: Turns, megabytes: int) -> None:
     """Take memory in the first turn, and keep none of it; print what must not get between the answers."""
-    turns.imported()
+    turns.imported("cpu")
     turns.ready(warm=True)
-    print("a library's hello")
-    while True:
-        about = turns.wait()
+    print("a library's hello", flush=True)
+    for about in turns:
         block = np.ones(about["times"] * megabytes * MIB, dtype=np.uint8)
         turns.done(total=int(block.sum(dtype=np.int64)) // MIB)
         del block
@@ -34,23 +36,20 @@ def fail(turns: Turns, how: str) -> None:
     if how in errors:
         raise errors[how]
     turns.ready()
-    turns.wait()
+    next(iter(turns))
     raise SystemExit(7)
 
 
-def worker(tmp_path: Path, function: str, **arguments: Any) -> Worker:
-    return Worker(f"{Path(__file__).stem}:{function}", arguments, tmp_path / "log")
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+@contextmanager
+def worker(tmp_path: Path, function: Callable[..., None], **arguments: Any) -> Iterator[Worker]:
+    with closing(Worker(partial(function, **arguments), tmp_path / "log")) as process:
+        yield process
 
 
 def test_turns_come_one_by_one_and_the_peak_is_the_process_s_own(tmp_path: Path) -> None:
     ballast = np.ones(200 * MIB, dtype=np.uint8)  # what this process has must not count
-    with worker(tmp_path, "fill", megabytes=40) as process:
-        assert process.facts == {"warm": True}
+    with worker(tmp_path, fill, megabytes=40) as process:
+        assert process.turn() == {"warm": True}
         first, second = process.turn(times=1), process.turn(times=2)
     assert (first["total"], second["total"]) == (40, 80)
     assert 40 <= first["memory"]["training"] < 60
@@ -71,11 +70,13 @@ def test_turns_come_one_by_one_and_the_peak_is_the_process_s_own(tmp_path: Path)
     ],
 )
 def test_a_failure_is_told_in_one_line(tmp_path: Path, how: str, error: type[Exception], says: str) -> None:
-    with pytest.raises(error) as raised:
-        worker(tmp_path, "fail", how=how)
+    with worker(tmp_path, fail, how=how) as process, pytest.raises(error) as raised:
+        process.turn()
     assert str(raised.value) == says
 
 
 def test_a_process_that_dies_at_its_turn_is_noticed(tmp_path: Path) -> None:
-    with worker(tmp_path, "fail", how="dies") as process, pytest.raises(Unavailable, match="ended with status 7"):
+    with worker(tmp_path, fail, how="dies") as process:
         process.turn()
+        with pytest.raises(Unavailable, match="ended with status 7"):
+            process.turn()

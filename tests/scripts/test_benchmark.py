@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typeguard
 from PIL import Image
 
-from minillm.benchmarking import peers, schema
+from minillm.benchmarking import peers
 from minillm.benchmarking.dumps import write_dump
 
 Run = Callable[..., Any]
@@ -24,11 +23,10 @@ TINY = (
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "benchmark=quick",
-    "benchmark.training.contestants=[minillm,transformers-float32]",
+    "benchmark.training.contestants=[minillm,minillm-data,transformers-float32]",
     "benchmark.training.steps=2",
-    "benchmark.text.megabytes=[0.02]",
+    "benchmark.text.megabytes=0.02",
     "benchmark.text.vocab_size=400",
-    "benchmark.data.batching=[packed]",
 )
 
 
@@ -43,12 +41,9 @@ def result(run_script: Run) -> dict[str, Any]:
 
 def test_one_command_measures_everything_and_leaves_figures_and_drawings(result: dict[str, Any]) -> None:
     shown = result.pop("stdout")
-    typeguard.check_type(result, schema.Result)
     parts = result["parts"]
-    assert parts.pop("large") == {"skipped": "it needs a GPU"}
-    forms = {"training": schema.Training, "decoding": schema.Decoding, "text": schema.Text, "data": schema.Data}
-    for name, form in forms.items():
-        typeguard.check_type(parts[name], form)
+    assert list(parts) == ["training", "decoding", "text"]
+    for name in parts:
         assert name.capitalize() in shown
     with Image.open("run/benchmark.png") as drawing:
         assert min(drawing.size) > 500
@@ -57,8 +52,8 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
 
     machine = result["machine"]
     assert machine["device"] == "cpu"
-    dtypes = {"float32", "bfloat16"} if machine["bfloat16"] else {"float32"}
-    assert {dtype: peak["size"] for dtype, peak in machine["matmul"].items()} == dict.fromkeys(dtypes, 2048)
+    fast = {"bfloat16": 2048} if machine["bfloat16"] else {}
+    assert {dtype: peak["size"] for dtype, peak in machine["matmul"].items()} == {"float32": 2048, **fast}
 
     training = parts["training"]["contestants"]
     trained = training["minillm"]
@@ -77,9 +72,10 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
     else:
         assert training["transformers-float32"]["parameters"] == training["minillm"]["parameters"] + 32 * 32
         assert set(parts["training"]["speedup"]) == {"transformers-float32"}
-        assert set(parts["decoding"]["speedup"]["transformers"]) == {"1", "4"}
-    assert set(parts["text"]["curve"]["cleaning"]) == {"0.02"}
-    assert 0 <= parts["data"]["batching"]["packed"]["wait_share"]["median"] < 1
+        assert parts["decoding"]["token_ratio"]["transformers"]["median"] > 0
+    assert set(parts["decoding"]["contestants"]["minillm"]["tokens_per_second"]) == {"1", "4"}
+    assert all(speed["median"] > 0 for speed in parts["text"]["one_core"].values())
+    assert 0 <= training["minillm-data"]["wait_share"]["median"] < 1
 
 
 @pytest.mark.parametrize(
@@ -93,13 +89,12 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         ("benchmark.training.steps=0", "benchmark.training.steps=0: must be at least 1"),
         ("benchmark.training.contestants=[]", "benchmark.training.contestants=[]: nobody takes part"),
         ("benchmark.training.contestants=[gpt5]", "benchmark.training.contestants=['gpt5']: must be "),
-        ("benchmark.decoding.prompts=[0]", "benchmark.decoding.prompts=[0]: must be numbers from 1 on"),
+        ("benchmark.decoding.prompts=[0]", "benchmark.decoding.prompts=0: must be at least 1"),
         ("benchmark.decoding.new_tokens=1", "benchmark.decoding.new_tokens=1: must be at least 2"),
-        ("benchmark.text.megabytes=[]", "benchmark.text.megabytes=[]: must be sizes over 0"),
+        ("benchmark.text.megabytes=0", "benchmark.text.megabytes=0: must be over 0"),
         ("benchmark.text.vocab_size=9", "benchmark.text.vocab_size=9: must be at least 260"),
         ("benchmark.text.rounds=0", "benchmark.text.rounds=0: must be at least 1"),
         ("benchmark.text.dump=none.xml", "benchmark.text.dump=none.xml: is no file"),
-        ("benchmark.data.batching=[]", "benchmark.data.batching=[]: must name dynamic"),
         ("model.num_heads=3", "model.num_heads=3: must divide embedding_dim=256"),
         ("benchmark=fast", "benchmark=fast: is no choice; one of ablation, full, quick would do"),
     ],
@@ -127,7 +122,6 @@ def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run)
     ended = run_script("benchmark", *quality(*rows), "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))["parts"]["quality"]
-    typeguard.check_type(found, schema.Quality)
     [curve] = found["curves"]["modern"]
     half, whole = curve["steps"]
     assert whole == 2 * half
@@ -141,9 +135,12 @@ def test_quality_trains_for_the_given_time_and_tests_on_the_way(run_script: Run)
     ("override", "line"),
     [
         ("benchmark.quality.seconds=0", "benchmark.quality.seconds=0: must be over 0, such as 180"),
-        ("benchmark.quality.tests=0", "benchmark.quality.tests=0: must be at least 1, such as 4"),
+        ("benchmark.quality.tests=0", "benchmark.quality.tests=0: must be at least 1"),
         ("benchmark.quality.seeds=[]", "benchmark.quality.seeds=[]: must name at least one, such as [0]"),
-        ('benchmark.quality.common=["model=nope"]', "modern: error: model=nope: is no choice; one of gpt2, minigpt"),
+        (
+            'benchmark.quality.common=["model=nope"]',
+            "modern: scripts/train.py: error: model=nope: is no choice; one of gpt2, minigpt",
+        ),
     ],
 )
 def test_quality_refuses_what_cannot_be_trained(run_script: Run, override: str, line: str) -> None:
@@ -167,7 +164,6 @@ def test_corpus_costs_are_measured_on_a_dump(run_script: Run) -> None:
     ended = run_script("benchmark", "parts=[corpus]", "benchmark=quick", *rows, "hydra.run.dir=run")
     assert ended.status == 0, ended.stderr
     found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))["parts"]["corpus"]
-    typeguard.check_type(found, schema.Corpus)
     [size] = found["sizes"]
     assert 170 < size["articles"] < 196  # no redirects, no near copies
     for cost in size["one_file"], size["in_parts"]:
