@@ -1,6 +1,5 @@
 """`budget=10min` of scripts/train.py: how it changes the command line and the configuration."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ from minillm.planning.laws import laws
 from minillm.planning.machine import Probe, measure_machine
 from minillm.planning.shapes import Form, forms
 from minillm.tokenization import SPECIAL_TOKENS
+from minillm.training.trainer import has_fast_bfloat16
 
 SHORTEST, LONGEST = timedelta(seconds=30), timedelta(days=3)
 BASE = CONF / "experiment" / "modern.yaml"  # whose model, tokenizer, optimizer and schedule a budget has
 
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
-PRECISIONS = defaultdict(lambda: ["32-true"], {device: ["32-true", "bf16-mixed"] for device in ("cpu", "cuda")})
 # The network that the machine is measured with.
 LENGTH, LAYERS = 256, 2
 ROWS, ROWS_ON_GPU = 8, 32
@@ -230,7 +229,9 @@ def _choice(settings: dict[str, Any], given: Mapping[str, Any], data: TextDataMo
     sizes = {name: split["bytes"] for name, split in data.corpus.manifest["splits"].items()}
     text = Text(sizes["train"], sizes["val"], sum(sizes.values()))
     device = trainer.strategy.root_device
-    precisions = [given["trainer.precision"]] if "trainer.precision" in given else PRECISIONS[device.type]
+    precisions = ["32-true", "bf16-mixed"] if has_fast_bfloat16(device.type) else ["32-true"]
+    if "trainer.precision" in given:
+        precisions = [given["trainer.precision"]]
 
     def probe(form: Form) -> Probe:
         entries = laws().vocab_size(form.weights, form.embedding_dim, text.train_bytes)
