@@ -20,7 +20,6 @@ from minillm.training import TrainingModule
 NARROWEST_WIDTH = 64  # channels
 WIDTH_RATIO = 1.9  # from one measured width to the next, at least
 SLOWEST_STEP = 0.5  # seconds; where a step takes longer, no wider network is measured
-SLOW_PRECISION = 2.0  # times the fastest step; a slower precision is not measured further
 MEASURED_ROUNDS = 3  # in each, every network has its turn: a moment's other work does not fall on one of them alone
 MEASURED_TURN = 0.3  # seconds of steps in each turn, and two steps at least
 
@@ -100,10 +99,7 @@ def measure_machine(
         for precision in precisions:
             _run_steps(made, device, precision)  # the first ones are slower
             made.steps[precision].clear()
-        steps = {precision: _run_steps(made, device, precision) for precision in precisions}
-        fastest_step = min(steps.values())
-        precisions = [precision for precision in precisions if steps[precision] < SLOW_PRECISION * fastest_step]
-        if fastest_step > SLOWEST_STEP:
+        if min(_run_steps(made, device, precision) for precision in precisions) > SLOWEST_STEP:
             break
     for _ in range(MEASURED_ROUNDS):
         for made in probes.values():
