@@ -179,7 +179,9 @@ def test_titles_may_be_blank_doubled_redirects_or_missing(
 # Faults
 
 
-@pytest.mark.parametrize(("text", "number", "seed"), [("wikitext", 300, 0), ("extracts", 100, 1)])
+@pytest.mark.parametrize(
+    ("text", "number", "seed"), [("wikitext", 300, 0), pytest.param("extracts", 100, 1, marks=pytest.mark.long)]
+)
 def test_with_a_third_of_the_requests_spoiled_the_same_articles_come(
     wiki: Wiki, tmp_path: Path, impatient: None, text: Any, number: int, seed: int
 ) -> None:

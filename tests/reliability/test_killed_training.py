@@ -123,7 +123,7 @@ def check_end(run: Path, expected: Path) -> None:
                 Kill("on_test_batch_start", 9),
             ],
         ),
-        (
+        pytest.param(
             "modern",
             [
                 Sent(signal.SIGKILL, 0.5),
@@ -133,8 +133,9 @@ def check_end(run: Path, expected: Path) -> None:
                 Sent(signal.SIGKILL, 0.8),
                 Kill("on_train_epoch_end", 18),
             ],
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "seldom kept",
             [
                 Kill("on_train_batch_end", 4),
@@ -142,6 +143,7 @@ def check_end(run: Path, expected: Path) -> None:
                 Kill("on_train_batch_end", 7),
                 Kill("on_validation_end", 15, after=True),
             ],
+            marks=pytest.mark.long,
         ),
     ],
 )
