@@ -30,7 +30,7 @@ from minillm.corpus.cleaning import (
     until_stable,
 )
 
-VERSION = 2  # raised when the same wikitext gets another result
+VERSION = 3  # raised when the same wikitext gets another result
 
 HIDDEN = frozenset((
     "ref", "references", "gallery", "timeline", "table", "style", "script", "syntaxhighlight", "source", "score",
@@ -183,7 +183,24 @@ def plain_text(source: str, dialect: Dialect = SPANISH) -> str:
         text = RULE.sub("", text)
     if any(sign in text for sign in "{}[]"):
         text = STRAY.sub("", text)
+        if STRAY.search(text):
+            text = _without_pairs(text)
     return KEPT.sub(lambda match: kept[int(match[1])], text).strip() if kept else text.strip()
+
+
+def _without_pairs(text: str) -> str:
+    """Remove stray brackets, also those that meet because others between them were removed.
+
+    >>> _without_pairs("a |{{} b")
+    'a  b'
+    """
+    kept: list[str] = []
+    for character in text:
+        if kept and STRAY.fullmatch(kept[-1] + character):
+            kept.pop()
+        else:
+            kept.append(character)
+    return "".join(kept)
 
 
 def holes(text: str) -> int:
