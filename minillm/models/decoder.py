@@ -1,5 +1,6 @@
 """What the networks share: a decoder's blocks, its cache, and logits from its last hidden states."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from minillm.models.cache import KeyValueCache
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Base of the networks: blocks between an embedding and a head (Radford et al. 2018).
 
     A subclass makes ``embedding``, ``blocks``, ``norm`` and ``head``, says how its keys and values are cached, and
@@ -27,9 +28,9 @@ class Decoder(nn.Module):
         shape = (batch_size, self.cached_heads, capacity, self.cached_dim)
         return KeyValueCache(len(self.blocks), shape, weight.device, weight.dtype)
 
+    @abstractmethod
     def hidden(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Return the input of the head, (B, T, dim): the normalized output of the last block; see `forward`."""
-        raise NotImplementedError
 
     def forward(self, ids: Tensor, documents: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Predict each next token.
