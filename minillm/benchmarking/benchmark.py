@@ -180,7 +180,7 @@ def run(config: DictConfig, parts: Mapping[str, Part], rounds: int, folder: Path
     with tempfile.TemporaryDirectory(prefix="benchmark_") as scratch:
         session = Session(config, rounds, Path(scratch))
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        result: dict[str, Any] = {"schema": 1, "date": date, "seconds": 0.0, "rounds": rounds}
+        result: dict[str, Any] = {"schema": 2, "date": date, "seconds": 0.0, "rounds": rounds}
         result |= {"machine": session.machine, "config": plain(config), "parts": {}}
         _show_machine(result, console)
         charts: dict[str, Mapping[str, Spread]] = {}
