@@ -20,7 +20,6 @@ from minillm.checkpoint import build_network
 from minillm.console import number_table
 from minillm.errors import SettingError
 from minillm.language_model import LanguageModel
-from minillm.models.sizes import check_sizes
 from minillm.tokenization import BOS, EOS, load_tokenizer
 from minillm.training import seed_everything
 
@@ -47,7 +46,8 @@ class DecodingSpeed:
     new_tokens: int = 64
 
     def __post_init__(self) -> None:
-        check_sizes(prompts=min(self.prompts, default=0))
+        if min(self.prompts, default=0) < 1:
+            raise SettingError("prompts", list(self.prompts), "must be numbers from 1 on, such as [1, 8, 64]")
         if self.new_tokens < 2:
             raise SettingError("new_tokens", self.new_tokens, "must be at least 2, such as 64")
 

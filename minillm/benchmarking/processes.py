@@ -54,8 +54,9 @@ class ProcessScaling:
     common: Sequence[str] = ("tokenizer=bpe",)
 
     def __post_init__(self) -> None:
-        smallest = min(self.processes, default=0)
-        check_sizes(processes=smallest, steps=self.steps, warmup=self.warmup, parts=self.parts)
+        if min(self.processes, default=0) < 1:
+            raise SettingError("processes", list(self.processes), "must be numbers from 1 on, such as [1, 2]")
+        check_sizes(steps=self.steps, warmup=self.warmup, parts=self.parts)
         if self.pages and self.pages < 100:
             raise SettingError("pages", self.pages, "must be at least 100, such as 5000, or 0 to prepare nothing")
 

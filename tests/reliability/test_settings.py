@@ -147,7 +147,7 @@ def places(configs: list[tuple[str, dict[str, Any]]]) -> list[tuple[int, tuple[s
 def test_any_value_of_any_type_works_or_is_refused_in_one_line(
     configs: list[tuple[str, dict[str, Any]]], places: list[tuple[int, tuple[str, ...]]]
 ) -> None:
-    @settings(QUIET, max_examples=400)
+    @settings(QUIET, max_examples=800)
     @given(st.sampled_from(places), VALUES)
     def check(place: tuple[int, tuple[str, ...]], value: Any) -> None:
         number, name = place

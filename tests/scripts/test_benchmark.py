@@ -89,7 +89,7 @@ def test_one_command_measures_everything_and_leaves_figures_and_drawings(result:
         ("benchmark.training.steps=0", "benchmark.training.steps=0: must be at least 1"),
         ("benchmark.training.contestants=[]", "benchmark.training.contestants=[]: nobody takes part"),
         ("benchmark.training.contestants=[gpt5]", "benchmark.training.contestants=['gpt5']: must be "),
-        ("benchmark.decoding.prompts=[0]", "benchmark.decoding.prompts=0: must be at least 1"),
+        ("benchmark.decoding.prompts=[0]", "benchmark.decoding.prompts=[0]: must be numbers from 1 on"),
         ("benchmark.decoding.new_tokens=1", "benchmark.decoding.new_tokens=1: must be at least 2"),
         ("benchmark.text.megabytes=0", "benchmark.text.megabytes=0: must be over 0"),
         ("benchmark.text.vocab_size=9", "benchmark.text.vocab_size=9: must be at least 260"),
